@@ -1,0 +1,80 @@
+"""Parameters of the stages: everything that may change what a stage writes, and nothing else.
+
+Each model is part of its stage's key. Device, worker count, batch size and paths are not parameters (they live in
+``schemas.configuration``): they must not change a result.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class StageParameters(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class IngestParameters(StageParameters):
+    chunk_frames: int = Field(120, ge=1, le=10_000, description="longest run of frames of one shot that is resumed as a unit")
+    shot_threshold: float = Field(0.45, gt=0, le=1, description="histogram distance between frames that counts as a cut")
+
+
+class LandmarkParameters(StageParameters):
+    detection_interval: int = Field(10, ge=1, description="frames between full-range face detections of the whole frame")
+    minimum_score: float = Field(0.5, ge=0, le=1, description="lowest face detection score")
+    maximum_people: int = Field(4, ge=1, le=16)
+    shoulder_interval: int = Field(15, ge=1, description="frames between body pose detections; shoulders between are interpolated")
+
+
+class TrackParameters(StageParameters):
+    subject: str = Field("largest", description="'largest', a number (0 is the largest, 1 the next), or a picture of the face")
+    crop_scale: float = Field(2.6, gt=1, description="side of the crop in heights of the face (brow line to chin, doubled)")
+    smoothing_seconds: float = Field(0.4, ge=0, description="of the crop's path")
+    longest_gap_seconds: float = Field(0.4, ge=0, description="a loss of the face up to this long is bridged")
+
+
+class FitParameters(StageParameters):
+    identity_frames: int = Field(128, ge=1, description="frames, evenly spread, from which the identity is fitted")
+    smoothing_frames: float = Field(0.0, ge=0, description="temporal smoothing of pose and expression; 0 keeps every frame as it is")
+
+
+class MaskParameters(StageParameters):
+    crop_size: int = Field(512, ge=128, le=1024, multiple_of=32)
+    hair: Literal["auto", "network", "colour"] = Field("auto", description="'auto' takes the hair network where it is registered")
+    dilation: float = Field(0.02, ge=0, le=0.2, description="of the person mask before blocks are drawn, share of the crop's side")
+
+
+class InpaintParameters(StageParameters):
+    method: Literal["auto", "lama", "opencv"] = Field("auto", description="for what no frame of the shot shows")
+    camera: Literal["auto", "still", "moving"] = "auto"
+
+
+class RetargetParameters(StageParameters):
+    neutralise: bool = Field(True, description="Neu-Exp: remove the source's (and the driver's neutral frame's) own expression")
+    scale_aware: bool = Field(True, description="scale expression deltas by the ratio of feature sizes")
+
+
+class RenderParameters(StageParameters):
+    renderer: Literal["warp", "diffusion"] = "warp"
+    match_neck: bool = Field(True, description="shade the neck that stays visible towards the new head's skin")
+
+
+class EncodeParameters(StageParameters):
+    """Composite and encode: composited frames are never stored, they stream into the encoder."""
+
+    feather: float = Field(0.03, ge=0, le=0.2, description="width of the region's soft border, share of the crop's side")
+    match_exposure: bool = Field(True, description="match the generated crop to the target's ring around the region")
+    exposure_smoothing_frames: float = Field(5.0, ge=0)
+    codec: Literal["h264", "hevc"] = "h264"
+    crf: int = Field(17, ge=0, le=51)
+    preset: Literal["ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow"] = "veryfast"
+
+
+class AssembleParameters(StageParameters):
+    container: Literal["mp4", "mkv", "mov"] = "mp4"
+
+
+class MeasureParameters(StageParameters):
+    landmark_flag: float = Field(0.12, gt=0, description="landmark error above which a frame is flagged")
+    pose_flag: float = Field(12.0, gt=0, description="pose error in degrees above which a frame is flagged")

@@ -1,0 +1,148 @@
+"""What a stage is: what goes in, what comes out, and the one method that does the work.
+
+A stage is a small class with a name, a version, its parameters and its inputs declared as class attributes. ``run``
+reads from a ``Work`` and writes to its ``output``. It must be deterministic in what the key contains (inputs, media,
+parameters, models, seed, frames) and safe to repeat: nothing is visible to others before the commit, which is not the
+stage's business.
+"""
+
+from __future__ import annotations
+
+import enum
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import pyarrow as pa
+
+from schemas.parameters import StageParameters
+from schemas.tables import TableSchema
+from storage.artifacts import Artifact, ArtifactWriter
+
+Owner = Literal["clip", "source", "target", "job"]
+"""Whose artifact or media is meant. A clip stage only knows its own ``clip``; a job stage sees ``source``, ``target``, ``job``."""
+
+
+class Scope(enum.StrEnum):
+    CLIP = "clip"
+    CLIP_CHUNK = "clip_chunk"
+    JOB = "job"
+    JOB_CHUNK = "job_chunk"
+
+    @property
+    def chunked(self) -> bool:
+        return self in (Scope.CLIP_CHUNK, Scope.JOB_CHUNK)
+
+    @property
+    def of_clip(self) -> bool:
+        return self in (Scope.CLIP, Scope.CLIP_CHUNK)
+
+
+@dataclass(frozen=True)
+class Input:
+    """An artifact a stage reads.
+
+    ``chunk = "same"`` is the artifact of the chunk being worked on; ``"all"`` every chunk's (for an unchunked input
+    stage both mean its one artifact). Chunks of a job are the chunks of its target.
+    """
+
+    stage: str
+    of: Owner = "clip"
+    chunk: Literal["same", "all"] = "all"
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Frames ``start <= frame < stop`` of one shot: the unit of resuming inside a long video."""
+
+    index: int
+    shot: int
+    start: int
+    stop: int
+
+    @property
+    def frames(self) -> range:
+        return range(self.start, self.stop)
+
+
+def split_shots(shots: Sequence[tuple[int, int]], chunk_frames: int) -> list[Chunk]:
+    """Cut shots, given as (first frame, end frame), into chunks of nearly equal length of at most ``chunk_frames``."""
+    chunks: list[Chunk] = []
+    for shot, (start, stop) in enumerate(shots):
+        pieces = max(1, -(-(stop - start) // chunk_frames))
+        bounds = [start + (stop - start) * k // pieces for k in range(pieces + 1)]
+        for first, end in zip(bounds[:-1], bounds[1:], strict=True):
+            chunks.append(Chunk(len(chunks), shot, first, end))
+    return chunks
+
+
+class Inputs:
+    """The artifacts a stage declared, by stage name and owner."""
+
+    def __init__(self, artifacts: Mapping[tuple[str, str], Sequence[Artifact]]) -> None:
+        self._artifacts = {name: tuple(found) for name, found in artifacts.items()}
+
+    def one(self, stage: str, of: Owner = "clip") -> Artifact:
+        """The single artifact of an unchunked stage, or of this very chunk."""
+        (artifact,) = self._artifacts[stage, of]
+        return artifact
+
+    def all(self, stage: str, of: Owner = "clip") -> tuple[Artifact, ...]:
+        """Every chunk's artifact, in order of frames."""
+        return self._artifacts[stage, of]
+
+    def table(self, stage: str, name: str, of: Owner = "clip", columns: Sequence[str] | None = None, frames: range | None = None) -> pa.Table:
+        """A table over all chunks, in order of frames; only rows with ``frame`` in ``frames`` where that is given."""
+        parts = [artifact.table(name, columns=columns, frames=frames) for artifact in self.all(stage, of)]
+        return parts[0] if len(parts) == 1 else pa.concat_tables(parts)
+
+
+def _no_progress(frames: int) -> None:
+    del frames
+
+
+@dataclass
+class Work:
+    """Everything ``run`` gets."""
+
+    parameters: StageParameters
+    output: ArtifactWriter
+    inputs: Inputs = field(default_factory=lambda: Inputs({}))
+    media: Mapping[str, Path] = field(default_factory=dict)
+    """Local file of each medium the stage declared, by owner."""
+    chunk: Chunk | None = None
+    models: Mapping[str, Path] = field(default_factory=dict)
+    """Local file of each registered model that the stage may use; absent ones are absent."""
+    seed: int = 0
+    options: Mapping[str, object] = field(default_factory=dict)
+    """What the catalogue's row adds to the key, by the names in ``Stage.options``: ``edits``, ``rights``, ..."""
+    progress: Callable[[int], None] = _no_progress
+    """To be called with the number of frames finished since the last call."""
+
+
+class Stage(ABC):
+    """A deterministic transformation with a name and a version.
+
+    Increase ``version`` whenever the same inputs would give other outputs: committed artifacts of older versions are then
+    left alone and computed anew. ``tests/golden`` fails when an output changed and its version did not.
+    """
+
+    name: ClassVar[str]
+    version: ClassVar[int]
+    scope: ClassVar[Scope]
+    parameters: ClassVar[type[StageParameters]]
+    inputs: ClassVar[tuple[Input, ...]] = ()
+    media: ClassVar[tuple[Owner, ...]] = ()
+    """Media files read, whose contents are then part of the key."""
+    models: ClassVar[tuple[str, ...]] = ()
+    """Registered models used where present; name and digest of those present are part of the key."""
+    options: ClassVar[tuple[str, ...]] = ()
+    tables: ClassVar[tuple[TableSchema, ...]] = ()
+    """Schemas written, whose versions are part of the key."""
+    seeded: ClassVar[bool] = False
+
+    @abstractmethod
+    def run(self, work: Work) -> None:
+        """Do the work. Raises ``HeadswapError`` with the reason when the input cannot be used."""
