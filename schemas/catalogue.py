@@ -1,0 +1,508 @@
+"""The catalogue: which heads go onto which videos, one job a row, as CSV, JSON Lines or Parquet.
+
+A catalogue is read whole and every problem in it is reported at once. It is untrusted input: its size, its number of
+rows and the length of its cells are bounded, ids and output names cannot leave the output folder, and nothing in it is
+ever executed. Media that are missing or damaged are *not* problems of the catalogue: they fail their own job when it
+runs, and the other jobs are done.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import posixpath
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+from urllib.parse import urljoin
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from schemas.names import nearest, suggestion
+from schemas.problems import UsageError
+
+MAXIMUM_BYTES = 64 * 2**20
+"""Largest catalogue file that is read."""
+
+MAXIMUM_ROWS = 200_000
+MAXIMUM_CELL = 16_384
+"""Most characters in one cell."""
+
+MAXIMUM_PROBLEMS = 200
+"""Problems listed one by one; a line saying how many more there are follows."""
+
+MAXIMUM_EDITS_BYTES = 4 * 2**20
+
+RIGHTS_HINT = (
+    'say on what ground the source\'s likeness is used, for example "own likeness", "synthetic" or the reference of a release'
+)
+_SAFE_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+_SAFE_PART = re.compile(r"[^\x00-\x1f\x7f\\:*?\"<>|]+")
+_VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov")
+
+
+class Job(BaseModel):
+    """One row of a catalogue.
+
+    Paths and URLs are complete: relative ones have been resolved against the catalogue's own folder or URL.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str = Field(description="names the job in reports and its files: letters, digits, '.', '_' and '-'")
+    source: str = Field(min_length=1, max_length=4096, description="picture or video of the head that is put on: path or URL")
+    target: str = Field(min_length=1, max_length=4096, description="video (or picture) whose head is replaced: path or URL")
+    rights: str = Field(max_length=2000, description=f"{RIGHTS_HINT}; recorded in the result's provenance")
+    subject: str | None = Field(
+        None,
+        max_length=4096,
+        description="whose head in the target: 'largest', a number (0 is the largest) or a picture of the face; "
+        "default: the configuration's",
+    )
+    edits: str | None = Field(
+        None, max_length=MAXIMUM_CELL, description="expression and pose edits: a JSON object, or a YAML or JSON file"
+    )
+    output: str = Field("", max_length=1024, description="file name below the output folder; default: <id>.mp4")
+    seed: int = Field(0, ge=0, le=2**63 - 1, description="of the random numbers; the configuration's seed is added")
+    renderer: Literal["warp", "diffusion"] | None = Field(None, description="default: the configuration's")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_output(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and not values.get("output") and isinstance(values.get("id"), str):
+            return {**values, "output": f"{values['id']}.mp4"}
+        return values
+
+    @field_validator("id")
+    @classmethod
+    def _id_is_safe(cls, value: str) -> str:
+        if not _SAFE_ID.fullmatch(value) or value.endswith("."):
+            raise ValueError(
+                f"{value!r} cannot name files: use letters, digits, '.', '_' and '-', at most 128, for example {safe_id(value)!r}"
+            )
+        return value
+
+    @field_validator("rights")
+    @classmethod
+    def _rights_are_given(cls, value: str) -> str:
+        if not value.strip():
+            raise ValueError(f"is empty: {RIGHTS_HINT}")
+        return value.strip()
+
+    @field_validator("output")
+    @classmethod
+    def _output_stays_inside(cls, value: str) -> str:
+        parts = value.split("/")
+        if value.startswith("/") or any(part in ("", ".", "..") or not _SAFE_PART.fullmatch(part) for part in parts):
+            raise ValueError(f"{value!r} must be a plain file name below the output folder, such as 'scene3/anna.mp4'")
+        if PurePosixPath(value).suffix.lower() not in _VIDEO_SUFFIXES:
+            raise ValueError(f"{value!r} must end in one of {', '.join(_VIDEO_SUFFIXES)}")
+        return value
+
+    @field_validator("edits")
+    @classmethod
+    def _inline_edits_parse(cls, value: str | None) -> str | None:
+        if value is not None and _is_inline(value):
+            parse_edits(value, "the edits")
+        return value
+
+
+COLUMNS = tuple(Job.model_fields)
+REQUIRED = ("id", "source", "target", "rights")
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """The jobs of a catalogue in the order of its rows.
+
+    Attributes:
+        url: where it was read from.
+        jobs: at least one, with different ids and outputs.
+        digest: SHA-256 of the jobs (not of the file: a CSV and a Parquet of the same rows have the same digest).
+    """
+
+    url: str
+    jobs: tuple[Job, ...]
+    digest: str
+
+    @classmethod
+    def of(cls, jobs: Sequence[Job], url: str = "") -> Catalogue:
+        """A catalogue of jobs made by a program; refuses none and duplicates with ``UsageError``."""
+        problems = [] if jobs else ["There is no job in the catalogue."]
+        problems += _duplicates([(f"job {number}", job) for number, job in enumerate(jobs, 1)])
+        if problems:
+            raise UsageError(problems)
+        text = json.dumps([job.model_dump() for job in jobs], sort_keys=True, separators=(",", ":"))
+        return cls(url, tuple(jobs), hashlib.sha256(text.encode()).hexdigest())
+
+    def __len__(self) -> int:
+        return len(self.jobs)
+
+    def __iter__(self) -> Iterator[Job]:
+        return iter(self.jobs)
+
+    def job(self, identifier: str) -> Job:
+        """The job of that id; ``UsageError`` with the nearest one where there is none."""
+        for job in self.jobs:
+            if job.id == identifier:
+                return job
+        near = nearest(identifier, [job.id for job in self.jobs])
+        raise UsageError([f"There is no job {identifier!r} in the catalogue{f': did you mean {near!r}?' if near else '.'}"])
+
+
+def safe_id(text: str) -> str:
+    """A permitted id that resembles ``text``."""
+    cleaned = re.sub(r"[^A-Za-z0-9._-]+", "-", text.strip()).strip("-.")[:128].rstrip("-.")
+    return cleaned or "job"
+
+
+def read_catalogue(
+    url: str | Path,
+    *,
+    storage_options: Mapping[str, Any] | None = None,
+    maximum_bytes: int = MAXIMUM_BYTES,
+    maximum_rows: int = MAXIMUM_ROWS,
+) -> Catalogue:
+    """Read and check a catalogue.
+
+    Args:
+        url: path or fsspec URL of a ``.csv``, ``.jsonl`` (or ``.ndjson``) or ``.parquet`` file.
+        storage_options: for the file system of the URL.
+
+    Raises:
+        UsageError: with every problem found, each naming row and column. Rows are counted from 1 without the header
+            of a CSV, whose messages name the line of the file as well.
+    """
+    location = str(url)
+    data = _read_bounded(location, dict(storage_options or {}), maximum_bytes, "catalogue")
+    kind = _kind(location, data)
+    problems: list[str] = []
+    rows = {"csv": _csv_rows, "jsonl": _json_rows, "parquet": _parquet_rows}[kind](location, data, maximum_rows, problems)
+    jobs: list[tuple[str, Job]] = []
+    for where, row in rows:
+        job = _job(where, row, location, problems)
+        if job is not None:
+            jobs.append((where, job))
+    if not rows and not problems:
+        problems.append(f"The catalogue {location} has no rows: give one row a job, with the columns {', '.join(REQUIRED)}.")
+    problems += _duplicates(jobs)
+    if problems:
+        raise UsageError(
+            _shortened(problems),
+            remedy=f"Nothing was run. Mend {location} and repeat the command; docs/catalogue.md describes the format.",
+        )
+    return Catalogue.of([job for _, job in jobs], location)
+
+
+def load_edits(edits: str | None, *, storage_options: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
+    """The edits of a job as a mapping: parsed from inline JSON, or read from the YAML or JSON file it names.
+
+    Raises:
+        UsageError: the text or file cannot be read or is no mapping.
+    """
+    if edits is None:
+        return None
+    inline = _is_inline(edits)
+    text = edits if inline else _read_bounded(edits, dict(storage_options or {}), MAXIMUM_EDITS_BYTES, "file of edits")
+    try:
+        return parse_edits(text, "The inline object of edits" if inline else f"The file of edits {edits}")
+    except ValueError as error:
+        raise UsageError([f"{error}."]) from error
+
+
+def parse_edits(text: str | bytes, name: str) -> dict[str, Any]:
+    """Parse edits from JSON or YAML (of which JSON is a part); ``ValueError`` names what is wrong."""
+    try:
+        decoded = text.decode("utf-8-sig") if isinstance(text, bytes) else text
+        value = json.loads(decoded) if _is_inline(decoded) else yaml.safe_load(decoded)
+    except (UnicodeDecodeError, json.JSONDecodeError, yaml.YAMLError, RecursionError) as error:
+        raise ValueError(f"{name} cannot be read as a JSON or YAML object: {str(error).splitlines()[0]}") from error
+    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+        raise ValueError(f'{name} must be an object with named entries, such as {{"smile": 0.5}}')
+    return value
+
+
+def resolve(path: str, base: str) -> str:
+    """Complete a path or URL against the folder of the file ``base``: absolute ones and URLs stay as they are."""
+    if path.startswith("file://"):
+        return path.removeprefix("file://")
+    if _is_url(path):
+        return path
+    if path.startswith("~"):
+        return str(Path(path).expanduser())
+    base = base.removeprefix("file://")
+    if not _is_url(base):
+        return posixpath.normpath(str(Path(base).expanduser().absolute().parent / path))
+    if path.startswith("/"):
+        return path
+    if base.startswith(("http://", "https://")):
+        return urljoin(base, path)
+    head, chained, tail = base.partition("::")
+    protocol, _, inside = head.partition("://")
+    root, _, _ = inside.partition("/")
+    joined = posixpath.normpath(posixpath.join(posixpath.dirname(inside), path))
+    outside = "/" in inside and not joined.startswith(f"{root}/")
+    if joined.startswith("../") or (outside and not chained):
+        raise ValueError(f"{path!r} leads out of {protocol}://{root}")
+    return f"{protocol}://{joined}{chained}{tail}"
+
+
+# ---- one row
+
+
+def _job(where: str, row: Mapping[str, Any], location: str, problems: list[str]) -> Job | None:
+    values = {name: _text_or_number(name, value) for name, value in row.items() if value is not None}
+    values = {name: value for name, value in values.items() if value != "" or name in ("id", "rights")}
+    found: list[str] = []
+    for name in REQUIRED:
+        if values.get(name, "") == "" or (isinstance(values[name], str) and not values[name].strip()):
+            values.pop(name, None)
+            found.append(f"{where}, column {name!r}: is missing" + (f": {RIGHTS_HINT}." if name == "rights" else "."))
+    for name in ("source", "target", "subject", "edits"):
+        value = values.get(name)
+        if isinstance(value, str) and _is_path(name, value):
+            try:
+                _check_protocol(value)
+                values[name] = resolve(value, location)
+            except ValueError as error:
+                found.append(f"{where}, column {name!r}: {error}.")
+                values.pop(name)
+    try:
+        job = Job.model_validate(values)
+    except ValidationError as error:
+        for problem in error.errors():
+            name = str(problem["loc"][0]) if problem["loc"] else ""
+            if problem["type"] == "missing" and any(f"column {name!r}" in text for text in found):
+                continue
+            found.append(f"{where}, column {name!r}: {_complaint(name, problem)}.")
+        job = None
+    problems += found
+    return None if found else job
+
+
+def _complaint(name: str, problem: Mapping[str, Any]) -> str:
+    value = problem["input"]
+    shown = repr(value) if len(repr(value)) <= 80 else repr(value)[:77] + "..."
+    if problem["type"] == "value_error":
+        return str(problem["ctx"]["error"]).rstrip(".")
+    if name == "renderer":
+        return f"{shown} is no renderer; " + suggestion(str(value), ("warp", "diffusion"))
+    if name == "seed":
+        return f"{shown} is not a whole number from 0 to {2**63 - 1}"
+    return f"{shown}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
+
+
+def _text_or_number(name: str, value: Any) -> Any:
+    """Cells as the columns want them: numbers in text columns (an id of 7) as text, edits given as an object as JSON."""
+    if name == "edits" and isinstance(value, dict):
+        # Parquet fills the fields that a struct does not have with nulls.
+        return json.dumps({key: entry for key, entry in value.items() if entry is not None}, sort_keys=True, default=str)
+    if name in ("id", "subject", "output", "rights") and isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if name == "seed":
+        # 3.0 is what a data frame makes of an integer column with gaps.
+        return value if not isinstance(value, bool) else str(value)
+    return value.strip() if isinstance(value, str) and name != "edits" else value
+
+
+def _is_path(name: str, value: str) -> bool:
+    if name == "edits":
+        return not _is_inline(value)
+    if name == "subject":
+        return value != "largest" and not value.isdigit()
+    return True
+
+
+def _is_inline(text: str) -> bool:
+    return text.lstrip().startswith("{")
+
+
+def _is_url(path: str) -> bool:
+    return "://" in path or "::" in path
+
+
+def _check_protocol(path: str) -> None:
+    for part in path.split("::"):
+        protocol, separator, _ = part.partition("://")
+        if separator and protocol not in fsspec.available_protocols():
+            raise ValueError(
+                f"{protocol}:// is no known protocol; "
+                + suggestion(protocol, ("file", "s3", "gs", "az", "http", "https", "memory"))
+            )
+
+
+def _duplicates(jobs: Sequence[tuple[str, Job]]) -> list[str]:
+    problems: list[str] = []
+    ids: dict[str, str] = {}
+    outputs: dict[str, tuple[str, str]] = {}
+    for where, job in jobs:
+        # Compared without case: both files would be one on the file systems of macOS and Windows.
+        first = ids.setdefault(job.id.casefold(), where)
+        if first != where:
+            problems.append(f"{where}, column 'id': {job.id!r} is taken by {first}; give every job its own id.")
+            continue
+        earlier, owner = outputs.setdefault(job.output.casefold(), (where, job.id))
+        if earlier != where:
+            problems.append(
+                f"{where}, column 'output': {job.output!r} is written by job {owner!r} ({earlier}) too; "
+                "give every job its own file."
+            )
+    return problems
+
+
+def _shortened(problems: list[str]) -> list[str]:
+    if len(problems) <= MAXIMUM_PROBLEMS:
+        return problems
+    return [*problems[:MAXIMUM_PROBLEMS], f"... and {len(problems) - MAXIMUM_PROBLEMS} more problems like these."]
+
+
+def _unknown_columns(names: Sequence[str], where: str) -> list[str]:
+    return [f"{where}: unknown column {name!r}; {suggestion(name, COLUMNS)}." for name in names if name not in COLUMNS]
+
+
+def _missing_columns(names: Sequence[str], where: str) -> list[str]:
+    missing = [name for name in REQUIRED if name not in names]
+    return [f"{where}: column {name!r} is missing" + (f": {RIGHTS_HINT}." if name == "rights" else ".") for name in missing]
+
+
+# ---- files
+
+
+def _read_bounded(location: str, storage_options: dict[str, Any], maximum_bytes: int, what: str) -> bytes:
+    local = location.removeprefix("file://")
+    if not _is_url(local) and Path(local).is_dir():
+        raise UsageError([f"The {what} {location} is a folder; give the file itself."])
+    try:
+        with fsspec.open(location if _is_url(location) else str(Path(local).expanduser()), "rb", **storage_options) as file:
+            data = file.read(maximum_bytes + 1)
+    except FileNotFoundError as error:
+        # A web server that cannot be reached is "not found" to fsspec.
+        found = f"cannot be found: {error}" if _is_url(location) else "does not exist"
+        raise UsageError([f"The {what} {location} {found}."], "Check the path or the URL.") from error
+    except PermissionError as error:
+        raise UsageError(
+            [f"The {what} {location} may not be read: {error}."], "Check the permissions or the credentials of the store."
+        ) from error
+    except ImportError as error:
+        raise UsageError([f"The {what} {location} needs a package that is not installed: {error}."]) from error
+    except Exception as error:  # every file system raises its own kinds; all are the same to a person
+        raise UsageError(
+            [f"The {what} {location} cannot be read: {type(error).__name__}: {error}."],
+            "Check the URL, the network and the credentials.",
+        ) from error
+    if len(data) > maximum_bytes:
+        raise UsageError([f"The {what} {location} is larger than {maximum_bytes} bytes."], "Split it into several.")
+    return bytes(data)
+
+
+def _kind(location: str, data: bytes) -> str:
+    suffix = PurePosixPath(location.split("::")[0].split("?")[0]).suffix.lower()
+    kinds = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".pq": "parquet"}
+    if suffix not in kinds:
+        raise UsageError([f"{location} is no catalogue by its name: it must end in .csv, .jsonl or .parquet."])
+    if kinds[suffix] != "parquet" and data[:4] == b"PAR1":
+        raise UsageError([f"{location} is a Parquet file by its content."], "Give it the suffix .parquet.")
+    return kinds[suffix]
+
+
+def _decoded(location: str, data: bytes) -> str:
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise UsageError([f"{location} is UTF-16 text."], "Save it as UTF-8.")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise UsageError(
+            [f"{location} is not UTF-8 text: line {line} has the byte 0x{data[error.start]:02x}."], "Save it as UTF-8."
+        ) from error
+
+
+def _csv_rows(location: str, data: bytes, maximum_rows: int, problems: list[str]) -> list[tuple[str, dict[str, Any]]]:
+    text = _decoded(location, data)
+    if "\x00" in text:
+        problems.append(f"{location} holds a zero byte: it is not CSV.")
+        return []
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    rows: list[tuple[str, dict[str, Any]]] = []
+    header: list[str] | None = None
+    try:
+        for cells in reader:
+            if not any(cell.strip() for cell in cells):
+                continue
+            if header is None:
+                header = [cell.strip() for cell in cells]
+                if len(header) == 1 and any(mark in header[0] for mark in ";\t"):
+                    problems.append(f"{location}: the columns are not separated by commas.")
+                    return []
+                problems += _unknown_columns(header, location) + _missing_columns(header, location)
+                problems += [
+                    f"{location}: column {name!r} stands twice." for name in sorted({n for n in header if header.count(n) > 1})
+                ]
+                continue
+            where = f"row {len(rows) + 1} (line {reader.line_num})"
+            if len(rows) >= maximum_rows:
+                problems.append(f"{location} has more than {maximum_rows} rows: split it into several catalogues.")
+                return []
+            if len(cells) > len(header):
+                problems.append(
+                    f"{where}: has {len(cells)} cells for {len(header)} columns; put quotes around cells that hold commas."
+                )
+                continue
+            rows.append((where, {name: cell for name, cell in zip(header, cells, strict=False) if name in COLUMNS}))
+    except csv.Error as error:
+        problems.append(f"{location}, line {reader.line_num}: is not well-formed CSV: {error}.")
+    # A missing required column is one problem, not one a row.
+    return [] if header is None or any(name not in header for name in REQUIRED) else rows
+
+
+def _json_rows(location: str, data: bytes, maximum_rows: int, problems: list[str]) -> list[tuple[str, dict[str, Any]]]:
+    rows: list[tuple[str, dict[str, Any]]] = []
+    for number, line in enumerate(_decoded(location, data).split("\n"), 1):
+        if not line.strip():
+            continue
+        where = f"row {len(rows) + 1} (line {number})"
+        if len(rows) >= maximum_rows:
+            problems.append(f"{location} has more than {maximum_rows} rows: split it into several catalogues.")
+            return []
+        row: Any = {}
+        try:
+            row = json.loads(line)
+        except (json.JSONDecodeError, RecursionError) as error:
+            problems.append(f"{where}: is not a JSON object on one line: {error}.")
+            continue
+        if not isinstance(row, dict):
+            problems.append(f"{where}: is not a JSON object, but {type(row).__name__}.")
+            continue
+        problems += _unknown_columns(list(row), where)
+        rows.append((where, {name: value for name, value in row.items() if name in COLUMNS}))
+    return rows
+
+
+def _parquet_rows(location: str, data: bytes, maximum_rows: int, problems: list[str]) -> list[tuple[str, dict[str, Any]]]:
+    try:
+        file = pq.ParquetFile(pa.BufferReader(data))
+        names = file.schema_arrow.names
+        problems += _unknown_columns(names, location) + _missing_columns(names, location)
+        if file.metadata.num_rows > maximum_rows:
+            problems.append(f"{location} has more than {maximum_rows} rows: split it into several catalogues.")
+        if any(name not in names for name in REQUIRED) or file.metadata.num_rows > maximum_rows:
+            return []
+        wanted = [name for name in names if name in COLUMNS]
+        # A few kilobytes of Parquet can hold gigabytes of repeated text: check before it is unpacked.
+        size = sum(file.metadata.row_group(group).total_byte_size for group in range(file.metadata.num_row_groups))
+        if size > 4 * MAXIMUM_BYTES:
+            problems.append(f"{location} unpacks to {size} bytes: split it into several catalogues.")
+            return []
+        table = file.read(columns=wanted)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        problems.append(f"{location} cannot be read as Parquet: {str(error).splitlines()[0]}.")
+        return []
+    return [(f"row {number}", row) for number, row in enumerate(table.to_pylist(), 1)]

@@ -1,0 +1,21 @@
+"""Suggesting the name that was probably meant, the same way for columns, settings, models and stages."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name most like ``name``, or None where nothing is near enough to be worth suggesting."""
+    names = sorted(known)
+    by_fold = {known_name.casefold().replace("-", "_"): known_name for known_name in names}
+    found = difflib.get_close_matches(name.casefold().replace("-", "_"), list(by_fold), n=1, cutoff=0.6)
+    return by_fold[found[0]] if found else None
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """A sentence to append to a complaint about an unknown name: the nearest one, or all of them."""
+    names = sorted(known)
+    near = nearest(name, names)
+    return f"did you mean {near!r}?" if near else f"known are {', '.join(names)}"
