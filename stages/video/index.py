@@ -1,0 +1,348 @@
+"""The frames of a video file: their numbers, timestamps and key frames, found without decoding where that is safe.
+
+Frame ``k`` is the k-th frame in order of presentation. Every reader in this package numbers frames by this index, so that
+decord and PyAV agree, after a seek as much as from the start.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from schemas.problems import MediaError
+from stages.video.facts import AudioFacts, Limits, check_file, check_pixels, too_large
+
+DECODE_THREADS = 2
+"""Fixed, so that memory does not depend on the machine. Decoded pictures never depend on it."""
+
+# In these, every packet is one picture with its own timestamp; elsewhere (transport streams, AVI) the index decodes.
+_PACKET_CONTAINERS = frozenset({"mov", "mp4", "matroska", "webm"})
+_PACKET_CODECS = frozenset({"h264", "hevc", "vp9", "av1", "libdav1d", "mpeg4", "prores", "mjpeg", "ffv1", "png"})
+_START_FRAMES = 3
+"""Decoded to learn the rotation and whether the first packets give pictures at all (a file may start inside a group)."""
+
+
+@dataclass(frozen=True)
+class VideoIndex:
+    """Timing and description of a video's first picture stream.
+
+    ``pts`` and ``duration`` are int64 [frames] in ``time_base``, in order of presentation; ``keys`` int64 [n] are the
+    timestamps of key frames, ascending.
+    """
+
+    pts: np.ndarray
+    duration: np.ndarray
+    keys: np.ndarray
+    time_base: Fraction
+    frame_rate: Fraction
+    rotation: int
+    coded_width: int
+    coded_height: int
+    pixel_format: str
+    bit_depth: int
+    color_range: int
+    color_space: int
+    color_primaries: int
+    color_transfer: int
+    sample_aspect_ratio: Fraction
+    codec: str
+    container: str
+    audio: tuple[AudioFacts, ...]
+    ignored_streams: tuple[str, ...]
+    truncated: bool
+    plain: bool
+    """One picture for every packet: no discarded, damaged or undated packet, and a key frame first."""
+    closed_groups: bool
+    """No frame before a key frame needs what comes after it in the file, which decord gets wrong after a seek."""
+    notes: tuple[str, ...]
+
+    @property
+    def frames(self) -> int:
+        return len(self.pts)
+
+    @property
+    def width(self) -> int:
+        return self.coded_height if self.rotation in (90, 270) else self.coded_width
+
+    @property
+    def height(self) -> int:
+        return self.coded_width if self.rotation in (90, 270) else self.coded_height
+
+    @property
+    def seconds(self) -> float:
+        return float((int(self.pts[-1]) + int(self.duration[-1]) - int(self.pts[0])) * self.time_base)
+
+    @property
+    def variable_frame_rate(self) -> bool:
+        """Steps between frames differ by more than the time base's rounding."""
+        steps = np.diff(self.pts)
+        return bool(len(steps)) and int(steps.max() - steps.min()) > 1
+
+
+def open_container(path: Path) -> InputContainer:
+    """Open a media file with PyAV; FFmpeg's errors become ``MediaError`` with a remedy."""
+    try:
+        # FFmpeg would read a name such as "concat:..." as a protocol; a path never means one.
+        return av.open(f"file:{path}", mode="r", metadata_errors="replace")
+    except (av.error.FFmpegError, ValueError) as error:
+        raise MediaError(
+            "not_media",
+            f"{path} cannot be opened as a video or picture ({error.strerror if isinstance(error, OSError) else error}).",
+            "Check that the file is what its name says and that it was copied completely.",
+        ) from error
+
+
+def picture_stream(container: InputContainer, path: Path) -> VideoStream:
+    """The first picture stream that is not a cover image, ready to decode with a fixed number of threads."""
+    streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
+    if not streams:
+        raise MediaError("no_frames", f"{path} has no video stream.", "Give a video or a picture; sound alone cannot be used.")
+    stream = streams[0]
+    if stream.codec_context is None:
+        raise MediaError("unsupported", f"The video stream of {path} has an unknown codec.", "Convert it to H.264 in MP4.")
+    stream.thread_type = "AUTO"
+    stream.codec_context.thread_count = DECODE_THREADS
+    return stream
+
+
+def decode_packets(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
+    """Every picture that comes out of the stream from the current position, damaged packets skipped.
+
+    A file that ends in the middle of a packet ends the iteration; it is not an error here, since the index already says
+    which frames there are.
+    """
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets)
+        except (StopIteration, av.error.FFmpegError):
+            break
+        try:
+            yield from stream.codec_context.decode(packet)  # the flush packet at the end of a file drains the decoder
+        except av.error.FFmpegError:
+            continue
+    try:
+        yield from stream.codec_context.decode(None)
+    except av.error.FFmpegError:  # EOFError of a decoder that was drained already
+        return
+
+
+def video_index(path: Path, limits: Limits | None = None) -> VideoIndex:
+    """Index of a video file, kept in memory until the file changes.
+
+    Raises:
+        MediaError: file_missing, file_empty, not_media, no_frames, unsupported, too_large.
+    """
+    limits = limits or Limits()
+    check_file(path, limits)
+    status = path.stat()
+    index = _indexed(path, status.st_size, status.st_mtime_ns, limits)
+    if index.frames > limits.frames:
+        raise too_large(path, f"has {index.frames:,} frames; the limit is {limits.frames:,}")
+    if index.seconds > limits.seconds:
+        raise too_large(path, f"is {index.seconds:,.0f} seconds long; the limit is {limits.seconds:,.0f}")
+    return index
+
+
+@functools.lru_cache(maxsize=16)
+def _indexed(path: Path, size: int, modified: int, limits: Limits) -> VideoIndex:
+    del size, modified  # part of the cache's key only
+    with open_container(path) as container:
+        stream = picture_stream(container, path)
+        context = stream.codec_context
+        check_pixels(path, context.width, context.height, limits)
+        scan = _scan(container, stream)
+    start = _first_frames(path)
+    if not start:
+        raise MediaError("no_frames", f"No picture in {path} can be decoded.", "Check the file, or convert it to H.264 in MP4.")
+    notes = []
+    plain = scan.plain and [frame.pts for frame in start] == sorted(scan.pts)[: len(start)]
+    if plain:
+        pts, duration, keys = scan.pts, scan.durations, scan.keys
+    else:
+        pts, duration, keys = _decoded_timestamps(path, scan.corrupt)
+        missing = len(scan.pts) + scan.undated - len(pts)
+        if missing > 0 and not scan.truncated:
+            notes.append(f"{missing} packets of the video give no picture and are left out.")
+    if scan.truncated:
+        notes.append(f"The file is cut off: its first {len(pts)} frames are used.")
+    if not len(pts):
+        raise MediaError("no_frames", f"No picture in {path} can be decoded.", "Check the file, or convert it to H.264 in MP4.")
+    order = np.argsort(np.asarray(pts, np.int64), kind="stable")
+    sorted_pts = np.asarray(pts, np.int64)[order]
+    first = start[0]
+    return VideoIndex(
+        pts=sorted_pts,
+        duration=_durations(sorted_pts, np.asarray(duration, np.int64)[order], scan.time_base, scan.frame_rate),
+        keys=np.unique(np.asarray(keys, np.int64)),
+        time_base=scan.time_base,
+        frame_rate=scan.frame_rate,
+        rotation=-first.rotation % 360 if first.rotation % 90 == 0 else 0,
+        coded_width=first.width,
+        coded_height=first.height,
+        pixel_format=first.format.name,
+        bit_depth=max(component.bits for component in first.format.components),
+        color_range=int(first.color_range),
+        color_space=int(first.colorspace),
+        color_primaries=int(first.color_primaries),
+        color_transfer=int(first.color_trc),
+        sample_aspect_ratio=scan.sample_aspect_ratio,
+        codec=scan.codec,
+        container=scan.container,
+        audio=scan.audio,
+        ignored_streams=scan.ignored_streams,
+        truncated=scan.truncated,
+        plain=plain,
+        closed_groups=not scan.leading,
+        notes=tuple(notes),
+    )
+
+
+@dataclass
+class _Scan:
+    pts: list[int]
+    durations: list[int]
+    keys: list[int]
+    corrupt: set[int]
+    undated: int
+    plain: bool
+    leading: bool
+    truncated: bool
+    time_base: Fraction
+    frame_rate: Fraction
+    sample_aspect_ratio: Fraction
+    codec: str
+    container: str
+    audio: tuple[AudioFacts, ...]
+    ignored_streams: tuple[str, ...]
+
+
+def _scan(container: InputContainer, stream: VideoStream) -> _Scan:
+    """Read every packet's header once: no decoding."""
+    time_base = stream.time_base
+    assert time_base is not None  # a stream that was opened has one
+    streams = [stream, *container.streams.audio]
+    pts: list[int] = []
+    durations: list[int] = []
+    keys: list[int] = []
+    corrupt: set[int] = set()
+    audio_packets: Counter[int] = Counter()
+    undated = discarded = video_packets = 0
+    end = 0.0
+    broken = leading = False
+    packets = container.demux(streams)
+    while True:
+        try:
+            packet = next(packets)
+        except StopIteration:
+            break
+        except av.error.FFmpegError:
+            broken = True
+            break
+        if packet.size == 0:
+            continue
+        if packet.pts is not None and packet.time_base:
+            end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+        if packet.stream.index != stream.index:
+            audio_packets[packet.stream.index] += 1
+            continue
+        video_packets += 1
+        if packet.is_discard:
+            discarded += 1
+        elif packet.pts is None:
+            undated += 1
+        elif packet.is_corrupt:
+            corrupt.add(packet.pts)
+        else:
+            leading = leading or (bool(keys) and not packet.is_keyframe and packet.pts < keys[-1])
+            pts.append(packet.pts)
+            durations.append(packet.duration or 0)
+            if packet.is_keyframe:
+                keys.append(packet.pts)
+    names = set(container.format.name.split(","))
+    codec = stream.codec_context.name
+    expected = container.duration / av.time_base - max(container.start_time or 0, 0) / av.time_base if container.duration else 0.0
+    start = max((container.start_time or 0) / av.time_base, 0.0)
+    # Matroska says nothing about the number of frames: a second less than its header's duration is a file cut off.
+    short = bool(names & {"matroska", "webm"}) and expected > 0 and end - start < expected - 1.0
+    truncated = broken or bool(corrupt) or video_packets < stream.frames or short
+    plain = (
+        bool(names & _PACKET_CONTAINERS)
+        and codec in _PACKET_CODECS
+        and not (truncated or undated or discarded)
+        and len(set(pts)) == len(pts)
+        and bool(keys)
+    )
+    return _Scan(
+        pts=pts,
+        durations=durations,
+        keys=keys,
+        corrupt=corrupt,
+        undated=undated,
+        plain=plain,
+        leading=leading,
+        truncated=truncated,
+        time_base=time_base,
+        frame_rate=Fraction(stream.average_rate or stream.guessed_rate or 25),
+        sample_aspect_ratio=Fraction(stream.sample_aspect_ratio or 1),
+        codec={"libdav1d": "av1"}.get(codec, codec),
+        container=container.format.name,
+        audio=tuple(
+            AudioFacts(
+                s.index, s.codec_context.name, s.codec_context.sample_rate, s.codec_context.channels, audio_packets[s.index]
+            )
+            for s in container.streams.audio
+            if s.codec_context is not None
+        ),
+        ignored_streams=tuple(
+            sorted(s.type or "unknown" for s in container.streams if s.index != stream.index and s.type != "audio")
+        ),
+    )
+
+
+def _first_frames(path: Path) -> list[VideoFrame]:
+    with open_container(path) as container:
+        stream = picture_stream(container, path)
+        frames = []
+        for frame in decode_packets(container, stream):
+            frames.append(frame)
+            if len(frames) == _START_FRAMES:
+                break
+        return frames
+
+
+def _decoded_timestamps(path: Path, corrupt: set[int]) -> tuple[list[int], list[int], list[int]]:
+    """Timestamps, durations and key frames by decoding everything: for files whose packets do not tell."""
+    pts: list[int] = []
+    durations: list[int] = []
+    keys: list[int] = []
+    seen: set[int] = set()
+    with open_container(path) as container:
+        stream = picture_stream(container, path)
+        for frame in decode_packets(container, stream):
+            if frame.pts is None or frame.pts in seen or frame.pts in corrupt or frame.is_corrupt:
+                continue
+            seen.add(frame.pts)
+            pts.append(frame.pts)
+            durations.append(frame.duration or 0)
+            if frame.key_frame:
+                keys.append(frame.pts)
+    return pts, durations, keys
+
+
+def _durations(pts: np.ndarray, stated: np.ndarray, time_base: Fraction, frame_rate: Fraction) -> np.ndarray:
+    """int64 [frames]: the step to the next frame; the last frame keeps its stated duration, or repeats the one before."""
+    last = int(stated[-1])
+    if last <= 0:
+        last = int(pts[-1] - pts[-2]) if len(pts) > 1 else max(1, round(1 / (frame_rate * time_base)))
+    return np.append(np.diff(pts), last).astype(np.int64)
