@@ -1,0 +1,47 @@
+"""What a file system reports, in words a person can act on."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from schemas.problems import StoreError
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+def store_error(error: BaseException, doing: str, url: str) -> StoreError:
+    """The ``StoreError`` for what a file system raised while ``doing`` (a clause such as "writing x") in the store at ``url``."""
+    number = getattr(error, "errno", None)
+    detail = f"{type(error).__name__}: {error}"
+    if number in _FULL:
+        return StoreError(
+            "store_full",
+            f"No space is left for {doing} in the store {url}.",
+            "Free space there, run `headswap gc`, or choose another --store; what was committed is safe.",
+        )
+    if number in _DENIED or isinstance(error, PermissionError):
+        return StoreError(
+            "store_denied",
+            f"{doing.capitalize()} in the store {url} is not allowed ({detail}).",
+            "Check the permissions of that place and the credentials in the environment.",
+        )
+    return StoreError(
+        "store_unreachable",
+        f"The store {url} could not be reached while {doing} ({detail}).",
+        "Check the address, the network and the credentials in the environment; the run can be repeated at any time.",
+        retryable=True,
+    )
+
+
+@contextmanager
+def translated(doing: str, url: str) -> Iterator[None]:
+    """Raise what a file system raises inside as a ``StoreError``."""
+    try:
+        yield
+    except StoreError:
+        raise
+    except OSError as error:
+        raise store_error(error, doing, url) from error

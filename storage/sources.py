@@ -1,0 +1,192 @@
+"""Media from anywhere: local files as they are, remote ones through a bounded local copy, and digests remembered."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import fsspec
+
+from schemas.problems import MediaError, StoreError
+from storage.errors import store_error
+from storage.keys import digest_file, digest_value
+from storage.store import ArtifactStore
+
+DEFAULT_LIMIT = 16 << 30
+"""Bytes of remote media kept in scratch at a time."""
+
+_THREADS = 8
+
+
+def is_remote(url: str | Path) -> bool:
+    """Whether a medium has to be fetched before it can be decoded."""
+    return _local_path(url) is None
+
+
+def describe(url: str | Path) -> tuple[int, str]:
+    """Size in bytes and a tag that changes with the file: modification time in nanoseconds, or the object store's etag.
+
+    Raises:
+        MediaError: ``file_missing``, ``file_denied``.
+        StoreError: ``store_unreachable`` where a remote place does not answer.
+    """
+    path = _local_path(url)
+    with _media_errors(url):
+        if path is not None:
+            status = os.stat(path)
+            if not os.path.isfile(path):
+                raise IsADirectoryError(errno.EISDIR, "not a file", str(path))
+            return status.st_size, str(status.st_mtime_ns)
+        system, inner = _remote(str(url))
+        facts = system.info(inner)
+        if facts.get("type") == "directory":
+            raise IsADirectoryError(errno.EISDIR, "not a file", str(url))
+        tag = next(
+            (
+                facts[name]
+                for name in ("ETag", "etag", "checksum", "LastModified", "mtime", "created", "modified")
+                if facts.get(name)
+            ),
+            "",
+        )
+        return int(facts.get("size") or 0), str(tag).strip('"')
+
+
+@contextmanager
+def fetch(url: str | Path, scratch: Path, limit_bytes: int = DEFAULT_LIMIT) -> Iterator[Path]:
+    """A local path of a medium, valid inside the context.
+
+    A local file is given as it is. A remote one is copied to ``scratch/media`` and stays there for the next reader until
+    newer ones need the room: the least recently used go first, those in use never. Several processes may share the folder.
+
+    Args:
+        limit_bytes: of the folder; a single file may exceed it and is then alone in it.
+
+    Raises:
+        MediaError: ``file_missing``, ``file_denied``.
+        StoreError: ``store_full`` where the local disk is, ``store_unreachable``.
+    """
+    path = _local_path(url)
+    if path is not None:
+        describe(url)
+        yield path
+        return
+    size, tag = describe(url)
+    folder = Path(scratch) / "media" / digest_value([str(url), size, tag])
+    # The suffix is kept because decoders look at it. A lock file beside it says that a process is reading.
+    copy = folder / f"medium{Path(str(url).split('?')[0]).suffix}"
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = folder / f"reading-{os.getpid()}-{secrets.token_hex(4)}"
+    lock.touch()
+    try:
+        if not copy.exists():
+            _make_room(folder.parent, limit_bytes - size)
+            part = folder / f"part-{secrets.token_hex(4)}"
+            with _media_errors(url):
+                system, inner = _remote(str(url))
+                system.get_file(inner, str(part))
+            os.replace(part, copy)
+        os.utime(copy)
+        yield copy
+    finally:
+        lock.unlink(missing_ok=True)
+
+
+def digest_of(url: str | Path, store: ArtifactStore) -> str:
+    """Digest of a medium's content, read once: remembered in the store under address, size and time (or etag)."""
+    return digest_many([url], store)[str(url)]
+
+
+def digest_many(urls: Iterable[str | Path], store: ArtifactStore) -> dict[str, str]:
+    """Digests of several media by address, each read at most once; known ones are not read at all.
+
+    Raises:
+        MediaError, StoreError: as ``describe``, for the first medium that cannot be read.
+    """
+    names = list(dict.fromkeys(str(url) for url in urls))
+    with ThreadPoolExecutor(_THREADS) as pool:
+        described = dict(zip(names, pool.map(describe, names), strict=True))
+        documents = {name: _document(name, described[name]) for name in names}
+        known = store.read_documents(documents.values())
+        digests = {name: known[path].get("digest") for name, path in documents.items() if path in known}
+        unknown = [name for name in names if not isinstance(digests.get(name), str)]
+        fresh = zip(unknown, pool.map(lambda name: _read_digest(name, store), unknown), strict=True)
+        for name, digest in fresh:
+            digests[name] = digest
+            store.write_document(documents[name], {"digest": digest})
+    return {name: str(digests[name]) for name in names}
+
+
+def _document(url: str, facts: tuple[int, str]) -> str:
+    path = _local_path(url)
+    address = url if path is None else str(Path(path).absolute())
+    # Only a digest of the address: it may name people and places, and documents are shared.
+    name = digest_value([address, *facts])
+    return f"sources/{name[:2]}/{name}.json"
+
+
+def _read_digest(url: str, store: ArtifactStore) -> str:
+    with fetch(url, store.scratch) as path, _media_errors(url):
+        return digest_file(path)
+
+
+def _make_room(folder: Path, room: int) -> None:
+    """Remove the least recently used copies until at most ``room`` bytes are left."""
+    copies = []
+    for item in folder.iterdir():
+        for copy in item.glob("medium*"):
+            copies.append((copy.stat().st_mtime, copy.stat().st_size, item, copy))
+    total = sum(size for _, size, _, _ in copies)
+    for _, size, item, copy in sorted(copies, key=lambda found: found[0]):
+        if total <= max(room, 0):
+            return
+        if any(_alive(lock) for lock in item.glob("reading-*")):
+            continue
+        copy.unlink(missing_ok=True)
+        total -= size
+
+
+def _alive(lock: Path) -> bool:
+    return Path(f"/proc/{lock.name.split('-')[1]}").exists()
+
+
+def _local_path(url: str | Path) -> Path | None:
+    scheme, separator, rest = str(url).partition("://")
+    if not separator:
+        return Path(url).expanduser()
+    return Path(rest) if scheme in ("file", "local") else None
+
+
+def _remote(url: str) -> tuple[Any, str]:
+    try:
+        return fsspec.core.url_to_fs(url)
+    except (ImportError, ValueError) as error:
+        raise MediaError(
+            "file_unsupported", f"{url} cannot be opened: {error}.", "Use a local path, s3:// or https:// address."
+        ) from error
+
+
+@contextmanager
+def _media_errors(url: str | Path) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise MediaError(
+            "file_missing", f"The file {url} does not exist.", "Correct the path in the catalogue or put the file there."
+        ) from error
+    except (PermissionError, IsADirectoryError, NotADirectoryError) as error:
+        raise MediaError(
+            "file_denied", f"The file {url} cannot be read ({error.strerror or error}).", "Check the path and its permissions."
+        ) from error
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise StoreError(
+                "store_full", f"No space is left in scratch for {url}.", "Free space, or set another scratch folder."
+            ) from error
+        raise store_error(error, f"reading {url}", str(url)) from error
