@@ -230,6 +230,7 @@ def _decord_is_exact(index: VideoIndex) -> bool:
         and index.closed_groups
         and index.codec in _DECORD_CODECS
         and index.pixel_format in _DECORD_FORMATS
+        and (index.coded_width % 2 == index.coded_height % 2 == 0 or "444" in index.pixel_format)
         and (index.rotation == 0 or "mp4" in index.container)
     )
 

@@ -97,7 +97,7 @@ def open_container(path: Path) -> InputContainer:
     except (av.error.FFmpegError, ValueError) as error:
         raise MediaError(
             "not_media",
-            f"{path} cannot be opened as a video or picture ({error.strerror if isinstance(error, OSError) else error}).",
+            f"{path} cannot be opened as a video or picture ({getattr(error, 'strerror', None) or error}).",
             "Check that the file is what its name says and that it was copied completely.",
         ) from error
 
