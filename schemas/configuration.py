@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 from pydantic_core import PydanticUndefined
 
 from schemas import parameters
@@ -91,6 +91,19 @@ class Retry(_Section):
         ]
 
 
+class Provenance(_Section):
+    """Signing of results (C2PA). Without a certificate results carry their provenance unsigned."""
+
+    certificate: str | None = Field(None, description="PEM file with the certificate chain that signs results")
+    key: str | None = Field(None, description="PEM file with the certificate's private key")
+
+    @model_validator(mode="after")
+    def _both_or_none(self) -> Provenance:
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("give both certificate and key, or neither")
+        return self
+
+
 class Stages(_Section):
     """The parameters of every stage, by its name."""
 
@@ -150,9 +163,11 @@ class Settings(_Section):
     storage_options: dict[str, Any] = Field(
         default_factory=dict, description="for fsspec, as JSON in a variable or flag; never shown"
     )
+    worker_memory: int = Field(8 * 2**30, ge=2**28, description="bytes of memory at which a worker process is stopped")
     limits: Limits = Limits()
     time_limits: TimeLimits = TimeLimits()
     retry: Retry = Retry()
+    provenance: Provenance = Provenance()
     stages: Stages = Stages()
 
     _origins: dict[str, str] = PrivateAttr(default_factory=dict)
@@ -304,9 +319,11 @@ def type_name(annotation: Any) -> str:
     """A word for documentation: ``text``, ``whole number``, ``number``, ``yes or no``, or the choices."""
     if found := choices(annotation):
         return ", ".join(f"`{choice}`" for choice in found)
+    if typing.get_origin(annotation) is dict:
+        return "mapping"
     words = {str: "text", int: "whole number", float: "number", bool: "true or false"}
     inner = [part for part in typing.get_args(annotation) if part is not type(None)] or [annotation]
-    return words.get(inner[0], "mapping" if typing.get_origin(annotation) is dict else "text")
+    return words.get(inner[0], "text")
 
 
 # ---- layers

@@ -14,7 +14,10 @@ class HeadswapError(Exception):
         remedy: one sentence that says what to do.
         retryable: whether the same work may succeed later without any change (network, memory), as opposed to a bad
             input, which is quarantined until asked for again.
+        trace: where it happened, as text that survives the way between processes; empty where the message says it all.
     """
+
+    trace: str = ""
 
     def __init__(self, code: str, message: str, remedy: str = "", *, retryable: bool = False) -> None:
         super().__init__(code, message, remedy)
@@ -27,12 +30,13 @@ class HeadswapError(Exception):
         return f"{self.message} {self.remedy}".strip()
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (_rebuild, (type(self), self.code, self.message, self.remedy, self.retryable))
+        return (_rebuild, (type(self), self.code, self.message, self.remedy, self.retryable, self.trace))
 
 
-def _rebuild(kind: type[HeadswapError], code: str, message: str, remedy: str, retryable: bool) -> HeadswapError:
+def _rebuild(kind: type[HeadswapError], code: str, message: str, remedy: str, retryable: bool, trace: str) -> HeadswapError:
     error = kind.__new__(kind)
     HeadswapError.__init__(error, code, message, remedy, retryable=retryable)
+    error.trace = trace
     return error
 
 

@@ -81,17 +81,27 @@ def split_shots(shots: Sequence[tuple[int, int]], chunk_frames: int) -> list[Chu
 class Inputs:
     """The artifacts a stage declared, by stage name and owner."""
 
-    def __init__(self, artifacts: Mapping[tuple[str, str], Sequence[Artifact]]) -> None:
+    def __init__(
+        self,
+        artifacts: Mapping[tuple[str, str], Sequence[Artifact]],
+        same_chunk: Mapping[tuple[str, str], Artifact] | None = None,
+    ) -> None:
+        """``same_chunk`` holds this chunk's artifact of chunked stages declared with ``chunk="same"``."""
         self._artifacts = {name: tuple(found) for name, found in artifacts.items()}
+        self._same_chunk = dict(same_chunk or {})
 
     def one(self, stage: str, of: Owner = "clip") -> Artifact:
-        """The single artifact of an unchunked stage, or of this very chunk."""
+        """The single artifact of an unchunked stage, or a chunked stage's artifact of this very chunk."""
+        if (stage, of) in self._same_chunk:
+            return self._same_chunk[stage, of]
         (artifact,) = self._artifacts[stage, of]
         return artifact
 
     def all(self, stage: str, of: Owner = "clip") -> tuple[Artifact, ...]:
-        """Every chunk's artifact, in order of frames."""
-        return self._artifacts[stage, of]
+        """Every chunk's artifact, in order of frames (this chunk's alone, where only that was declared)."""
+        if (stage, of) in self._artifacts:
+            return self._artifacts[stage, of]
+        return (self._same_chunk[stage, of],)
 
     def table(self, stage: str, name: str, of: Owner = "clip", columns: Sequence[str] | None = None, frames: range | None = None) -> pa.Table:
         """A table over all chunks, in order of frames; only rows with ``frame`` in ``frames`` where that is given."""
