@@ -1,0 +1,449 @@
+"""Parts of the person in a crop: which pixels are hair, face, neck, cloth, or something in front of the face.
+
+The person comes from MediaPipe's selfie segmentation. Inside the person, hair, skin and cloth are told apart by colour
+models that are fitted to the very clip (seeded by the landmarks, then refined by alternation, as in GrabCut), by where a
+pixel lies relative to the head, and, where it is registered, by MediaPipe's hair network.
+
+Everything is a function of arrays: ``rgb`` is uint8 [size, size, 3] of the crop, ``landmarks`` float [478, 2 or 3] in crop
+pixels. Posteriors are computed on a grid of ``GRID`` pixels and interpolated to the size of the crop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import cv2
+import numpy as np
+from scipy import ndimage
+
+from schemas.problems import ModelError
+from schemas.tables import LABELS
+
+BACKGROUND, HAIR, FACE, NECK, CLOTH, OTHER = range(len(LABELS))
+
+GRID = 256
+"""Side of the grid on which posteriors are computed: the native size of the person network."""
+
+_COARSE = 64
+_OVAL = (10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377, 152, 148, 176, 149, 150, 136)
+FACE_OVAL = (*_OVAL, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109)
+"""Landmark indices around the face, clockwise in the picture from the middle of the forehead."""
+
+_LEFT_EYE = (263, 466, 388, 387, 386, 385, 384, 398, 362, 382, 381, 380, 374, 373, 390, 249)
+_RIGHT_EYE = (33, 246, 161, 160, 159, 158, 157, 173, 133, 155, 154, 153, 145, 144, 163, 7)
+_LIPS = (61, 185, 40, 39, 37, 0, 267, 269, 270, 409, 291, 375, 321, 405, 314, 17, 84, 181, 91, 146)
+_LEFT_BROW = (276, 283, 282, 295, 285, 336, 296, 334, 293, 300)
+_RIGHT_BROW = (46, 53, 52, 65, 55, 107, 66, 105, 63, 70)
+_FEATURES = (_LEFT_EYE, _RIGHT_EYE, _LIPS, _LEFT_BROW, _RIGHT_BROW)
+
+# Classes of the colour models: what competes for a pixel. The last is the background.
+_HAIR, _SKIN, _CLOTH, _BEHIND = range(4)
+
+
+class PersonNetwork:
+    """MediaPipe's selfie segmentation of single pictures (no state between calls)."""
+
+    def __init__(self) -> None:
+        import mediapipe  # heavy: only where masks are computed
+
+        self._network = mediapipe.solutions.selfie_segmentation.SelfieSegmentation(model_selection=0)
+
+    def __call__(self, rgb: np.ndarray) -> np.ndarray:
+        """Probability that a pixel shows the person: float32 [GRID, GRID] of ``rgb`` uint8 [size, size, 3]."""
+        small = rgb if rgb.shape[0] == GRID else cv2.resize(rgb, (GRID, GRID), interpolation=cv2.INTER_AREA)
+        return np.asarray(self._network.process(np.ascontiguousarray(small)).segmentation_mask, np.float32)
+
+    def close(self) -> None:
+        self._network.close()
+
+    def __enter__(self) -> PersonNetwork:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+class HairNetwork:
+    """MediaPipe's hair segmentation, run by ai-edge-litert.
+
+    The fourth input channel is meant for the previous frame's mask. It is left at zero, so that a frame's mask does not
+    depend on where a chunk begins.
+    """
+
+    SIDE = 512
+
+    def __init__(self, path: Path) -> None:
+        """``path``: the registered .tflite file. Raises ``ModelError`` where it cannot be run."""
+        try:
+            from ai_edge_litert.interpreter import Interpreter
+        except ImportError as error:
+            raise ModelError(
+                "package_missing",
+                f"The hair network {path.name} needs the package ai-edge-litert.",
+                "Install the extra 'hair', or set masks.hair to 'colour'.",
+            ) from error
+        try:
+            self._network = Interpreter(str(path), num_threads=1)
+            self._network.allocate_tensors()
+            entry, result = self._network.get_input_details()[0], self._network.get_output_details()[0]
+        except (ValueError, RuntimeError) as error:
+            raise ModelError(
+                "model_damaged", f"{path} is not a TensorFlow Lite file that can be run: {error}", "Register the file again."
+            ) from error
+        if tuple(entry["shape"]) != (1, self.SIDE, self.SIDE, 4) or tuple(result["shape"]) != (1, self.SIDE, self.SIDE, 2):
+            raise ModelError(
+                "model_kind",
+                f"{path} maps {tuple(entry['shape'])} to {tuple(result['shape'])}, not a 512x512 RGBA picture to two classes.",
+                "Register MediaPipe's hair_segmentation.tflite.",
+            )
+        self._entry, self._result = entry["index"], result["index"]
+        self._picture = np.zeros((1, self.SIDE, self.SIDE, 4), np.float32)
+
+    def __call__(self, rgb: np.ndarray) -> np.ndarray:
+        """Probability of hair: float32 [GRID, GRID] of ``rgb`` uint8 [size, size, 3]."""
+        if rgb.shape[0] != self.SIDE:
+            rgb = cv2.resize(rgb, (self.SIDE, self.SIDE), interpolation=cv2.INTER_AREA)
+        np.multiply(rgb, np.float32(1 / 255), out=self._picture[0, :, :, :3])
+        self._network.set_tensor(self._entry, self._picture)
+        self._network.invoke()
+        logits = self._network.get_tensor(self._result)[0]
+        margin = cv2.resize(logits[..., 1] - logits[..., 0], (GRID, GRID), interpolation=cv2.INTER_AREA)
+        return np.asarray(1 / (1 + np.exp(-margin)), np.float32)
+
+
+@dataclass(frozen=True)
+class HeadFrame:
+    """Coordinates that move with the head: origin in the middle of the face oval, unit = height of the face."""
+
+    centre: np.ndarray
+    """float64 [2], crop pixels."""
+    right: np.ndarray
+    """Unit vector to the right of the upright head in the picture, float64 [2]."""
+    size: float
+    """Height of the face (landmark 10 to 152), crop pixels."""
+
+    @classmethod
+    def of(cls, landmarks: np.ndarray) -> HeadFrame:
+        points = np.asarray(landmarks, np.float64)[:, :2]
+        down = points[152] - points[10]
+        height, width = float(np.hypot(*down)), float(np.hypot(*(points[454] - points[234])))
+        size = max(height, 1.2 * width, 1e-3)  # a nodding head is foreshortened in height, a turned one in width
+        down = down / max(height, 1e-6)
+        oval = points[list(FACE_OVAL)]
+        return cls((oval.min(0) + oval.max(0)) / 2, np.array([down[1], -down[0]]), size)
+
+    def coordinates(self, grid: int, crop: int) -> tuple[np.ndarray, np.ndarray]:
+        """``u`` to the right and ``v`` downwards at the pixel centres of a ``grid`` over the crop; float32 [grid, grid] each."""
+        axis = (np.arange(grid) + 0.5) * (crop / grid)
+        x, y = axis[None, :] - self.centre[0], axis[:, None] - self.centre[1]
+        r = self.right
+        u, v = (x * r[0] + y * r[1]) / self.size, (-x * r[1] + y * r[0]) / self.size
+        return u.astype(np.float32), v.astype(np.float32)
+
+
+def polygon(points: np.ndarray, grid: int, crop: int) -> np.ndarray:
+    """Filled polygon, uint8 0 or 255 [grid, grid], of points in crop pixels [n, 2]."""
+    mask = np.zeros((grid, grid), np.uint8)
+    scaled = np.round((points[:, :2] * (grid / crop) - 0.5) * 16).astype(np.int32)
+    cv2.fillPoly(mask, [scaled], 255, shift=4)
+    return mask
+
+
+def oval_mask(landmarks: np.ndarray, grid: int, crop: int) -> np.ndarray:
+    """The face oval, uint8 0 or 255 [grid, grid]."""
+    return polygon(landmarks[list(FACE_OVAL)], grid, crop)
+
+
+# ---------------------------------------------------------------------------------------------------------------- colour
+
+_BINS = 32
+
+
+def colour_index(rgb: np.ndarray) -> np.ndarray:
+    """Cell of each pixel's colour in Lab, int32 of the picture's height and width: 32 steps of L, 32 of a and b around grey."""
+    lab = cv2.cvtColor(rgb, cv2.COLOR_RGB2LAB)
+    lightness, a, b = (lab[..., k].astype(np.int32) for k in range(3))
+    a, b = np.clip((a - 64) >> 2, 0, _BINS - 1), np.clip((b - 64) >> 2, 0, _BINS - 1)
+    return ((lightness >> 3) * _BINS + a) * _BINS + b
+
+
+def colour_density(cells: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """Smoothed density over colour cells, float32 [32768], sums to one; uniform where there are no samples."""
+    counts = np.bincount(cells.ravel(), None if weights is None else weights.ravel(), minlength=_BINS**3)
+    total = counts.sum()
+    if total < 1:
+        return np.full(_BINS**3, 1 / _BINS**3, np.float32)
+    cube = (counts / total).reshape(_BINS, _BINS, _BINS)
+    narrow, wide = ndimage.gaussian_filter(cube, 0.8), ndimage.gaussian_filter(cube, (2.5, 1.5, 1.5))
+    return np.asarray(0.75 * narrow + 0.25 * wide, np.float32).ravel()
+
+
+def place_priors(head: HeadFrame, crop: int) -> np.ndarray:
+    """How likely hair, skin and cloth are at a place, whatever the colour: float32 [3, 64, 64], not normalised."""
+    u, v = head.coordinates(_COARSE, crop)
+    side = np.abs(u)
+
+    def above(edge: float, width: float) -> np.ndarray:
+        return np.asarray(1 / (1 + np.exp(np.clip((v - edge) / width, -30, 30))), np.float32)
+
+    column = np.exp(-((side / 0.36) ** 4)) * (1 - above(0.45, 0.04))  # under the chin: neck, collar
+    ears = np.exp(-(((side - 0.44) / 0.14) ** 4)) * np.exp(-(((v + 0.02) / 0.34) ** 4))
+    wide = (1 - above(0.45, 0.05)) / (1 + np.exp(np.clip((0.78 - side) / 0.05, -30, 30)))  # beside the shoulders
+    hair = (0.06 + 0.54 * above(1.25, 0.2) + 0.4 * above(0.5, 0.1)) * (1 - 0.75 * column) * (1 - 0.8 * wide)
+    skin = 0.01 + 0.2 * (1 - above(0.5, 0.05)) + 0.6 * column * above(1.2, 0.12) + 0.5 * ears
+    skin += 0.35 * above(-0.3, 0.02) * (1 - above(-0.7, 0.05)) * np.exp(-((side / 0.42) ** 6))  # forehead above the oval
+    cloth = 1e-3 + (1 - above(0.5, 0.05)) * (0.25 + 0.75 * (1 - above(1.0, 0.1)))
+    return np.asarray([hair, skin, cloth], np.float32)
+
+
+@dataclass(frozen=True)
+class _View:
+    """What is known about one frame before colours are looked at, on a grid of ``side`` pixels."""
+
+    u: np.ndarray
+    v: np.ndarray
+    oval: np.ndarray
+    """uint8 0 or 255."""
+    features: np.ndarray
+    """Eyes, brows and lips, uint8 0 or 255."""
+    priors: np.ndarray
+    """float32 [4, side, side]: hair, skin, cloth, background."""
+
+    @classmethod
+    def of(cls, landmarks: np.ndarray, crop: int, side: int, person: np.ndarray, hair: np.ndarray | None) -> _View:
+        head = HeadFrame.of(landmarks)
+        u, v = (cv2.resize(plane, (side, side), interpolation=cv2.INTER_LINEAR) for plane in head.coordinates(_COARSE, crop))
+        oval = oval_mask(landmarks, side, crop)
+        features = np.zeros((side, side), np.uint8)
+        for feature in _FEATURES:
+            points = cv2.convexHull(np.asarray(landmarks[list(feature), :2], np.float32))[:, 0]
+            features |= polygon(points, side, crop)
+        features = cv2.dilate(features, np.ones((side // 40, side // 40), np.uint8))
+        priors = np.empty((4, side, side), np.float32)
+        for k, plane in enumerate(place_priors(head, crop)):
+            cv2.resize(plane, (side, side), priors[k], interpolation=cv2.INTER_LINEAR)
+        # Inside the oval there is skin; hair may hang over the forehead and the temples.
+        inside = cv2.GaussianBlur(oval, (0, 0), side / 128).astype(np.float32) * np.float32(1 / 255)
+        fringe = np.clip((np.float32(0.02) - v) * np.float32(1 / 0.3), 0, 1) * np.float32(0.3)
+        priors[_HAIR] += (fringe - priors[_HAIR]) * inside
+        priors[_SKIN] += (1 - priors[_SKIN]) * inside
+        priors[_CLOTH] *= 1 - inside
+        if hair is not None:
+            priors[_HAIR] *= np.float32(0.03) + np.float32(0.97) * hair
+            priors[_SKIN : _CLOTH + 1] *= 1 - np.float32(0.97) * hair
+        sure = np.maximum(np.clip(person, np.float32(0.01), np.float32(0.99)), inside * np.float32(0.995))
+        priors[_BEHIND] = (1 - sure) / sure * priors[:3].max(0)
+        return cls(u, v, oval, features, priors)
+
+
+def _shares(likelihood: np.ndarray, cells: np.ndarray, priors: np.ndarray) -> np.ndarray:
+    """Posterior of the four classes: float32 [4, height, width]. ``likelihood``: float32 [4, 32768]."""
+    planes = np.stack([np.take(densities, cells) for densities in likelihood])
+    planes *= priors
+    planes /= planes.sum(0)
+    return planes
+
+
+def _edge_aware(planes: np.ndarray, guide: np.ndarray, radius: int = 4, epsilon: float = 60.0) -> np.ndarray:
+    """Smooth float32 [n, height, width] with edges where those of ``guide`` (uint8 [height, width]) are: the fast guided filter.
+
+    He and Sun, "Fast Guided Filter", 2015: the linear coefficients are found at half the resolution.
+    """
+    height, width = guide.shape
+    half, window = (width // 2, height // 2), (radius + 1, radius + 1)
+    small = cv2.resize(guide, half, interpolation=cv2.INTER_AREA).astype(np.float32)
+    mean = cv2.blur(small, window)
+    inverse = 1 / (cv2.blur(small * small, window) - mean * mean + np.float32(epsilon))
+    picture = guide.astype(np.float32)
+    result = np.empty_like(planes)
+    for k, plane in enumerate(planes):
+        target = cv2.resize(plane, half, interpolation=cv2.INTER_AREA)
+        level = cv2.blur(target, window)
+        slope = (cv2.blur(small * target, window) - mean * level) * inverse
+        offset = level - slope * mean
+        slope, offset = (
+            cv2.resize(cv2.blur(c, window), (width, height), interpolation=cv2.INTER_LINEAR) for c in (slope, offset)
+        )
+        np.multiply(slope, picture, out=result[k])
+        result[k] += offset
+    return result
+
+
+_HABIT = 48
+_HABIT_LEFT, _HABIT_TOP, _HABIT_SPAN = -1.5, -1.2, 3.0
+"""Hair's habitual place is kept on a grid over this square of head coordinates."""
+
+
+def _habit_cells(u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    scale = np.float32(_HABIT / _HABIT_SPAN)
+    return (u - np.float32(_HABIT_LEFT)) * scale - np.float32(0.5), (v - np.float32(_HABIT_TOP)) * scale - np.float32(0.5)
+
+
+class HeadParser:
+    """Colour models of one subject, and the label maps they give.
+
+    The models are fitted on a few frames spread over a chunk and then stay as they are, so that labels do not drift.
+    """
+
+    ROUNDS = 4
+
+    def __init__(self, likelihood: np.ndarray, habit: np.ndarray) -> None:
+        """Take models as they are; usually made by :meth:`fit`.
+
+        Args:
+            likelihood: float32 [4, 32768], density of hair, skin, cloth and background per colour cell.
+            habit: float32 [48, 48], how often hair was found at a place of the head's coordinates, 0 to 1.
+        """
+        self.likelihood = likelihood
+        self.habit = habit
+
+    @classmethod
+    def fit(
+        cls,
+        crops: Sequence[np.ndarray],
+        landmarks: Sequence[np.ndarray],
+        persons: Sequence[np.ndarray],
+        hairs: Sequence[np.ndarray | None],
+    ) -> HeadParser:
+        """Alternate between labels and colour models, from seeds given by the landmarks.
+
+        Args:
+            crops: uint8 [size, size, 3] each; landmarks: float [478, 2 or 3] each, crop pixels.
+            persons: float32 [GRID, GRID] each, from :class:`PersonNetwork`.
+            hairs: float32 [GRID, GRID] each, from :class:`HairNetwork`, or None.
+        """
+        side = GRID // 2
+        all_cells, all_inside, all_seeds, views = [], [], [], []
+        for rgb, points, person, hair in zip(crops, landmarks, persons, hairs, strict=True):
+            inside = cv2.resize(person, (side, side), interpolation=cv2.INTER_AREA)
+            network = None if hair is None else cv2.resize(hair, (side, side), interpolation=cv2.INTER_AREA)
+            view = _View.of(points, rgb.shape[0], side, inside, network)
+            views.append(view)
+            all_cells.append(colour_index(cv2.resize(rgb, (side, side), interpolation=cv2.INTER_AREA)))
+            all_inside.append(inside)
+            outside = (cv2.dilate(view.oval, np.ones((9, 9), np.uint8)) == 0) & (inside > 0.8)
+            skin = (cv2.erode(view.oval, np.ones((5, 5), np.uint8)) > 0) & (view.features == 0) & (view.v > -0.3)
+            hairy = outside & ((view.v < -0.45) | ((view.v < 0.05) & (np.abs(view.u) > 0.5)))
+            all_seeds.append(np.stack([hairy, skin, outside & (view.v > 0.95), inside < 0.05]))
+        cells, inside = np.concatenate(all_cells), np.concatenate(all_inside)
+        seeds = np.concatenate(all_seeds, axis=1).astype(np.float32)
+        priors = np.concatenate([view.priors for view in views], axis=1)
+        skin_density, behind = colour_density(cells, seeds[_SKIN])[cells], colour_density(cells, seeds[_BEHIND])[cells]
+        # A bald or short-haired head shows skin where hair is expected: leave out what looks like the face itself.
+        typical = np.median(skin_density[seeds[_SKIN] > 0]) if seeds[_SKIN].any() else 0.0
+        seeds[_HAIR] *= skin_density < 0.15 * typical
+        # The person network may take in a piece of background: leave out what looks more like it, unless all hair does.
+        sure = seeds[_HAIR] * (colour_density(cells, seeds[_HAIR])[cells] > behind)
+        if sure.sum() > 0.3 * seeds[_HAIR].sum():
+            seeds[_HAIR] = sure
+        weights = seeds
+        for _ in range(cls.ROUNDS):
+            likelihood = np.stack([colour_density(cells, weight) for weight in weights]) + np.float32(0.05 / _BINS**3)
+            # Half as much weight on a log scale: the person network knows better where clothes resemble the background.
+            likelihood[_BEHIND] = np.sqrt(likelihood[_BEHIND] * likelihood[:3].max(0))
+            posterior = _shares(likelihood, cells, priors)
+            weights = posterior**2
+            weights[:3] *= inside > 0.5
+            weights[_BEHIND] *= inside < 0.95
+            weights += 0.25 * seeds
+        found = (posterior.argmax(0) == _HAIR).astype(np.float32)
+        return cls(likelihood, _habit([found[k * side : (k + 1) * side] for k in range(len(views))], views))
+
+    def labels(
+        self, rgb: np.ndarray, landmarks: np.ndarray, person: np.ndarray, hair: np.ndarray | None = None, size: int | None = None
+    ) -> np.ndarray:
+        """Label map of one crop; see ``schemas.tables.LABELS``.
+
+        Args:
+            rgb: uint8 [n, n, 3]; a crop of GRID pixels serves as well as a larger one.
+            landmarks: float [478, 2 or 3] in pixels of ``rgb``.
+            person, hair: float32 [GRID, GRID], from the networks; hair may be None.
+            size: side of the label map, by default that of ``rgb``.
+
+        Returns:
+            uint8 [size, size].
+        """
+        view = _View.of(landmarks, rgb.shape[0], GRID, person, hair)
+        small = rgb if rgb.shape[0] == GRID else cv2.resize(rgb, (GRID, GRID), interpolation=cv2.INTER_AREA)
+        columns, rows = _habit_cells(view.u, view.v)
+        habit = cv2.remap(self.habit, columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        usual = np.clip((habit - np.float32(0.25)) * np.float32(1 / 0.35), np.float32(0.03), 1)
+        view.priors[_HAIR] *= np.where(view.v > 0.3, usual, np.float32(1))
+        shares = _shares(self.likelihood, colour_index(small), view.priors)
+        shares = _edge_aware(shares[:3], cv2.cvtColor(small, cv2.COLOR_RGB2GRAY))
+        best = shares.max(0)
+        is_hair, is_skin = shares[_HAIR] >= best, shares[_SKIN] >= best
+        inside = best >= 1 - shares.sum(0)
+        inside = _component_at((inside | (view.oval > 0)).astype(np.uint8), view.oval)
+        on = _filled(inside, person) > 0
+        hairy = _components_above(is_hair & on & (view.features == 0), view.v, view.oval)
+        high, face = view.v < 0.3, view.oval > 0
+        result = np.where(on, np.uint8(CLOTH), np.uint8(0))
+        result[on & is_skin] = NECK
+        result[on & (face | (is_skin & high))] = FACE
+        result[on & hairy] = HAIR
+        result[(result == CLOTH) & high] = HAIR  # hats, ribbons: they go with the head
+        return enlarge_labels(result, size or rgb.shape[0])
+
+
+def _habit(found: Sequence[np.ndarray], views: Sequence[_View]) -> np.ndarray:
+    """Mean of hair masks in head coordinates, float32 [48, 48]."""
+    total = np.zeros((_HABIT, _HABIT), np.float32)
+    steps = (np.arange(_HABIT, dtype=np.float32) + 0.5) * np.float32(_HABIT_SPAN / _HABIT)
+    column, row = np.meshgrid(_HABIT_LEFT + steps, _HABIT_TOP + steps)
+    for mask, view in zip(found, views, strict=True):
+        # Head coordinates are affine in the picture: three pixels determine the map from one to the other.
+        last = mask.shape[0] - 1
+        corners = np.array([[0, 0], [last, 0], [0, last]], np.float32)
+        there = np.array([[view.u[int(y), int(x)], view.v[int(y), int(x)]] for x, y in corners], np.float32)
+        affine = cv2.getAffineTransform(there, corners)
+        x, y = ((affine[k, 0] * column + affine[k, 1] * row + affine[k, 2]).astype(np.float32) for k in range(2))
+        total += cv2.remap(mask, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return cv2.GaussianBlur(total / np.float32(max(len(views), 1)), (0, 0), 1.5)
+
+
+def _component_at(mask: np.ndarray, seed: np.ndarray) -> np.ndarray:
+    """The components of ``mask`` (0 or 1) that touch ``seed``: one person, not whoever stands behind."""
+    count, numbered = cv2.connectedComponents(mask, connectivity=4)
+    if count <= 2:
+        return mask
+    keep = np.zeros(count, np.uint8)
+    keep[np.unique(numbered[seed > 0])] = 1
+    keep[0] = 0
+    return keep[numbered]
+
+
+def _filled(mask: np.ndarray, person: np.ndarray) -> np.ndarray:
+    """``mask`` (0 or 1) without holes: background is what is connected to pixels that are surely not the person."""
+    count, numbered = cv2.connectedComponents(1 - mask, connectivity=4)
+    hole = np.ones(count, np.uint8)
+    hole[np.unique(numbered[person < 0.3])] = 0
+    hole[0] = 1
+    return hole[numbered]
+
+
+def _components_above(mask: np.ndarray, v: np.ndarray, oval: np.ndarray) -> np.ndarray:
+    """The components of a boolean mask that reach above the jaw outside the face oval: hair hangs from the head."""
+    count, numbered = cv2.connectedComponents(mask.astype(np.uint8), connectivity=4)
+    keep = np.zeros(count, bool)
+    keep[np.unique(numbered[(v < 0.3) & (oval == 0)])] = True
+    keep[0] = False
+    return keep[numbered]
+
+
+def enlarge_labels(labels: np.ndarray, size: int) -> np.ndarray:
+    """Labels on the grid to ``size``, with smooth borders: each label's indicator is interpolated, the largest wins."""
+    if labels.shape[0] == size:
+        return labels
+    best = np.zeros((size, size), np.uint8)
+    result = np.zeros((size, size), np.uint8)
+    for label in range(len(LABELS)):
+        indicator = cv2.GaussianBlur(cv2.compare(labels, label, cv2.CMP_EQ), (3, 3), 0)
+        indicator = cv2.resize(indicator, (size, size), interpolation=cv2.INTER_LINEAR)
+        better = cv2.compare(indicator, best, cv2.CMP_GT)
+        cv2.copyTo(np.full_like(result, label), better, result)
+        best = cv2.max(best, indicator)
+    return result
