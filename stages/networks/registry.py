@@ -1,0 +1,374 @@
+"""Registered models: which there are, whose they are, where their files lie, and whether these are whole.
+
+All files lie in one folder, ``HEADSWAP_MODELS`` (default ``~/.cache/headswap/models``). Nothing downloads by itself:
+``pull`` does, when asked, after the licence has been accepted; ``add`` takes a file that is already there. Further models
+are declared in ``models.yaml`` in that folder::
+
+    studio_faces:
+      file: studio_faces.onnx
+      kind: onnx
+      licence: in-house
+      commercial: true
+      serves: identity for the measures
+      sha256: 1f0e...        # optional, as are url and origin
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import json
+import os
+import shutil
+import tempfile
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Literal
+
+from schemas.names import suggestion
+from schemas.problems import ModelError
+from stages.networks.model_entries import KNOWN, ModelEntry, declared_entries
+from stages.networks.weights import check_weights
+
+DEFAULT_FOLDER = "~/.cache/headswap/models"
+FOLDER_VARIABLE = "HEADSWAP_MODELS"
+DECLARATIONS = "models.yaml"
+_STATE_FILE = ".verified.json"
+_BLOCK = 1 << 20
+_TIMEOUT_SECONDS = 30.0
+
+State = Literal["present", "missing", "damaged"]
+
+
+@dataclass(frozen=True)
+class ModelStatus:
+    """An entry and how its file is."""
+
+    entry: ModelEntry
+    state: State
+    path: Path
+    bytes: int = 0
+    detail: str = ""
+
+
+class ModelRegistry:
+    """The folder of models.
+
+    A file's digest is computed once and remembered by size and time of change beside the files, so that asking for a path
+    costs no reading. In a folder that cannot be written, it is remembered for the life of the process only.
+
+    Args:
+        folder: default: the environment variable ``HEADSWAP_MODELS``, else ``~/.cache/headswap/models``. It need not exist.
+
+    Raises:
+        UsageError: ``models.yaml`` is wrong; with all its problems.
+    """
+
+    def __init__(self, folder: str | Path | None = None) -> None:
+        self.folder = Path(folder or os.environ.get(FOLDER_VARIABLE) or DEFAULT_FOLDER).expanduser()
+        self.entries: dict[str, ModelEntry] = {
+            entry.name: entry for entry in (*KNOWN, *declared_entries(self.folder / DECLARATIONS))
+        }
+        self._verified = _read_state(self.folder / _STATE_FILE)
+
+    def __reduce__(self) -> tuple[type[ModelRegistry], tuple[str]]:
+        return ModelRegistry, (str(self.folder),)
+
+    def entry(self, name: str) -> ModelEntry:
+        """``ModelError`` (``model_unknown``) with the nearest name where there is none."""
+        if name not in self.entries:
+            raise ModelError(
+                "model_unknown",
+                f"There is no model {name!r}: {suggestion(name, self.entries)}",
+                f"Further models are declared in {self.folder / DECLARATIONS}.",
+            )
+        return self.entries[name]
+
+    def list(self) -> tuple[ModelStatus, ...]:
+        """Every model with its state; never raises for a damaged file."""
+        return tuple(self._status(entry) for entry in self.entries.values())
+
+    def path(self, name: str) -> Path | None:
+        """The model's file, or None where it is not there.
+
+        Raises:
+            ModelError: ``model_unknown``, or ``model_damaged``: a damaged file is no missing one, because results would
+                silently differ from those of a whole installation.
+        """
+        status = self._status(self.entry(name))
+        if status.state == "damaged":
+            raise ModelError(
+                "model_damaged", status.detail, f"Repeat `headswap models pull {name}` or `headswap models add {name} FILE`."
+            )
+        return status.path if status.state == "present" else None
+
+    def digest(self, name: str) -> str:
+        """SHA-256 of the file, 64 hex digits; ``ModelError`` (``model_missing``) where there is none."""
+        path = self.path(name)
+        if path is None:
+            raise _missing(self.entry(name))
+        return self._digest_of(path)
+
+    def require(self, name: str) -> Path:
+        """The model's file; ``ModelError`` (``model_missing``), saying how to get it, where it is not there."""
+        path = self.path(name)
+        if path is None:
+            raise _missing(self.entry(name))
+        return path
+
+    def add(self, name: str, file: str | Path, *, allow_unknown_digest: bool = False) -> Path:
+        """Register a file: check it, copy it into the folder in one step, and remember its digest.
+
+        Args:
+            name: of a known or declared model.
+            file: what is copied.
+            allow_unknown_digest: take a file whose digest is not the one on record (another export of the same network).
+
+        Raises:
+            ModelError: unknown name; file missing, damaged, of the wrong kind or a pickle; ``model_digest`` where the file
+                is not the one on record.
+        """
+        entry = self.entry(name)
+        source = Path(file).expanduser()
+        if source.is_dir():
+            raise ModelError(
+                "model_wrong_kind", f"{source} is a folder; {name} is one {entry.kind} file.", "Give the file itself."
+            )
+        check_weights(source, entry.kind, entry.arrays)
+        with self._temporary(entry) as temporary:
+            shutil.copyfile(source, temporary)
+            return self._install(entry, temporary, str(source), allow_unknown_digest)
+
+    def pull(
+        self,
+        name: str,
+        *,
+        accept_licence: bool = False,
+        maximum_bytes: int = 4 * 2**30,
+        progress: Callable[[int, int | None], None] | None = None,
+    ) -> Path:
+        """Download a model from where its authors publish it.
+
+        Args:
+            name: of a known or declared model.
+            accept_licence: the caller has shown ``entry(name).licence`` and the person agreed.
+            maximum_bytes: a longer answer is cut off and refused.
+            progress: called with bytes received and bytes expected (None where the server does not say).
+
+        Raises:
+            ModelError: ``licence_not_accepted``; ``model_no_url``; ``model_download`` (retryable) where the network or the
+                server fails; ``model_digest`` where what came is not the file on record.
+        """
+        entry = self.entry(name)
+        if not accept_licence:
+            terms = entry.licence if entry.commercial else f"{entry.licence}: commercial use is NOT allowed"
+            raise ModelError(
+                "licence_not_accepted",
+                f"The licence of {name} ({entry.origin}) has not been accepted: {terms}.",
+                f"If you agree, repeat it as `headswap models pull {name} --accept-licence`.",
+            )
+        if not entry.url:
+            raise ModelError(
+                "model_no_url", f"There is no address from which {name} can be pulled.", entry.note or _add_hint(entry)
+            )
+        with self._temporary(entry) as temporary:
+            _download(entry, temporary, maximum_bytes, progress)
+            if entry.member:
+                _extract(entry, temporary, maximum_bytes)
+            check_weights(temporary, entry.kind, entry.arrays)
+            return self._install(entry, temporary, entry.url, allow_unknown_digest=False)
+
+    def verify(self) -> tuple[ModelStatus, ...]:
+        """Like ``list``, but reads every file again instead of trusting what was remembered."""
+        accepted = {file: state["accepted"] for file, state in self._verified.items() if state.get("accepted")}
+        self._verified = {file: {"accepted": digest} for file, digest in accepted.items()}
+        statuses = []
+        for status in self.list():
+            if status.state == "present":
+                try:
+                    check_weights(status.path, status.entry.kind, status.entry.arrays)
+                except ModelError as error:
+                    status = ModelStatus(status.entry, "damaged", status.path, status.bytes, error.message)
+            statuses.append(status)
+        return tuple(statuses)
+
+    def refuse_non_commercial(self, names: Iterable[str]) -> None:
+        """Raise ``ModelError`` (``licence_forbids``) if the licence of any of these forbids commercial use."""
+        refused = [self.entry(name) for name in names if not self.entry(name).commercial]
+        if refused:
+            listed = "; ".join(f"{entry.name}: {entry.licence}" for entry in refused)
+            raise ModelError(
+                "licence_forbids",
+                f"A commercial run may not use {listed}.",
+                "Run without --commercial, or move these files out of the folder of models to do without them.",
+            )
+
+    # ---- files
+
+    def _status(self, entry: ModelEntry) -> ModelStatus:
+        path = self.folder / entry.file
+        if not path.is_file():
+            return ModelStatus(entry, "missing", path)
+        size = path.stat().st_size
+        digest = self._digest_of(path)
+        expected = self._verified.get(entry.file, {}).get("accepted") or entry.sha256
+        if expected and digest != expected:
+            detail = f"The file {path} of {entry.name} is not the one on record: its SHA-256 is {digest}, not {expected}."
+            return ModelStatus(entry, "damaged", path, size, detail)
+        if not expected:
+            # Nobody vouches for its digest: look into it, which is cheap beside what the network costs.
+            try:
+                check_weights(path, entry.kind, entry.arrays)
+            except ModelError as error:
+                return ModelStatus(entry, "damaged", path, size, error.message)
+        return ModelStatus(entry, "present", path, size)
+
+    def _digest_of(self, path: Path) -> str:
+        status = path.stat()
+        state = self._verified.get(path.name, {})
+        if (state.get("bytes"), state.get("changed")) == (status.st_size, status.st_mtime_ns):
+            return str(state["sha256"])
+        digest = _sha256(path)
+        self._remember(path.name, {**state, "bytes": status.st_size, "changed": status.st_mtime_ns, "sha256": digest})
+        return digest
+
+    def _remember(self, file: str, state: dict[str, Any]) -> None:
+        self._verified = {**_read_state(self.folder / _STATE_FILE), **self._verified, file: state}
+        if not os.access(self.folder, os.W_OK):
+            return  # a shared, read-only folder: this process remembers, the next one reads again
+        handle, temporary = tempfile.mkstemp(dir=self.folder, prefix=".verified-")
+        with os.fdopen(handle, "w") as stream:
+            json.dump(self._verified, stream, sort_keys=True)
+        os.replace(temporary, self.folder / _STATE_FILE)
+
+    @contextmanager
+    def _temporary(self, entry: ModelEntry) -> Iterator[Path]:
+        """A file of the folder itself, so that moving it to its name is one step; gone afterwards whatever happens."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(dir=self.folder, prefix=f".{entry.name}-")
+        except OSError as error:
+            raise ModelError(
+                "models_folder",
+                f"The folder of models {self.folder} cannot be written: {error.strerror}.",
+                f"Set {FOLDER_VARIABLE} to another.",
+            ) from error
+        os.close(handle)
+        try:
+            yield Path(name)
+        except OSError as error:
+            raise ModelError(
+                "models_folder",
+                f"Writing {entry.file} to {self.folder} failed: {error.strerror or error}.",
+                "Is the disk full?",
+                retryable=True,
+            ) from error
+        finally:
+            Path(name).unlink(missing_ok=True)
+
+    def _install(self, entry: ModelEntry, temporary: Path, source: str, allow_unknown_digest: bool) -> Path:
+        digest = _sha256(temporary)
+        known = digest == entry.sha256
+        if entry.sha256 and not known and not allow_unknown_digest:
+            raise ModelError(
+                "model_digest",
+                f"{source} is not the {entry.name} on record: its SHA-256 is {digest}, not {entry.sha256}.",
+                f"If another version is meant: `headswap models add {entry.name} FILE --allow-unknown-digest`.",
+            )
+        path = self.folder / entry.file
+        temporary.chmod(0o644)
+        with temporary.open("rb") as stream:
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+        status = path.stat()
+        state = {"bytes": status.st_size, "changed": status.st_mtime_ns, "sha256": digest}
+        self._remember(entry.file, state if known else {**state, "accepted": digest})
+        return path
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _missing(entry: ModelEntry) -> ModelError:
+    how = f"`headswap models pull {entry.name}`" if entry.url else _add_hint(entry)
+    return ModelError("model_missing", f"The model {entry.name} ({entry.file}) is not registered.", f"Get it with {how}")
+
+
+def _add_hint(entry: ModelEntry) -> str:
+    return f"Register a file with `headswap models add {entry.name} FILE`."
+
+
+def _read_state(path: Path) -> dict[str, dict[str, Any]]:
+    """What was remembered; a file that cannot be read only means that digests are computed again."""
+    try:
+        state = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return {str(key): value for key, value in state.items() if isinstance(value, dict)} if isinstance(state, dict) else {}
+
+
+def _download(entry: ModelEntry, path: Path, maximum_bytes: int, progress: Callable[[int, int | None], None] | None) -> None:
+    request = urllib.request.Request(entry.url, headers={"User-Agent": "headswap"})
+    try:
+        with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as answer, path.open("wb") as file:
+            length = answer.headers.get("Content-Length")
+            expected = int(length) if length and length.isdigit() else None
+            received = 0
+            while block := answer.read(_BLOCK):
+                received += len(block)
+                if received > maximum_bytes:
+                    raise ModelError(
+                        "model_download", f"{entry.url} sends more than {maximum_bytes} bytes.", "Is it the right address?"
+                    )
+                file.write(block)
+                if progress is not None:
+                    progress(received, expected)
+    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
+        reason = error.reason if isinstance(error, urllib.error.URLError) else error
+        raise ModelError(
+            "model_download",
+            f"{entry.name} could not be downloaded from {entry.url}: {reason}.",
+            f"Check the network, or fetch the file elsewhere and register it: `headswap models add {entry.name} FILE`.",
+            retryable=True,
+        ) from error
+    if expected is not None and received != expected:
+        raise ModelError(
+            "model_download",
+            f"{entry.url} sent {received} of {expected} bytes before it stopped.",
+            "Repeat the command.",
+            retryable=True,
+        )
+
+
+def _extract(entry: ModelEntry, path: Path, maximum_bytes: int) -> None:
+    """Replace a zip archive by its one member that is wanted (in whatever folder of the archive)."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            found = [member for member in archive.infolist() if Path(member.filename).name == entry.member]
+            if not found or found[0].file_size > maximum_bytes:
+                raise ModelError("model_download", f"The archive {entry.url} does not hold {entry.member}.", _add_hint(entry))
+            unpacked = path.with_name(path.name + ".member")
+            try:
+                with archive.open(found[0]) as member, unpacked.open("wb") as file:
+                    _copy_bounded(member, file, found[0].file_size)
+                os.replace(unpacked, path)
+            finally:
+                unpacked.unlink(missing_ok=True)
+    except zipfile.BadZipFile as error:
+        raise ModelError(
+            "model_download", f"What {entry.url} sent is no whole zip archive.", "Repeat the command.", retryable=True
+        ) from error
+
+
+def _copy_bounded(source: IO[bytes], target: IO[bytes], size: int) -> None:
+    """Copy at most ``size`` bytes: what an archive says about itself is not to be trusted."""
+    while size > 0 and (block := source.read(min(_BLOCK, size))):
+        target.write(block)
+        size -= len(block)
