@@ -26,7 +26,7 @@ import urllib.request
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -47,13 +47,18 @@ State = Literal["present", "missing", "damaged"]
 
 @dataclass(frozen=True)
 class ModelStatus:
-    """An entry and how its file is."""
+    """What a person wants to know of a model, and how its file is."""
 
-    entry: ModelEntry
+    name: str
     state: State
-    path: Path
+    licence: str
+    commercial: bool
+    serves: str
+    origin: str
+    path: str
     bytes: int = 0
     detail: str = ""
+    """What is wrong with a damaged file."""
 
 
 class ModelRegistry:
@@ -105,7 +110,7 @@ class ModelRegistry:
             raise ModelError(
                 "model_damaged", status.detail, f"Repeat `headswap models pull {name}` or `headswap models add {name} FILE`."
             )
-        return status.path if status.state == "present" else None
+        return Path(status.path) if status.state == "present" else None
 
     def digest(self, name: str) -> str:
         """SHA-256 of the file, 64 hex digits; ``ModelError`` (``model_missing``) where there is none."""
@@ -191,9 +196,10 @@ class ModelRegistry:
         for status in self.list():
             if status.state == "present":
                 try:
-                    check_weights(status.path, status.entry.kind, status.entry.arrays)
+                    entry = self.entries[status.name]
+                    check_weights(Path(status.path), entry.kind, entry.arrays)
                 except ModelError as error:
-                    status = ModelStatus(status.entry, "damaged", status.path, status.bytes, error.message)
+                    status = replace(status, state="damaged", detail=error.message)
             statuses.append(status)
         return tuple(statuses)
 
@@ -212,21 +218,22 @@ class ModelRegistry:
 
     def _status(self, entry: ModelEntry) -> ModelStatus:
         path = self.folder / entry.file
+        status = ModelStatus(entry.name, "missing", entry.licence, entry.commercial, entry.serves, entry.origin, str(path))
         if not path.is_file():
-            return ModelStatus(entry, "missing", path)
-        size = path.stat().st_size
+            return status
+        status = replace(status, state="present", bytes=path.stat().st_size)
         digest = self._digest_of(path)
         expected = self._verified.get(entry.file, {}).get("accepted") or entry.sha256
         if expected and digest != expected:
             detail = f"The file {path} of {entry.name} is not the one on record: its SHA-256 is {digest}, not {expected}."
-            return ModelStatus(entry, "damaged", path, size, detail)
+            return replace(status, state="damaged", detail=detail)
         if not expected:
             # Nobody vouches for its digest: look into it, which is cheap beside what the network costs.
             try:
                 check_weights(path, entry.kind, entry.arrays)
             except ModelError as error:
-                return ModelStatus(entry, "damaged", path, size, error.message)
-        return ModelStatus(entry, "present", path, size)
+                return replace(status, state="damaged", detail=error.message)
+        return status
 
     def _digest_of(self, path: Path) -> str:
         status = path.stat()

@@ -151,7 +151,7 @@ def test_arrays_that_are_missing_are_named(tmp_path: Path) -> None:
 def test_a_folder_that_does_not_exist_has_no_models_and_is_not_made(tmp_path: Path) -> None:
     registry = ModelRegistry(tmp_path / "models")
     assert {status.state for status in registry.list()} == {"missing"}
-    assert [status.entry.name for status in registry.list()] == ["hair_segmentation", "face_landmarker", "ict", "lama", "arcface"]
+    assert [status.name for status in registry.list()] == ["hair_segmentation", "face_landmarker", "ict", "lama", "arcface"]
     assert registry.path("lama") is None
     assert code_of(registry.digest, "lama") == code_of(registry.require, "lama") == "model_missing"
     assert not (tmp_path / "models").exists()
@@ -198,7 +198,7 @@ def test_a_file_that_is_not_the_one_on_record_needs_to_be_allowed(tmp_path: Path
     registry.add("arcface", file, allow_unknown_digest=True)
     again = ModelRegistry(tmp_path / "models")
     assert again.digest("arcface") == hashlib.sha256(WHOLE["onnx"]).hexdigest()
-    assert [status.state for status in again.verify() if status.entry.name == "arcface"] == ["present"]
+    assert [status.state for status in again.verify() if status.name == "arcface"] == ["present"]
 
 
 def test_a_file_changed_later_is_damaged_not_missing(tmp_path: Path) -> None:
@@ -208,7 +208,7 @@ def test_a_file_changed_later_is_damaged_not_missing(tmp_path: Path) -> None:
     path.write_bytes(tiny_npz(weights=np.arange(4.0)))
     for again in (registry, ModelRegistry(tmp_path)):
         assert code_of(again.path, "faces") == "model_damaged"
-        (status,) = [status for status in again.list() if status.entry.name == "faces"]
+        (status,) = [status for status in again.list() if status.name == "faces"]
         assert (status.state, "not the one on record" in status.detail) == ("damaged", True)
 
 
@@ -222,7 +222,7 @@ def test_verify_finds_what_size_and_time_do_not_show(tmp_path: Path) -> None:
     path.write_bytes(data)
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert registry.path("faces") == path
-    assert [status.state for status in registry.verify() if status.entry.name == "faces"] == ["damaged"]
+    assert [status.state for status in registry.verify() if status.name == "faces"] == ["damaged"]
 
 
 def test_the_digest_is_computed_once_for_an_unchanged_file(tmp_path: Path) -> None:
@@ -363,7 +363,7 @@ def test_the_real_files_are_the_ones_on_record(tmp_path: Path, shared: Path) -> 
         if not (shared / "models" / file).is_file():
             pytest.skip(f"needs {file} in ../shared/models")
         registry.add(name, shared / "models" / file)
-    assert {status.entry.name for status in registry.verify() if status.state == "present"} == set(found)
+    assert {status.name for status in registry.verify() if status.state == "present"} == set(found)
     cut = written(tmp_path, (shared / "models" / found["hair_segmentation"]).read_bytes()[:-1000], "cut.tflite")
     assert code_of(registry.add, "hair_segmentation", cut, allow_unknown_digest=True) == "model_damaged"
     assert code_of(registry.add, "lama", shared / "models/taef2/taef2_decoder.pth") == "model_pickle"
