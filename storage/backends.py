@@ -64,6 +64,10 @@ class Backend(ABC):
         """Objects directly in a folder, by name: one listing."""
 
     @abstractmethod
+    def subfolders(self, folder: str) -> list[str]:
+        """Names of the folders directly in a folder, in order: one listing."""
+
+    @abstractmethod
     def walk(self, folder: str) -> dict[str, Entry]:
         """All objects under a folder, by path relative to the root."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,6 +11,11 @@ from schemas.problems import StoreError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+def without_credentials(url: str) -> str:
+    """An address as it may be shown: without a name and password before the host."""
+    return re.sub(r"//[^/@]*@", "//", url)
 
 
 def store_error(error: BaseException, doing: str, url: str) -> StoreError:

@@ -53,12 +53,22 @@ def stale(parent: Path) -> list[Path]:
     return found
 
 
+def foreign(parent: Path) -> list[Path]:
+    """Folders of other machines or containers, or of before a reboot, whose processes cannot be asked for from here."""
+    if not parent.is_dir():
+        return []
+    found = [(folder, _FOLDER.fullmatch(folder.name)) for folder in sorted(parent.iterdir())]
+    return [folder for folder, match in found if match and match["machine"] != _machine()]
+
+
 def _started(process: int) -> int | None:
-    """When a process began, in hundredths of a second; None where there is none. Guards against reused process numbers."""
+    """When a process began, in clock ticks since the boot; None where there is none. Guards against reused process numbers."""
     try:
-        return round(psutil.Process(process).create_time() * 100)
-    except (psutil.NoSuchProcess, psutil.AccessDenied):
-        return None
+        # Not psutil's create_time: it moves when the wall clock is corrected. The name in brackets may hold spaces.
+        return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19])
+    except (FileNotFoundError, ProcessLookupError):
+        # Without /proc a number that is in use again keeps a dead folder until gc removes it by age.
+        return 0 if psutil.pid_exists(process) else None
 
 
 def _machine() -> str:

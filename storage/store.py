@@ -10,14 +10,16 @@ import secrets
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from schemas.problems import StoreError
 from storage import scratch as scratch_folders
 from storage.artifacts import Artifact, ArtifactWriter, FolderFiles
 from storage.backends import Backend, Entry
+from storage.downloads import Downloads, StoredFiles
 from storage.errors import translated
 from storage.keys import canonical_json
 from storage.local import LocalBackend, remove_tree
 from storage.manifests import Manifest
+from storage.packing import pack
+from storage.remote import MemoryBackend, RemoteBackend, S3Backend
 
 _STAGE = re.compile(r"[a-z][a-z0-9_]*")
 _KEY = re.compile(r"[A-Za-z0-9_-]+")
@@ -63,6 +65,7 @@ class ArtifactStore:
     def _forget_process(self) -> None:
         self._owner = os.getpid()
         self._scratch: Path | None = None
+        self._downloads: Downloads | None = None
         self._manifests: dict[str, tuple[Entry, Manifest]] = {}
 
     def __getstate__(self) -> dict[str, object]:
@@ -102,7 +105,7 @@ class ArtifactStore:
         """Remove the scratch folder. The store can be used again; it then makes a new one."""
         if self._owner == os.getpid() and self._scratch is not None:
             scratch_folders.remove(self._scratch)
-            self._scratch = None
+            self._scratch = self._downloads = None
             atexit.unregister(self.close)
 
     # Commits
@@ -143,7 +146,7 @@ class ArtifactStore:
 
     def stages(self) -> list[str]:
         """Stages that have commits or objects, in order of name."""
-        return sorted({path.split("/")[1] for top in ("commits", "objects") for path in self.backend.walk(top)})
+        return sorted({stage for top in ("commits", "objects") for stage in self.backend.subfolders(top)})
 
     def _listing(self, stage: str) -> dict[str, Entry]:
         _check_stage(stage)
@@ -172,6 +175,9 @@ class ArtifactStore:
         continue from the same content. At every moment before the publication nothing is visible; after it, all is.
         """
         manifest = writer.seal(secrets.token_hex(8))
+        earlier = self.lookup(manifest.stage, manifest.key)
+        if earlier is not None:
+            return earlier
         manifest = self._store_objects(writer.directory, manifest)
         path, data = _manifest_path(manifest.stage, manifest.key), manifest.to_json()
         if not self.backend.create(path, data):
@@ -185,7 +191,10 @@ class ArtifactStore:
         return manifest
 
     def _store_objects(self, directory: Path, manifest: Manifest) -> Manifest:
-        self.backend.adopt(directory, [entry.path for entry in manifest.files], manifest.folder)
+        if not self.backend.folders:
+            with translated("packing pictures", str(directory)):
+                manifest = pack(directory, manifest)
+        self.backend.adopt(directory, [entry.path for entry in manifest.stored], manifest.folder)
         return manifest
 
     def discard(self, writer: ArtifactWriter) -> None:
@@ -197,8 +206,14 @@ class ArtifactStore:
         """Read access to a committed artifact."""
         folder = self.backend.local_path(manifest.folder)
         if folder is None:
-            raise NotImplementedError
+            return Artifact(manifest, StoredFiles(self.backend, manifest, self._own_downloads))
         return Artifact(manifest, FolderFiles(folder))
+
+    def _own_downloads(self) -> Downloads:
+        folder = self.scratch / "downloads"
+        if self._downloads is None:
+            self._downloads = Downloads(folder)
+        return self._downloads
 
     def withdraw(self, stage: str, key: str) -> None:
         """Forget a commit, so that it is computed again. Its objects stay until gc; readers that hold them are not disturbed."""
@@ -250,7 +265,9 @@ def _backend(url: str, storage_options: dict[str, object]) -> Backend:
         return LocalBackend(Path(url).expanduser().absolute())
     if scheme in ("file", "local"):
         return LocalBackend(Path(rest).expanduser().absolute())
-    raise StoreError("store_unreachable", f"The store {url} is of a kind that is not supported.", "Use a local folder.")
+    if scheme in ("s3", "s3a"):
+        return S3Backend(url, storage_options)
+    return MemoryBackend(url) if scheme == "memory" else RemoteBackend(url, storage_options)
 
 
 def _parse(data: bytes) -> Manifest | None:
