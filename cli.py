@@ -1,0 +1,483 @@
+"""The `headswap` command: parses, calls flows, prints. No logic.
+
+Exit status: 0 all done; 1 some jobs failed (each named, with its reason); 2 wrong usage or configuration (all problems at once).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import click
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from schemas.problems import HeadswapError, UsageError
+
+app = typer.Typer(
+    name="headswap",
+    help="Replace the head of a person in a video by the head of one portrait, over whole catalogues, resumable.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+models_app = typer.Typer(help="Networks: nothing downloads by itself.", no_args_is_help=True)
+app.add_typer(models_app, name="models")
+
+out_console = Console(soft_wrap=True)
+error_console = Console(stderr=True, soft_wrap=True)
+
+DONE, FAILED, WRONG_USAGE = 0, 1, 2
+
+
+class RendererName(StrEnum):
+    warp = "warp"
+    diffusion = "diffusion"
+
+
+class EngineName(StrEnum):
+    prefect = "prefect"
+    direct = "direct"
+
+
+class ProfileName(StrEnum):
+    demo = "demo"
+    full = "full"
+
+
+StoreOption = Annotated[str | None, typer.Option("--store", metavar="URL", help="Folder or URL of the artifact store.")]
+OutOption = Annotated[
+    str | None, typer.Option("--out", metavar="URL", help="Where videos and the report go. Default: results/ in the store.")
+]
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", metavar="FILE", help="YAML file with settings (docs/configuration.md).")
+]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any setting, e.g. stages.encode.crf=18. Repeatable.")
+]
+EngineOption = Annotated[
+    EngineName | None, typer.Option("--engine", help="prefect, or direct: the same plan in one process without a server.")
+]
+RendererOption = Annotated[RendererName | None, typer.Option("--renderer", help="For jobs that name none.")]
+ProfileOption = Annotated[ProfileName | None, typer.Option("--profile", help="Size of the diffusion renderer's networks.")]
+WorkersOption = Annotated[int | None, typer.Option("--workers", min=1, help="Processes. Default: the usable cores.")]
+CommercialOption = Annotated[bool, typer.Option("--commercial", help="Refuse models whose licence forbids commercial use.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
+RunArgument = Annotated[str | None, typer.Argument(metavar="[RUN]", help="A run's id. Default: the latest.")]
+
+
+def settings_of(config: Path | None, assignments: list[str] | None, **flags: Any) -> Any:
+    from schemas.configuration import load_settings, parse_assignments
+
+    given: dict[str, Any] = dict(parse_assignments(assignments or []))
+    given.update(
+        {name: str(value) if isinstance(value, StrEnum) else value for name, value in flags.items() if value is not None}
+    )
+    return load_settings(given, os.environ, config)
+
+
+def open_store(settings: Any) -> Any:
+    from storage.store import ArtifactStore
+
+    if not settings.store:
+        raise UsageError(["No store is given."], "Say where intermediates are kept: --store FOLDER_OR_URL, or HEADSWAP_STORE.")
+    scratch = Path(settings.scratch) if settings.scratch else None
+    return ArtifactStore.open(settings.store, scratch=scratch, storage_options=settings.storage_options)
+
+
+def registry_of(settings: Any) -> Any:
+    from stages.networks.registry import ModelRegistry
+
+    return ModelRegistry(Path(settings.models).expanduser())
+
+
+def print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+
+
+def run_and_tell(jobs: Sequence[Any], store: Any, settings: Any, *, name: str, as_json: bool, **options: Any) -> int:
+    from flows.catalogue import run_jobs
+    from flows.progress import ProgressView
+    from flows.summary import print_summary, summary
+
+    with ProgressView(error_console, quiet=as_json) as view:
+        result = run_jobs(jobs, store, settings, name=name, events=[view], **options)
+    if as_json:
+        print_json(summary(result, store))
+    else:
+        print_summary(result, store, out_console)
+    return result.exit_status
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="For the store, the videos and the report.")] = Path(
+        "demo-output"
+    ),
+    renderer: RendererOption = None,
+    engine: EngineOption = None,
+    workers: WorkersOption = None,
+    as_json: JsonOption = False,
+) -> int:
+    """The example catalogue to videos and a report, on the built-in defaults."""
+    from flows.examples import example_catalogue
+
+    settings = settings_of(
+        None, None, store=str(out / "store"), out=str(out), renderer=renderer, engine=engine or EngineName.direct, workers=workers
+    )
+    catalogue = example_catalogue()
+    with open_store(settings) as store:
+        return run_and_tell(catalogue.jobs, store, settings, name="demo", as_json=as_json, output_url=str(out))
+
+
+@app.command()
+def swap(
+    source: Annotated[str, typer.Argument(help="Picture (or video) of the head to put on: path or URL.")],
+    target: Annotated[str, typer.Argument(help="Video (or picture) whose head is replaced: path or URL.")],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="OUT", help="The video to write.")],
+    rights: Annotated[str, typer.Option("--rights", metavar="TEXT", help="On what ground the source's likeness is used.")] = "",
+    renderer: RendererOption = None,
+    edit: Annotated[str | None, typer.Option("--edit", metavar="FILE", help="Expression and pose edits.")] = None,
+    subject: Annotated[
+        str | None, typer.Option("--subject", help="Whose head: largest, a number, or a picture.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
+    store_url: StoreOption = None,
+    engine: EngineOption = None,
+    profile: ProfileOption = None,
+    workers: WorkersOption = None,
+    commercial: CommercialOption = False,
+    config: ConfigOption = None,
+    assignments: SetOption = None,
+    as_json: JsonOption = False,
+) -> int:
+    """One pair: SOURCE's head on TARGET's body."""
+    from flows.examples import single_job
+
+    job = single_job(source, target, output, rights=rights, renderer=renderer, edits=edit, subject=subject, seed=seed)
+    settings = settings_of(
+        config,
+        assignments,
+        store=store_url or os.environ.get("HEADSWAP_STORE") or str(Path("~/.cache/headswap/store").expanduser()),
+        engine=engine or EngineName.direct,
+        renderer=renderer,
+        profile=profile,
+        workers=workers,
+        commercial=commercial or None,
+    )
+    with open_store(settings) as store:
+        folder = str(output.absolute().parent)
+        return run_and_tell(
+            [job], store, settings, name=job.id, as_json=as_json, output_url=folder, report_name=f"{output.stem}-report"
+        )
+
+
+@app.command()
+def run(
+    catalogue: Annotated[str, typer.Argument(help="CSV, JSON Lines or Parquet: path or URL (docs/catalogue.md).")],
+    store_url: StoreOption = None,
+    out: OutOption = None,
+    renderer: RendererOption = None,
+    profile: ProfileOption = None,
+    engine: EngineOption = None,
+    workers: WorkersOption = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Also try again what failed for good before.")] = False,
+    commercial: CommercialOption = False,
+    config: ConfigOption = None,
+    assignments: SetOption = None,
+    as_json: JsonOption = False,
+) -> int:
+    """A whole catalogue. The same command again goes on where a killed run was."""
+    from flows.catalogue import default_output
+    from schemas.catalogue import read_catalogue
+
+    settings = settings_of(
+        config,
+        assignments,
+        store=store_url,
+        out=out,
+        renderer=renderer,
+        profile=profile,
+        engine=engine,
+        workers=workers,
+        commercial=commercial or None,
+    )
+    found = read_catalogue(catalogue)
+    with open_store(settings) as store:
+        name = catalogue.rstrip("/").rsplit("/", 1)[-1].rsplit(".", 1)[0]
+        return run_and_tell(
+            found.jobs,
+            store,
+            settings,
+            name=name,
+            as_json=as_json,
+            output_url=settings.out or default_output(store, name),
+            retry_failed=retry_failed,
+            asked={"catalogue": catalogue, "catalogue_digest": found.digest},
+        )
+
+
+@app.command()
+def plan(
+    catalogue: Annotated[str, typer.Argument(help="CSV, JSON Lines or Parquet: path or URL.")],
+    store_url: StoreOption = None,
+    renderer: RendererOption = None,
+    profile: ProfileOption = None,
+    workers: WorkersOption = None,
+    config: ConfigOption = None,
+    assignments: SetOption = None,
+    as_json: JsonOption = False,
+) -> int:
+    """What is cached, what would run, frames, estimated time and bytes. Runs nothing."""
+    from flows.summary import plan_document, print_plan
+    from schemas.catalogue import read_catalogue
+
+    settings = settings_of(config, assignments, store=store_url, renderer=renderer, profile=profile, workers=workers)
+    found = read_catalogue(catalogue)
+    with open_store(settings) as store:
+        document = plan_document(found.jobs, store, settings, registry_of(settings))
+    if as_json:
+        print_json(document)
+    else:
+        print_plan(document, out_console)
+    return DONE
+
+
+@app.command()
+def status(
+    run_id: RunArgument = None, store_url: StoreOption = None, config: ConfigOption = None, as_json: JsonOption = False
+) -> int:
+    """How a run went, or goes: jobs done, cached, failed with reasons."""
+    from flows.summary import print_status, status_document
+
+    with open_store(settings_of(config, None, store=store_url)) as store:
+        document = status_document(store, run_id)
+    if as_json:
+        print_json(document)
+    else:
+        print_status(document, out_console)
+    return FAILED if document["failed"] else DONE
+
+
+@app.command()
+def retry(
+    run_id: RunArgument = None,
+    store_url: StoreOption = None,
+    engine: EngineOption = None,
+    workers: WorkersOption = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Try a run's failed and unfinished jobs again, bad inputs included; what is committed is not done again."""
+    from flows.retrying import unfinished
+
+    with open_store(settings_of(None, None, store=store_url)) as store:
+        again = unfinished(store, run_id, {"engine": engine and str(engine), "workers": workers})
+        if not again.jobs:
+            if as_json:
+                print_json({"run": again.run_id, "jobs": 0})
+            else:
+                out_console.print(f"Nothing to do: every job of {again.run_id} is done.")
+            return DONE
+        return run_and_tell(
+            again.jobs,
+            store,
+            again.settings,
+            name=again.name,
+            as_json=as_json,
+            output_url=again.output_url,
+            retry_failed=True,
+            asked={"retry_of": again.run_id},
+        )
+
+
+@app.command()
+def report(run_id: RunArgument = None, store_url: StoreOption = None, out: OutOption = None, as_json: JsonOption = False) -> int:
+    """Write a run's report page again."""
+    from flows.retrying import rebuild_report
+
+    with open_store(settings_of(None, None, store=store_url)) as store:
+        page = rebuild_report(store, run_id, out)
+    if as_json:
+        print_json({"report": str(page)})
+    else:
+        typer.echo(str(page))
+    return DONE
+
+
+@app.command()
+def inspect(
+    clip: Annotated[str, typer.Argument(help="A clip (path or URL), or the id of a job of the latest run.")],
+    store_url: StoreOption = None,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the pictures.")] = Path("inspect"),
+    subject: Annotated[str | None, typer.Option("--subject")] = None,
+    config: ConfigOption = None,
+    assignments: SetOption = None,
+    as_json: JsonOption = False,
+) -> int:
+    """A clip's (or a job's) intermediates as pictures."""
+    from flows.inspection import inspect_from_store
+
+    settings = settings_of(config, assignments, store=store_url)
+    with open_store(settings) as store:
+        pictures = inspect_from_store(clip, store, settings, registry_of(settings), out, subject=subject)
+    if as_json:
+        print_json({"pictures": [str(path) for path in pictures]})
+    else:
+        for path in pictures:
+            typer.echo(str(path))
+    return DONE
+
+
+@models_app.command("list")
+def models_list(config: ConfigOption = None, as_json: JsonOption = False) -> int:
+    """What is known, what is here, under which licence, and what it serves."""
+    from flows.models import describe
+
+    entries = describe(registry_of(settings_of(config, None)))
+    if as_json:
+        print_json(entries)
+        return DONE
+    table = Table("name", "state", "licence", "commercial", "serves", box=None)
+    for entry in entries:
+        table.add_row(entry["name"], entry["state"], entry["licence"], "yes" if entry["commercial"] else "no", entry["serves"])
+    out_console.print(table)
+    return DONE
+
+
+@models_app.command("add")
+def models_add(
+    name: Annotated[str, typer.Argument(help="A name of `models list`.")],
+    file: Annotated[Path, typer.Argument(help="The file, already on this machine.")],
+    allow_unknown_digest: Annotated[
+        bool, typer.Option("--allow-unknown-digest", help="Take another file than the known one.")
+    ] = False,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Register a file that is already there."""
+    path = registry_of(settings_of(config, None)).add(name, file, allow_unknown_digest=allow_unknown_digest)
+    if as_json:
+        print_json({"name": name, "path": str(path)})
+    else:
+        out_console.print(f"{name} is registered.")
+    return DONE
+
+
+@models_app.command("pull")
+def models_pull(
+    name: Annotated[str, typer.Argument(help="A name of `models list`.")],
+    accept_licence: Annotated[bool, typer.Option("--accept-licence", help="Do not ask.")] = False,
+    config: ConfigOption = None,
+) -> int:
+    """Download a model after showing its licence."""
+    from flows.models import pull
+
+    pull(registry_of(settings_of(config, None)), name, accepted=accept_licence, ask=typer.confirm, tell=typer.echo)
+    return DONE
+
+
+@models_app.command("verify")
+def models_verify(config: ConfigOption = None, as_json: JsonOption = False) -> int:
+    """Hash every registered file again."""
+    from flows.models import verify
+
+    entries = verify(registry_of(settings_of(config, None)))
+    if as_json:
+        print_json(entries)
+    else:
+        for entry in entries:
+            out_console.print(f"{entry['name']}: {entry['state']}")
+    return FAILED if any(entry["state"] == "damaged" for entry in entries) else DONE
+
+
+@app.command()
+def gc(
+    store_url: StoreOption = None,
+    retention: Annotated[str, typer.Option("--retention", help="all, resume or results: which intermediates stay.")] = "all",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    minimum_age_hours: Annotated[
+        float, typer.Option("--minimum-age-hours", min=0, help="Younger objects stay.")
+    ] = 24.0,
+    as_json: JsonOption = False,
+) -> int:
+    """Remove what no manifest reaches (and, with --retention, intermediates that are not wanted any more)."""
+    from flows.upkeep import collect_garbage, print_garbage
+
+    with open_store(settings_of(None, None, store=store_url)) as store:
+        document = collect_garbage(store, retention=retention, dry_run=dry_run, minimum_age_hours=minimum_age_hours)
+    print_json(document) if as_json else print_garbage(document, out_console)
+    return DONE
+
+
+@app.command()
+def fsck(
+    store_url: StoreOption = None,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Have what is damaged computed again.")
+    ] = False,
+    stage: Annotated[list[str] | None, typer.Option("--stage", help="Only these stages. Repeatable.")] = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Hash everything again and compare with what was committed."""
+    from flows.upkeep import check_store, print_check
+
+    with open_store(settings_of(None, None, store=store_url)) as store:
+        document = check_store(store, repair=repair, stages=stage)
+    print_json(document) if as_json else print_check(document, out_console)
+    return FAILED if document["damaged"] and not repair else DONE
+
+
+@app.command()
+def doctor(store_url: StoreOption = None, config: ConfigOption = None, as_json: JsonOption = False) -> int:
+    """Whether this machine, the store and the models are as they should be, and what to do where not."""
+    from flows.doctor import check_up, print_checks
+
+    settings = settings_of(config, None, store=store_url)
+    checks = check_up(settings, registry_of(settings))
+    print_json([vars(check) for check in checks]) if as_json else print_checks(checks, out_console)
+    return FAILED if any(check.state == "failed" for check in checks) else DONE
+
+
+def tell_error(error: HeadswapError) -> None:
+    if isinstance(error, UsageError):
+        for problem in error.problems:
+            error_console.print(f"[red]error[/] {problem}", highlight=False)
+    else:
+        error_console.print(f"[red]{error.code}[/] {error.message}", highlight=False)
+    if error.remedy:
+        error_console.print(f"      {error.remedy}", highlight=False)
+
+
+def exit_code_of(call: Callable[[], Any]) -> int:
+    try:
+        code = call()
+    except UsageError as error:
+        tell_error(error)
+        return WRONG_USAGE
+    except HeadswapError as error:
+        tell_error(error)
+        return FAILED
+    except click.exceptions.Exit as ended:
+        return int(ended.exit_code)
+    except (KeyboardInterrupt, click.exceptions.Abort):
+        error_console.print("\nStopped. What was committed stays; give the same command again to go on.")
+        return 130
+    except click.ClickException as error:
+        error.show()
+        return WRONG_USAGE
+    return int(code or 0)
+
+
+def main() -> None:
+    sys.exit(exit_code_of(lambda: app(standalone_mode=False)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""A catalogue from start to end: plan, run with an engine, record, report. The two engines share all of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from flows.estimates import work_seconds
+from flows.events import Events, JobOutcome, StageTotals
+from flows.planning import Planner
+from flows.reporting import write_report
+from flows.runs import RunRecorder, new_run_id
+from flows.scheduling import Batch, DirectEngine
+from flows.workers import Limits, WorkerPool
+from schemas.catalogue import Job
+from schemas.configuration import Settings
+from stages.networks.registry import ModelRegistry
+from storage.store import ArtifactStore
+
+
+@dataclass
+class RunResult:
+    """What a run came to. ``exit_status``: 0 all done, 1 some jobs failed."""
+
+    run_id: str
+    outcomes: dict[str, JobOutcome]
+    totals: dict[str, StageTotals]
+    seconds: float
+    output_url: str
+    report: Path | None = None
+    record: dict[str, Any] = field(default_factory=dict)
+
+    def count(self, status: str) -> int:
+        return sum(outcome.status == status for outcome in self.outcomes.values())
+
+    @property
+    def exit_status(self) -> int:
+        return 1 if self.count("failed") else 0
+
+
+class Observers(Events):
+    """Several observers as one."""
+
+    def __init__(self, observers: Sequence[Events]) -> None:
+        for name in (
+            "run_started",
+            "step_started",
+            "progress",
+            "step_finished",
+            "step_failed",
+            "retrying",
+            "job_finished",
+            "note",
+        ):
+            setattr(self, name, _each([getattr(observer, name) for observer in observers]))
+
+
+def _each(methods: Sequence[Callable[..., None]]) -> Callable[..., None]:
+    def call(*arguments: Any) -> None:
+        for method in methods:
+            method(*arguments)
+
+    return call
+
+
+def default_output(store: ArtifactStore, name: str) -> str:
+    """Results go beside the artifacts unless a place is given."""
+    return f"{store.url.rstrip('/')}/results/{name}"
+
+
+def run_jobs(
+    jobs: Sequence[Job],
+    store: ArtifactStore,
+    settings: Settings,
+    *,
+    name: str,
+    output_url: str,
+    registry: ModelRegistry | None = None,
+    events: Sequence[Events] = (),
+    retry_failed: bool = False,
+    asked: dict[str, Any] | None = None,
+    report_name: str = "report",
+) -> RunResult:
+    """Run jobs to their end with the engine of the settings.
+
+    What is committed in the store is not done again; giving the same jobs again after a kill goes on where it was.
+    """
+    began = time.perf_counter()
+    run_id = new_run_id(name)
+    recorder = RunRecorder(
+        store,
+        run_id,
+        {
+            "name": name,
+            "engine": settings.engine,
+            "out": output_url,
+            "jobs": [job.model_dump(mode="json") for job in jobs],
+            "settings": settings.model_dump(mode="json", exclude={"storage_options"}),  # may hold credentials
+            **(asked or {}),
+        },
+    )
+    observers = Observers([recorder, *events])
+    state = "interrupted"
+    totals: dict[str, StageTotals] = {}
+    report: Path | None = None
+    with ExitStack() as held:
+        planner = Planner(jobs, store, settings, registry or ModelRegistry(Path(settings.models).expanduser()))
+        planner.survey()
+        observers.run_started(list(planner.jobs.values()), work_seconds(planner))
+        limits = Limits(seconds=settings.time_limits.of, memory_bytes=settings.worker_memory)
+        pool = held.enter_context(WorkerPool(settings.workers, limits=limits, logs=store.scratch))
+        batch = Batch(planner, pool, observers, output_url=output_url, retry_failed=retry_failed)
+        try:
+            if settings.engine == "prefect":
+                from flows.prefect_engine import run_with_prefect  # Prefect takes seconds to import
+
+                run_with_prefect(batch, run_id=run_id, name=name)
+            else:
+                engine = DirectEngine(batch, threads=2 * max(1, settings.workers) + 2)
+                held.callback(engine.close)
+                batch.run(engine)
+            totals = dict(batch.totals)
+            report = write_report(
+                planner, batch.outcomes, output_url, name=report_name, run_id=run_id, seconds=time.perf_counter() - began
+            )
+            state = "failed" if any(outcome.status == "failed" for outcome in batch.outcomes.values()) else "completed"
+        finally:
+            record = recorder.finish(state, totals or dict(batch.totals), None if report is None else str(report))
+    return RunResult(run_id, batch.outcomes, totals, time.perf_counter() - began, output_url, report, record)

@@ -1,0 +1,122 @@
+"""The end of a job: its record is committed, its video put where it was asked for, with a provenance file beside it."""
+
+from __future__ import annotations
+
+import json
+import posixpath
+from typing import Any
+
+import fsspec
+
+from flows import pipeline
+from flows.events import JobOutcome
+from flows.planning import JOB_RECORD, JOB_RECORD_VERSION, JobPlan, Node, Planner
+from schemas.problems import HeadswapError, StoreError
+from storage.artifacts import Artifact, Manifest
+
+PROVENANCE_SUFFIX = ".provenance.json"
+
+
+def final_manifests(planner: Planner, plan: JobPlan) -> dict[str, Manifest]:
+    """The job's last artifacts by stage; all are committed when this is asked."""
+    found = {}
+    for name in pipeline.FINAL:
+        units = planner.step(Node(plan.job.id, name)).units or []
+        (unit,) = units
+        if unit.manifest is None:
+            raise RuntimeError(f"{name} of {plan.job.id} is not committed")
+        found[name] = unit.manifest
+    return found
+
+
+def deliver(planner: Planner, plan: JobPlan, output_url: str) -> JobOutcome:
+    """Copy the finished video to its place, unless the same one is there, and say how the job went.
+
+    Raises:
+        StoreError: ``output_failed`` when the place cannot be written.
+    """
+    manifests = final_manifests(planner, plan)
+    video = planner.store.artifact(manifests["assemble"])
+    name = video_name(video)
+    wanted = plan.job.output or f"{plan.job.id}.{name.rsplit('.', 1)[-1]}"
+    stem, dot, suffix = wanted.rpartition(".")
+    actual = name.rsplit(".", 1)[-1]
+    notes: list[str] = []
+    if dot and suffix.lower() != actual:
+        wanted = f"{stem}.{actual}"
+        notes.append(f"The sound does not fit into .{suffix}: the result is a .{actual} file.")
+    address = posixpath.join(output_url.rstrip("/"), wanted)
+    record = {
+        "video": wanted,
+        "artifact": manifests["assemble"].digest,
+        "signed": planner.settings.provenance.certificate is not None,
+        **dict(video.facts.get("provenance", {})),
+    }
+    _place(planner, video, name, address, record)
+    facts = manifests["measure"].facts
+    verdict: dict[str, Any] = dict(facts.get("verdict", {}))
+    counts: dict[str, Any] = dict(verdict.get("frames", {}) if isinstance(verdict.get("frames"), dict) else {})
+    notes += [str(note) for note in facts.get("notes", [])]
+    cached = plan.record is not None
+    if not cached:
+        _commit_record(planner, plan, manifests)
+    return JobOutcome(
+        id=plan.job.id,
+        status="cached" if cached else "done",
+        output=address,
+        grade=verdict.get("grade"),
+        frames=counts.get("total"),
+        generated=counts.get("generated"),
+        notes=notes,
+    )
+
+
+def video_name(video: Artifact) -> str:
+    """Name of the one video file of an ``assemble`` artifact; its suffix says the container."""
+    (name,) = [entry.path for entry in video.manifest.files if entry.path.startswith("video.")]
+    return name
+
+
+def _commit_record(planner: Planner, plan: JobPlan, manifests: dict[str, Manifest]) -> None:
+    assert plan.record_key is not None
+    recipe = planner.job_recipe(plan.job.id)
+    with planner.store.begin(JOB_RECORD, plan.record_key, recipe=recipe, stage_version=JOB_RECORD_VERSION) as writer:
+        writer.facts.update({name: manifest.key for name, manifest in manifests.items()})
+        plan.record = writer.commit()
+
+
+def _place(planner: Planner, video: Artifact, name: str, address: str, record: dict[str, Any]) -> None:
+    """Write the video and its provenance, unless this very video is there already."""
+    try:
+        filesystem, path = fsspec.core.url_to_fs(address)
+        beside = path + PROVENANCE_SUFFIX
+        if filesystem.exists(beside) and filesystem.exists(path):
+            written = json.loads(filesystem.cat_file(beside))
+            if written.pop("bytes", None) == filesystem.size(path) and written == record:
+                return
+        filesystem.makedirs(posixpath.dirname(path), exist_ok=True)
+        local = video.file(name)
+        provenance = planner.settings.provenance
+        if provenance.certificate is not None:
+            from stages.video.provenance import sign  # loads a native library that few runs need
+
+            signed = planner.store.scratch / f"signed-{video.digest}-{name}"
+            sign(local, signed, certificate=provenance.certificate, key=provenance.key, facts=record)
+            local = signed
+        # Under another name first: a reader of the folder never sees half a video.
+        temporary = f"{posixpath.dirname(path)}/.{posixpath.basename(path)}.part"
+        filesystem.put_file(str(local), temporary)
+        filesystem.mv(temporary, path)
+        content = json.dumps({**record, "bytes": filesystem.size(path)}, indent=2, ensure_ascii=False, sort_keys=True) + "\n"
+        filesystem.pipe_file(beside, content.encode())
+        if provenance.certificate is not None:
+            local.unlink(missing_ok=True)
+    except HeadswapError:
+        raise
+    except Exception as error:
+        raise StoreError(
+            "output_failed",
+            f"The result {address} could not be written: {type(error).__name__}: {error}.",
+            "Check that the place given by --out exists, may be written, and has space; the result is kept in the store.",
+            retryable=True,
+        ) from error

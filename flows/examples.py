@@ -1,0 +1,58 @@
+"""The example catalogue that ships, and a job from a single pair."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from schemas.catalogue import Catalogue, Job, read_catalogue, resolve, safe_id
+from schemas.problems import UsageError
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+CONTAINERS = (".mp4", ".mkv", ".mov")
+
+
+def example_catalogue() -> Catalogue:
+    """Rendered people only: nobody's likeness."""
+    return read_catalogue(EXAMPLES / "catalogue.csv")
+
+
+def single_job(
+    source: str,
+    target: str,
+    output: Path,
+    *,
+    rights: str,
+    renderer: str | None,
+    edits: str | None,
+    subject: str | None,
+    seed: int,
+) -> Job:
+    """The job of one pair; refused like a catalogue's row, with every problem at once.
+
+    Raises:
+        UsageError: no rights, an output that is no video file, ...
+    """
+    problems = []
+    if not rights.strip():
+        problems.append(
+            "No rights are given: say on what ground the source's likeness is used, for instance "
+            '--rights "own likeness", --rights synthetic, or the reference of a release.'
+        )
+    if output.suffix.lower() not in CONTAINERS:
+        problems.append(f"The output {output} must end in one of {', '.join(CONTAINERS)}.")
+    if problems:
+        raise UsageError(problems)
+    here = str(Path.cwd() / "-")
+    return Job.model_validate(
+        {
+            "id": safe_id(output.stem),
+            "source": resolve(source, here),
+            "target": resolve(target, here),
+            "rights": rights,
+            "renderer": renderer and str(renderer),
+            "edits": resolve(edits, here) if edits and not edits.lstrip().startswith("{") else edits,
+            "subject": resolve(subject, here) if subject and subject != "largest" and not subject.isdigit() else subject,
+            "seed": seed,
+            "output": output.name,
+        }
+    )

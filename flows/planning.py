@@ -1,0 +1,423 @@
+"""From a catalogue to units of work: keys, what is committed already, what would run. Knows no Prefect and runs nothing.
+
+A key needs the content digests of the inputs, which are known once those are committed; so the plan is resolved stage by stage,
+with one bulk look-up for each stage over the whole catalogue, and goes on by itself as artifacts come in.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from flows import pipeline
+from flows.problems import failure_of
+from schemas.catalogue import Job, load_edits
+from schemas.configuration import Settings
+from schemas.parameters import StageParameters
+from schemas.problems import HeadswapError
+from stages.contract import Chunk, Input, Owner, Scope
+from stages.networks.registry import ModelRegistry
+from storage import sources
+from storage.artifacts import Manifest
+from storage.failures import Failure, FailureLog
+from storage.keys import digest_value
+from storage.store import ArtifactStore
+
+JOB_RECORD = "job"
+"""Stage name under which a finished job is committed: the shortcut that lets a cached catalogue be planned in one look-up."""
+JOB_RECORD_VERSION = 1
+DIGEST_THREADS = 8
+DELIVER = "deliver"
+"""The last step of a job: its record is committed, its video put where it was asked for. Not a stage: it writes no artifact."""
+
+
+@dataclass(frozen=True, order=True)
+class Clip:
+    """A clip as a job means it: the medium and, for stages after the choice of the subject, which person."""
+
+    url: str
+    subject: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.url.rstrip("/").rsplit("/", 1)[-1]
+
+
+class Node(NamedTuple):
+    """One stage of one clip or job, over all its chunks."""
+
+    owner: Clip | str
+    stage: str
+
+    @property
+    def label(self) -> str:
+        return self.owner.name if isinstance(self.owner, Clip) else self.owner
+
+
+class InputName(NamedTuple):
+    stage: str
+    of: str
+    chunk: str
+
+
+State = Literal["cached", "to run", "waiting", "quarantined"]
+
+
+@dataclass
+class Unit:
+    """One stage of one chunk (or of the whole clip or job): what one commit is about."""
+
+    node: Node
+    chunk: Chunk | None
+    key: str
+    recipe: dict[str, Any]
+    manifest: Manifest | None = None
+    failure: Failure | None = None
+
+
+@dataclass
+class Step:
+    """What is known of a node: its units once its inputs are committed."""
+
+    node: Node
+    units: list[Unit] | None = None
+    failure: Failure | None = None
+
+    @property
+    def state(self) -> State:
+        if self.failure is not None:
+            return "quarantined"
+        if self.units is None:
+            return "waiting"
+        if all(unit.manifest is not None for unit in self.units):
+            return "cached"
+        if any(unit.manifest is None and quarantined(unit.failure) for unit in self.units):
+            return "quarantined"
+        return "to run"
+
+    @property
+    def missing(self) -> list[Unit]:
+        return [unit for unit in self.units or () if unit.manifest is None]
+
+
+def quarantined(failure: Failure | None) -> bool:
+    """A recorded failure that stands until it is asked for again."""
+    return failure is not None and not failure.retryable
+
+
+@dataclass
+class JobPlan:
+    """A job with everything that has to exist for it."""
+
+    job: Job
+    source: Clip
+    target: Clip
+    order: int
+    nodes: tuple[Node, ...] = ()
+    record_key: str | None = None
+    record: Manifest | None = None
+    """Set when the whole job was finished before, with exactly these inputs and parameters."""
+    failure: Failure | None = None
+    """Set when the job cannot even be planned, for instance because a file is missing."""
+    edits: Mapping[str, Any] | None = None
+
+
+@dataclass
+class _Lookups:
+    """What has been learnt of the store in this process."""
+
+    steps: dict[Node, Step] = field(default_factory=dict)
+    media: dict[str, str] = field(default_factory=dict)
+    media_failures: dict[str, Failure] = field(default_factory=dict)
+    chunks: dict[str, list[Chunk]] = field(default_factory=dict)
+
+
+class Planner:
+    """Resolves jobs into units. Thread-safe; one for each run."""
+
+    def __init__(self, jobs: Sequence[Job], store: ArtifactStore, settings: Settings, registry: ModelRegistry) -> None:
+        self.store = store
+        self.settings = settings
+        self.registry = registry
+        self.failures = FailureLog(store)
+        self._known = _Lookups()
+        self._lock = threading.RLock()
+        self._models: dict[str, tuple[Path, str]] = {}
+        self.jobs: dict[str, JobPlan] = {}
+        self._upstream = pipeline.upstream()
+        for position, job in enumerate(jobs):
+            self.jobs[job.id] = self._describe(job, position)
+
+    # ---- the jobs ------------------------------------------------------------------------------------------------
+
+    def _describe(self, job: Job, position: int) -> JobPlan:
+        plan = JobPlan(
+            job=job,
+            source=Clip(job.source, "largest"),
+            target=Clip(job.target, job.subject or self.settings.stages.track.subject),
+            order=position,
+        )
+        plan.nodes = tuple(
+            Node(self._owner(plan, owner, name), name) for owner, names in self._upstream.items() for name in names
+        )
+        return plan
+
+    def _owner(self, plan: JobPlan, owner: Owner, stage: str) -> Clip | str:
+        if owner == "job":
+            return plan.job.id
+        clip = plan.source if owner == "source" else plan.target
+        # Stages before the choice of the subject are the same for every subject.
+        return clip if pipeline.depends_on(stage, "track") else Clip(clip.url)
+
+    def parameters(self, node: Node) -> StageParameters:
+        """The stage's parameters from the settings, with what the catalogue's row says instead."""
+        parameters = self.settings.parameters(node.stage, self.jobs[node.owner].job if isinstance(node.owner, str) else None)
+        if node.stage == "track" and isinstance(node.owner, Clip):
+            subject = node.owner.subject
+            return parameters.model_copy(update={"subject": "reference" if is_reference(subject) else subject})
+        return parameters
+
+    def media(self, node: Node) -> dict[str, str]:
+        """Addresses of the media that the stage reads, by owner."""
+        stage = pipeline.stage(node.stage)
+        if isinstance(node.owner, Clip):
+            found = {"clip": node.owner.url} if "clip" in stage.media else {}
+            if node.stage == "track" and is_reference(node.owner.subject):
+                found["reference"] = node.owner.subject
+            return found
+        plan = self.jobs[node.owner]
+        return {owner: getattr(plan, owner).url for owner in stage.media}
+
+    def options(self, node: Node) -> dict[str, Any]:
+        """What the catalogue's row adds to the key, restricted to what the stage declares."""
+        declared = pipeline.stage(node.stage).options
+        if not declared or isinstance(node.owner, Clip):
+            return {}
+        plan = self.jobs[node.owner]
+        offered: dict[str, Any] = {
+            "edits": plan.edits,
+            "rights": plan.job.rights,
+            "source_name": plan.source.name,
+            "target_name": plan.target.name,
+            "source_digest": self._known.media.get(plan.source.url),
+            "target_digest": self._known.media.get(plan.target.url),
+            "renderer": plan.job.renderer or self.settings.renderer or self.settings.stages.render.renderer,
+        }
+        return {name: offered[name] for name in declared}
+
+    def models(self, stage: str) -> dict[str, tuple[Path, str]]:
+        """Registered models that the stage may use and that are here: name -> (file, digest)."""
+        found = {}
+        for name in pipeline.stage(stage).models:
+            if name not in self._models:
+                path = self.registry.path(name)
+                if path is None:
+                    continue
+                if self.settings.commercial:
+                    self.registry.refuse_non_commercial([name])
+                self._models[name] = (path, self.registry.digest(name))
+            found[name] = self._models[name]
+        return found
+
+    # ---- resolving -----------------------------------------------------------------------------------------------
+
+    def survey(self) -> None:
+        """Look up everything that can be known now, in bulk: media digests, finished jobs, then stage after stage."""
+        self._digest_media()
+        self._load_edits()
+        self._look_up_jobs()
+        wanted = [plan for plan in self.jobs.values() if plan.record is None and plan.failure is None]
+        for name in pipeline.STAGES:
+            nodes = {node for plan in wanted for node in plan.nodes if node.stage == name}
+            self.resolve(sorted(nodes, key=str))
+
+    def _digest_media(self) -> None:
+        urls = {url for plan in self.jobs.values() for url in (plan.source.url, plan.target.url)}
+        urls |= {plan.target.subject for plan in self.jobs.values() if is_reference(plan.target.subject)}
+        urls -= self._known.media.keys()
+        try:
+            self._known.media.update(sources.digest_many(sorted(urls), self.store))
+        except HeadswapError:
+            # One cannot be read: ask for each by itself, so that only its own jobs fail.
+            with ThreadPoolExecutor(DIGEST_THREADS) as threads:
+                for url, found in zip(sorted(urls), threads.map(self._digest, sorted(urls)), strict=True):
+                    if isinstance(found, Failure):
+                        self._known.media_failures[url] = found
+                    else:
+                        self._known.media[url] = found
+        for plan in self.jobs.values():
+            for url in (plan.source.url, plan.target.url, plan.target.subject):
+                if url in self._known.media_failures and plan.failure is None:
+                    plan.failure = self._known.media_failures[url]
+
+    def _digest(self, url: str) -> str | Failure:
+        try:
+            return sources.digest_of(url, self.store)
+        except HeadswapError as error:
+            return failure_of(error, stage="ingest", owner=url)
+
+    def _load_edits(self) -> None:
+        for plan in self.jobs.values():
+            if plan.failure is None and plan.edits is None and plan.job.edits:
+                try:
+                    plan.edits = load_edits(plan.job.edits)
+                except HeadswapError as error:
+                    plan.failure = failure_of(error, stage="retarget", owner=plan.job.id)
+
+    def _look_up_jobs(self) -> None:
+        for plan in self.jobs.values():
+            if plan.failure is None:
+                plan.record_key = digest_value(self._job_recipe(plan))
+        records = self.store.lookup_many([(JOB_RECORD, plan.record_key) for plan in self.jobs.values() if plan.record_key])
+        finals = {
+            plan.job.id: {name: records[JOB_RECORD, plan.record_key].facts[name] for name in pipeline.FINAL}
+            for plan in self.jobs.values()
+            if plan.record_key and (JOB_RECORD, plan.record_key) in records
+        }
+        manifests = self.store.lookup_many([(name, str(key)) for keys in finals.values() for name, key in keys.items()])
+        for identifier, keys in finals.items():
+            # A record whose artifacts were dropped (by fsck, say) does not count: the job is planned in full.
+            if all((name, str(key)) in manifests for name, key in keys.items()):
+                plan = self.jobs[identifier]
+                plan.record = records[JOB_RECORD, plan.record_key or ""]
+                for name, key in keys.items():
+                    node = Node(identifier, name)
+                    unit = Unit(node, None, str(key), {}, manifest=manifests[name, str(key)])
+                    self._known.steps[node] = Step(node, [unit])
+
+    def _job_recipe(self, plan: JobPlan) -> dict[str, Any]:
+        """Everything that decides a job's results, without looking at intermediates."""
+        recipe: dict[str, Any] = {"version": JOB_RECORD_VERSION}
+        for node in plan.nodes:
+            stage = pipeline.stage(node.stage)
+            whose = "job" if isinstance(node.owner, str) else "source" if node.owner.url == plan.source.url else "target"
+            recipe[f"{node.stage}:{whose}"] = {
+                "version": stage.version,
+                "schemas": [schema.identity for schema in stage.tables],
+                "parameters": self.parameters(node).model_dump(mode="json"),
+                "models": {name: digest for name, (_, digest) in sorted(self.models(node.stage).items())},
+                "media": {owner: self._known.media[url] for owner, url in self.media(node).items()},
+                "options": self.options(node),
+                "seed": self.settings.seed_of(plan.job) if stage.seeded else None,
+            }
+        return recipe
+
+    def job_recipe(self, identifier: str) -> dict[str, Any]:
+        return self._job_recipe(self.jobs[identifier])
+
+    def step(self, node: Node) -> Step:
+        with self._lock:
+            return self._known.steps.setdefault(node, Step(node))
+
+    def resolve(self, nodes: Iterable[Node]) -> list[Step]:
+        """Bring the steps of ``nodes`` up to date, with one look-up of manifests and one of failures for all of them."""
+        steps = [self.step(node) for node in nodes]
+        for step in steps:
+            if step.units is None:
+                self._enumerate(step)
+        open_units = [unit for step in steps for unit in step.units or () if unit.manifest is None]
+        pairs = [(unit.node.stage, unit.key) for unit in open_units]
+        manifests = self.store.lookup_many(pairs)
+        failures = self.failures.lookup_many([pair for pair in pairs if pair not in manifests])
+        for unit in open_units:
+            unit.manifest = manifests.get((unit.node.stage, unit.key))
+            unit.failure = failures.get((unit.node.stage, unit.key))
+        return steps
+
+    def _enumerate(self, step: Step) -> None:
+        node = step.node
+        for url in self.media(node).values():
+            if url in self._known.media_failures:
+                step.failure = self._known.media_failures[url]
+                return
+        stage = pipeline.stage(node.stage)
+        chunks: Sequence[Chunk | None] = (None,)
+        if stage.scope.chunked:
+            known = self.chunks(node.owner)
+            if known is None:
+                return
+            chunks = known
+        units = []
+        for chunk in chunks:
+            recipe = self._recipe(node, chunk)
+            if recipe is None:
+                return
+            units.append(Unit(node, chunk, digest_value(recipe), recipe))
+        step.units = units
+
+    def chunks(self, owner: Clip | str) -> list[Chunk] | None:
+        """Chunks of a clip (of the target, for a job); None while it is not ingested."""
+        clip = owner if isinstance(owner, Clip) else self.jobs[owner].target
+        with self._lock:
+            if clip.url in self._known.chunks:
+                return self._known.chunks[clip.url]
+            step = self._known.steps.get(Node(Clip(clip.url), "ingest"))
+            manifest = step.units[0].manifest if step and step.units else None
+            if manifest is None:
+                return None
+            rows = self.store.artifact(manifest).table("chunks").to_pylist()
+            found = [Chunk(row["chunk"], row["shot"], row["start"], row["stop"]) for row in rows]
+            self._known.chunks[clip.url] = found
+            return found
+
+    def frames(self, owner: Clip | str) -> int | None:
+        chunks = self.chunks(owner)
+        return chunks[-1].stop if chunks else None
+
+    def input_node(self, node: Node, needed: Input) -> Node:
+        if isinstance(node.owner, Clip):
+            owner = node.owner if pipeline.depends_on(needed.stage, "track") else Clip(node.owner.url)
+            return Node(owner, needed.stage)
+        plan = self.jobs[node.owner]
+        return Node(self._owner(plan, needed.of, needed.stage), needed.stage)
+
+    def dependencies(self, node: Node) -> set[Node]:
+        return {self.input_node(node, needed) for needed in pipeline.stage(node.stage).inputs}
+
+    def input_manifests(self, node: Node, chunk: Chunk | None) -> dict[InputName, tuple[Manifest, ...]] | None:
+        """Committed inputs by stage, owner and ``same`` or ``all`` chunks; None while one is missing."""
+        found: dict[InputName, tuple[Manifest, ...]] = {}
+        for needed in pipeline.stage(node.stage).inputs:
+            step = self._known.steps.get(self.input_node(node, needed))
+            if step is None or step.units is None:
+                return None
+            units = step.units
+            same = needed.chunk == "same" and chunk is not None and pipeline.stage(needed.stage).scope.chunked
+            if same:
+                units = [unit for unit in units if unit.chunk == chunk]
+            manifests = tuple(unit.manifest for unit in units if unit.manifest is not None)
+            if len(manifests) < len(units):
+                return None
+            found[InputName(needed.stage, needed.of, "same" if same else "all")] = manifests
+        return found
+
+    def _recipe(self, node: Node, chunk: Chunk | None) -> dict[str, Any] | None:
+        inputs = self.input_manifests(node, chunk)
+        if inputs is None:
+            return None
+        stage = pipeline.stage(node.stage)
+        return {
+            "stage": stage.name,
+            "version": stage.version,
+            "schemas": [schema.identity for schema in stage.tables],
+            "parameters": self.parameters(node).model_dump(mode="json"),
+            "inputs": {":".join(name): [manifest.digest for manifest in found] for name, found in sorted(inputs.items())},
+            "media": {owner: self._known.media[url] for owner, url in sorted(self.media(node).items())},
+            "models": {name: digest for name, (_, digest) in sorted(self.models(node.stage).items())},
+            "options": self.options(node),
+            "frames": None if chunk is None else [chunk.start, chunk.stop],
+            "seed": self.settings.seed_of(self.jobs[node.owner].job) if stage.seeded and isinstance(node.owner, str) else None,
+        }
+
+
+def is_reference(subject: str) -> bool:
+    """Whether a subject is given by a picture of its face rather than by size or number."""
+    return bool(subject) and subject != "largest" and not subject.isdigit() and subject != "reference"
+
+
+def scope_of(node: Node) -> Scope:
+    return pipeline.stage(node.stage).scope

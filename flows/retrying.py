@@ -1,0 +1,49 @@
+"""Going on with a recorded run: its failed and unfinished jobs again, or its report."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flows import runs
+from flows.reporting import report_of_record
+from schemas.catalogue import Job
+from schemas.configuration import Settings
+from storage.store import ArtifactStore
+
+
+@dataclass(frozen=True)
+class Again:
+    run_id: str
+    name: str
+    jobs: list[Job]
+    settings: Settings
+    output_url: str
+
+
+def settings_of_record(store: ArtifactStore, record: Mapping[str, Any], changes: Mapping[str, Any]) -> Settings:
+    """The settings a run was given; what is secret (storage options) was not recorded and comes from the environment."""
+    values = {**record["settings"], "store": store.url}
+    values.update({name: value for name, value in changes.items() if value is not None})
+    values.pop("storage_options", None)
+    if os.environ.get("HEADSWAP_MODELS"):
+        values["models"] = os.environ["HEADSWAP_MODELS"]
+    return Settings.model_validate(values)
+
+
+def unfinished(store: ArtifactStore, run_id: str | None, changes: Mapping[str, Any]) -> Again:
+    """Jobs of a run that failed or never ended."""
+    record = runs.load(store, run_id)
+    done = {name for name, outcome in record["outcomes"].items() if outcome["status"] in ("done", "cached")}
+    jobs = [Job.model_validate(job) for job in record["jobs"] if job["id"] not in done]
+    return Again(record["run"], record["name"], jobs, settings_of_record(store, record, changes), record["out"])
+
+
+def rebuild_report(store: ArtifactStore, run_id: str | None, out: str | None) -> Path:
+    """Write the report page of a recorded run again."""
+    record = runs.load(store, run_id)
+    settings = settings_of_record(store, record, {})
+    return report_of_record(store, record, settings, out)

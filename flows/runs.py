@@ -1,0 +1,95 @@
+"""Records of runs in a store: what was asked, how each job went, what it cost. Written as jobs end, so a killed run shows too."""
+
+from __future__ import annotations
+
+import datetime
+import secrets
+import threading
+from dataclasses import asdict
+from typing import Any
+
+from flows.events import Events, JobOutcome, StageTotals
+from schemas.problems import UsageError
+from storage.failures import Failure
+from storage.store import ArtifactStore
+
+FOLDER = "runs"
+
+
+def new_run_id(name: str) -> str:
+    """Sorts by time; readable; unique even when two machines start in the same second."""
+    moment = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
+    plain = "".join(c if c.isalnum() or c in "-_" else "-" for c in name)[:40] or "run"
+    return f"{moment}-{plain}-{secrets.token_hex(2)}"
+
+
+def latest(store: ArtifactStore) -> str:
+    """The newest run's id.
+
+    Raises:
+        UsageError: there is none.
+    """
+    found = sorted({path.split("/")[1] for path in store.list_documents(FOLDER) if path.endswith("/run.json")})
+    if not found:
+        raise UsageError([f"There is no run in {store.url}."], "Start one: headswap run CATALOGUE --store URL")
+    return found[-1]
+
+
+def all_runs(store: ArtifactStore) -> list[str]:
+    return sorted({path.split("/")[1] for path in store.list_documents(FOLDER) if path.endswith("/run.json")})
+
+
+def load(store: ArtifactStore, run_id: str | None) -> dict[str, Any]:
+    """A run's record with its jobs' outcomes under ``outcomes``.
+
+    Raises:
+        UsageError: no such run; names the ones there are.
+    """
+    chosen = run_id or latest(store)
+    record = store.read_document(f"{FOLDER}/{chosen}/run.json")
+    if record is None:
+        there = ", ".join(all_runs(store)[-5:]) or "none"
+        raise UsageError([f"There is no run {chosen} in {store.url}."], f"The last runs are: {there}")
+    outcomes = {}
+    for path in store.list_documents(f"{FOLDER}/{chosen}/jobs"):
+        outcome = store.read_document(path)
+        if outcome is not None:
+            outcomes[outcome["id"]] = outcome
+    return {**record, "outcomes": outcomes}
+
+
+class RunRecorder(Events):
+    """Writes the record of one run."""
+
+    def __init__(self, store: ArtifactStore, run_id: str, asked: dict[str, Any]) -> None:
+        self.store = store
+        self.run_id = run_id
+        self._record: dict[str, Any] = {"run": run_id, "state": "running", "started": _now(), **asked}
+        self._lock = threading.Lock()
+        self._write()
+
+    def job_finished(self, outcome: JobOutcome) -> None:
+        value = {**asdict(outcome), "failure": _failure(outcome.failure), "ended": _now()}
+        self.store.write_document(f"{FOLDER}/{self.run_id}/jobs/{outcome.id}.json", value)
+
+    def finish(self, state: str, totals: dict[str, StageTotals], report: str | None) -> dict[str, Any]:
+        with self._lock:
+            self._record.update(
+                state=state,
+                ended=_now(),
+                report=report,
+                stages={name: asdict(total) for name, total in totals.items()},
+            )
+            self._write()
+            return dict(self._record)
+
+    def _write(self) -> None:
+        self.store.write_document(f"{FOLDER}/{self.run_id}/run.json", self._record)
+
+
+def _failure(failure: Failure | None) -> dict[str, Any] | None:
+    return None if failure is None else failure.model_dump(mode="json")
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -1,0 +1,356 @@
+"""Runs a plan: what is ready goes to an engine, what fails takes only its own jobs with it. Knows no Prefect.
+
+An engine is anything that can submit a ``Group`` and give back a future: a thread pool here (``DirectEngine``), Prefect's
+task runner in ``flows.prefect_engine``. Both call ``Batch.run_group``, so both do the same work and write the same artifacts.
+"""
+
+from __future__ import annotations
+
+import queue
+import random
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol
+
+from flows import pipeline
+from flows.delivery import deliver
+from flows.events import Events, JobOutcome, StageTotals, StepResult
+from flows.execution import describe
+from flows.planning import DELIVER, JobPlan, Node, Planner, Step, Unit, quarantined
+from flows.problems import failure_of
+from flows.workers import WorkerPool
+from schemas.problems import HeadswapError
+from storage.failures import Failure
+
+CHUNKS_PER_GROUP = 16
+"""Chunks that one engine task covers: seconds to minutes of work, and few enough tasks for an hour of video."""
+
+LAST_RETRY = ("worker_died", "timeout")
+"""Failures that may pass, but are held against the input once every attempt of a run has met them."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """What an engine runs as one task: some chunks of a node (all of them, mostly), or the delivery of a job."""
+
+    node: Node
+    units: tuple[Unit, ...]
+    index: int = 0
+    of: int = 1
+
+    @property
+    def cached(self) -> bool:
+        return all(unit.manifest is not None for unit in self.units)
+
+
+class Engine(Protocol):
+    def submit(self, group: Group, run: Callable[[Group], bool]) -> Future[bool]:
+        """Run ``run(group)`` (true: all was cached) some time soon, with retries as ``Batch.retry_delay`` says."""
+
+
+class DirectEngine:
+    """The same plan in one process, without a server."""
+
+    def __init__(self, batch: Batch, threads: int) -> None:
+        self._batch = batch
+        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="step")
+
+    def submit(self, group: Group, run: Callable[[Group], bool]) -> Future[bool]:
+        return self._executor.submit(self._with_retries, group, run)
+
+    def _with_retries(self, group: Group, run: Callable[[Group], bool]) -> bool:
+        attempt = 0
+        while True:
+            try:
+                return run(group)
+            except HeadswapError as error:
+                attempt += 1
+                delay = self._batch.retry_delay(error, attempt)
+                if delay is None:
+                    raise
+                self._batch.tell_retry(group, error, delay)
+                if self._batch.stopping.wait(delay):
+                    raise
+
+    def close(self) -> None:
+        self._executor.shutdown(wait=True, cancel_futures=True)
+
+
+class Batch:
+    """One execution of a planned catalogue."""
+
+    def __init__(
+        self, planner: Planner, pool: WorkerPool, events: Events, *, output_url: str, retry_failed: bool = False
+    ) -> None:
+        self.planner = planner
+        self.pool = pool
+        self.events = events
+        self.output_url = output_url
+        self.retry_failed = retry_failed
+        self.stopping = threading.Event()
+        self.totals: dict[str, StageTotals] = defaultdict(StageTotals)
+        self.outcomes: dict[str, JobOutcome] = {}
+        self._lock = threading.RLock()
+        self._failed: dict[Node, Failure] = {}
+        self._done: set[Node] = set()
+        self._order: dict[Node, int] = {}
+        for plan in planner.jobs.values():
+            for node in plan.nodes:
+                self._order.setdefault(node, plan.order)
+
+    # ---- what engines call ---------------------------------------------------------------------------------------
+
+    def run_group(self, group: Group) -> bool:
+        """Do what is missing of a group. Returns whether nothing was.
+
+        Raises:
+            HeadswapError: the first failure; the group's other units are finished (and committed) before.
+        """
+        if group.node.stage == DELIVER:
+            return self._deliver(group.node)
+        began = time.perf_counter()
+        missing = [unit for unit in group.units if unit.manifest is None]
+        items = {unit.key: describe(self.planner, unit) for unit in missing}
+        frames = sum(item.frames for item in items.values())
+        if missing:
+            with self._lock:
+                self.events.step_started(group.node, len(missing), frames)
+        counted = threading.Lock()
+
+        def progress(done: int) -> None:
+            with counted:
+                self.events.progress(group.node, done)
+
+        futures = [
+            (unit, self.pool.submit(items[unit.key], priority=self._priority(group.node), progress=progress)) for unit in missing
+        ]
+        error: HeadswapError | None = None
+        stage_seconds = bookkeeping = 0.0
+        executed = 0
+        for unit, future in futures:
+            try:
+                outcome = future.result()
+            except HeadswapError as raised:
+                error = error or raised
+                self._record(unit, raised)
+                continue
+            unit.manifest = outcome.manifest
+            unit.failure = None
+            executed += 1
+            stage_seconds += outcome.stage_seconds
+            bookkeeping += outcome.bookkeeping_seconds
+        cached = len(group.units) - len(missing)
+        with self._lock:
+            totals = self.totals[group.node.stage]
+            totals.executed += executed
+            totals.cached += cached
+            totals.seconds += stage_seconds
+            totals.bookkeeping_seconds += bookkeeping
+            totals.frames += frames if error is None else 0
+            if error is None:
+                self.events.step_finished(
+                    StepResult(group.node, executed, cached, frames, time.perf_counter() - began, bookkeeping)
+                )
+        if error is not None:
+            raise error
+        return not missing
+
+    def retry_delay(self, error: HeadswapError, attempt: int) -> float | None:
+        """Seconds to wait before attempt number ``attempt + 1``, or None when the failure will not pass by itself."""
+        policy = self.planner.settings.retry
+        if self.stopping.is_set() or not error.retryable or error.code == "stopped" or attempt >= policy.attempts:
+            return None
+        # Jitter keeps many machines from coming back to a struggling store at the same moment.
+        return policy.pauses()[attempt - 1] * random.uniform(0.75, 1.25)
+
+    def tell_retry(self, group: Group, error: HeadswapError, delay: float) -> None:
+        with self._lock:
+            self.events.retrying(group.node, failure_of(error, stage=group.node.stage, owner=group.node.label), delay)
+
+    # ---- the run -------------------------------------------------------------------------------------------------
+
+    def run(self, engine: Engine, jobs: Iterable[str] | None = None) -> None:
+        """Run the jobs (all of the plan's, or those named) to their end. One bad video never stops the batch."""
+        wanted = [self.planner.jobs[name] for name in jobs] if jobs is not None else list(self.planner.jobs.values())
+        arrivals: queue.SimpleQueue[tuple[Group, Future[bool]]] = queue.SimpleQueue()
+        graph = _Graph(self.planner, wanted, self._done)
+        groups_left: dict[Node, int] = {}
+        for plan in wanted:
+            if plan.failure is not None:
+                self._end_failed(plan, plan.failure)
+                graph.drop_job(plan)
+        running = 0
+
+        def start(node: Node) -> int:
+            groups = self._groups(node)
+            if isinstance(groups, Failure):
+                settle(node, groups)
+                return 0
+            groups_left[node] = len(groups)
+            for group in groups:
+                future = engine.submit(group, self.run_group)
+                future.add_done_callback(lambda done, group=group: arrivals.put((group, done)))  # type: ignore[misc]
+            return len(groups)
+
+        def settle(node: Node, failure: Failure) -> None:
+            self._failed[node] = failure
+            with self._lock:
+                self.events.step_failed(node, failure)
+            for plan in graph.fail(node):
+                self._end_failed(plan, failure)
+
+        try:
+            while True:
+                for node in graph.take_ready():
+                    running += start(node)
+                if not running:
+                    if graph.has_ready:
+                        continue
+                    break
+                group, future = arrivals.get()
+                running -= 1
+                groups_left[group.node] -= 1
+                error = future.exception()
+                if error is not None and group.node not in self._failed:
+                    settle(group.node, self._failure_of(group.node, error))
+                if groups_left[group.node] == 0 and group.node not in self._failed:
+                    self._done.add(group.node)
+                    graph.finish(group.node)
+        except BaseException:
+            self.stopping.set()
+            self.pool.close()
+            raise
+
+    def _groups(self, node: Node) -> list[Group] | Failure:
+        if node.stage == DELIVER:
+            return [Group(node, ())]
+        step = self.planner.step(node)
+        if step.state != "cached":
+            (step,) = self.planner.resolve([node])
+        if step.failure is not None:
+            return step.failure
+        assert step.units is not None, f"{node} is not ready"
+        standing = next((unit.failure for unit in step.missing if quarantined(unit.failure)), None)
+        if standing is not None:
+            if not self.retry_failed:
+                return standing
+            self._clear(step)
+        size = CHUNKS_PER_GROUP
+        pieces = [tuple(step.units[k : k + size]) for k in range(0, len(step.units), size)]
+        return [Group(node, piece, index, len(pieces)) for index, piece in enumerate(pieces)]
+
+    def _clear(self, step: Step) -> None:
+        for unit in step.missing:
+            if unit.failure is not None:
+                self.planner.failures.clear(unit.node.stage, unit.key)
+                unit.failure = None
+
+    def _record(self, unit: Unit, error: HeadswapError) -> None:
+        """Write down why a unit failed, so that the next run knows (and does not try a bad input every night)."""
+        if error.code == "stopped":
+            return
+        attempts = 1 + (unit.failure.attempts if unit.failure else 0)
+        retryable = error.retryable
+        if error.code in LAST_RETRY and attempts >= self.planner.settings.retry.attempts:
+            retryable = False
+        failure = failure_of(
+            error, stage=unit.node.stage, key=unit.key, owner=unit.node.label, attempts=attempts, retryable=retryable
+        )
+        unit.failure = failure
+        try:
+            self.planner.failures.record(unit.node.stage, unit.key, failure)
+        except HeadswapError as unreachable:
+            with self._lock:
+                self.events.note(f"The failure of {unit.node.stage} of {unit.node.label} could not be recorded: {unreachable}")
+
+    def _failure_of(self, node: Node, error: BaseException) -> Failure:
+        recorded = next((unit.failure for unit in self.planner.step(node).missing if unit.failure is not None), None)
+        if recorded is not None:
+            return recorded
+        if not isinstance(error, HeadswapError):
+            error = HeadswapError("internal_error", f"{node.stage} of {node.label} failed: {error}.", "Please report this.")
+        return failure_of(error, stage=node.stage, owner=node.label)
+
+    def _priority(self, node: Node) -> tuple[int, ...]:
+        """Earlier jobs first, and within them later stages first, so that results come one after another."""
+        return (self._order[node], -pipeline.order(node.stage))
+
+    def _deliver(self, node: Node) -> bool:
+        assert isinstance(node.owner, str)
+        plan = self.planner.jobs[node.owner]
+        outcome = deliver(self.planner, plan, self.output_url)
+        with self._lock:
+            self.outcomes[plan.job.id] = outcome
+            self.events.job_finished(outcome)
+        return outcome.status == "cached"
+
+    def _end_failed(self, plan: JobPlan, failure: Failure) -> None:
+        if plan.job.id in self.outcomes:
+            return
+        outcome = JobOutcome(plan.job.id, "failed", failure=failure)
+        with self._lock:
+            self.outcomes[plan.job.id] = outcome
+            self.events.job_finished(outcome)
+
+
+class _Graph:
+    """Which nodes wait for which. Cached jobs shrink to their delivery."""
+
+    def __init__(self, planner: Planner, jobs: Sequence[JobPlan], done: set[Node]) -> None:
+        self._waiting: dict[Node, set[Node]] = {}
+        self._dependents: dict[Node, set[Node]] = defaultdict(set)
+        self._jobs_of: dict[Node, list[JobPlan]] = defaultdict(list)
+        self._ready: list[Node] = []
+        for plan in jobs:
+            last = Node(plan.job.id, DELIVER)
+            nodes = () if plan.record is not None else plan.nodes
+            for node in (*nodes, last):
+                self._jobs_of[node].append(plan)
+                if node in self._waiting or node in done:
+                    continue
+                if node == last:
+                    needed = {Node(plan.job.id, name) for name in pipeline.FINAL} if nodes else set()
+                else:
+                    needed = planner.dependencies(node)
+                self._waiting[node] = needed - done
+                for other in needed - done:
+                    self._dependents[other].add(node)
+        self._ready = [node for node, needed in self._waiting.items() if not needed]
+
+    @property
+    def has_ready(self) -> bool:
+        return bool(self._ready)
+
+    def take_ready(self) -> list[Node]:
+        ready, self._ready = [node for node in self._ready if node in self._waiting], []
+        for node in ready:
+            del self._waiting[node]
+        return ready
+
+    def finish(self, node: Node) -> None:
+        for dependent in sorted(self._dependents.pop(node, ()), key=str):
+            needed = self._waiting.get(dependent)
+            if needed is not None:
+                needed.discard(node)
+                if not needed:
+                    self._ready.append(dependent)
+
+    def fail(self, node: Node) -> list[JobPlan]:
+        """Take out all that can never run now; returns the jobs that ended by it."""
+        ended = {plan.job.id: plan for plan in self._jobs_of[node]}
+        for plan in ended.values():
+            self.drop_job(plan)
+        return list(ended.values())
+
+    def drop_job(self, plan: JobPlan) -> None:
+        """Nodes that only failed jobs wanted are not worth running."""
+        for node in (*plan.nodes, Node(plan.job.id, DELIVER)):
+            owners = self._jobs_of[node]
+            if plan in owners:
+                owners.remove(plan)
+            if not owners:
+                self._waiting.pop(node, None)

@@ -1,0 +1,198 @@
+"""Runs and plans as documents (for ``--json``) and as text for people."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from flows import runs
+from flows.catalogue import RunResult
+from flows.estimates import estimate
+from flows.planning import Planner
+from flows.progress import duration, size
+from schemas.catalogue import Job
+from schemas.configuration import Settings
+from stages.networks.registry import ModelRegistry
+from storage.failures import Failure
+from storage.store import ArtifactStore
+
+
+def summary(result: RunResult, store: ArtifactStore) -> dict[str, Any]:
+    """What a run came to, for scripts."""
+    return {
+        "run": result.run_id,
+        "store": store.url,
+        "out": result.output_url,
+        "report": None if result.report is None else str(result.report),
+        "done": result.count("done"),
+        "cached": result.count("cached"),
+        "failed": result.count("failed"),
+        "seconds": round(result.seconds, 3),
+        "stages": {name: asdict(total) for name, total in result.totals.items()},
+        "jobs": [{**asdict(outcome), "failure": _failure(outcome.failure)} for _, outcome in sorted(result.outcomes.items())],
+    }
+
+
+def print_summary(result: RunResult, store: ArtifactStore, console: Console) -> None:
+    failed = [outcome for outcome in result.outcomes.values() if outcome.status == "failed"]
+    frames = sum(outcome.frames or 0 for outcome in result.outcomes.values() if outcome.status == "done")
+    console.print()
+    speed = f", {frames / result.seconds:.1f} frames/s" if frames and result.seconds > 0 else ""
+    console.print(
+        f"[bold]{result.count('done')} done[/], {result.count('cached')} cached, "
+        f"{'[red]' if failed else ''}{len(failed)} failed{'[/]' if failed else ''} in {duration(result.seconds)}{speed}"
+    )
+    for outcome in failed:
+        _print_failure(outcome.id, outcome.failure, console)
+    for outcome in result.outcomes.values():
+        for note in outcome.notes:
+            console.print(f"  [yellow]{outcome.id}[/]: {note}", highlight=False)
+    console.print(f"videos  {result.output_url}", highlight=False)
+    if result.report is not None:
+        console.print(f"report  {result.report}", highlight=False)
+    console.print(f"store   {store.url}  (run {result.run_id})", highlight=False)
+    if any(outcome.failure and not outcome.failure.retryable for outcome in failed):
+        console.print("Failures that will not pass by themselves are not tried again until: headswap retry --store " + store.url)
+
+
+def _print_failure(name: str, failure: Failure | None, console: Console) -> None:
+    if failure is None:
+        return
+    console.print(f"  [red]{name}[/] [dim]{failure.stage}/{failure.code}[/] {failure.message}", highlight=False)
+    if failure.remedy:
+        console.print(f"      {failure.remedy}", highlight=False)
+
+
+def _failure(failure: Failure | None) -> dict[str, Any] | None:
+    return None if failure is None else failure.model_dump(mode="json", exclude={"trace"})
+
+
+def plan_document(jobs: Sequence[Job], store: ArtifactStore, settings: Settings, registry: ModelRegistry) -> dict[str, Any]:
+    """What a run would do."""
+    planner = Planner(jobs, store, settings, registry)
+    planner.survey()
+    rows = estimate(planner, settings.workers)
+    states: Counter[str] = Counter()
+    described = []
+    for plan in planner.jobs.values():
+        failure = plan.failure
+        if plan.record is not None:
+            state = "cached"
+        elif failure is not None:
+            state = "failed"
+        else:
+            steps = [planner.step(node) for node in plan.nodes]
+            standing = [step for step in steps if step.state == "quarantined"]
+            state = "quarantined" if standing else "to run"
+            if standing:
+                units = standing[0].missing
+                failure = standing[0].failure or next((unit.failure for unit in units if unit.failure), None)
+        states[state] += 1
+        described.append(
+            {
+                "id": plan.job.id,
+                "state": state,
+                "frames": planner.frames(plan.job.id),
+                "steps": dict(Counter(planner.step(node).state for node in plan.nodes))
+                if plan.record is None
+                else {"cached": len(plan.nodes)},
+                "failure": _failure(failure),
+            }
+        )
+    return {
+        "store": store.url,
+        "workers": settings.workers,
+        "jobs": described,
+        "states": dict(states),
+        "stages": [asdict(row) for row in rows],
+        "seconds": sum(row.seconds for row in rows),
+        "bytes": sum(row.bytes for row in rows),
+        "clips": len({node.owner for plan in planner.jobs.values() for node in plan.nodes if node.stage == "ingest"}),
+        "clips_of_unknown_length": next((row.unknown for row in rows if row.stage == "landmarks"), 0),
+    }
+
+
+def print_plan(document: dict[str, Any], console: Console) -> None:
+    states = ", ".join(f"{count} {state}" for state, count in document["states"].items())
+    console.print(f"{len(document['jobs'])} jobs on {document['clips']} clips: {states}")
+    table = Table("stage", "cached", "to run", "failed", "frames", "time", "bytes", box=None)
+    for row in document["stages"]:
+        unknown = f" + {row['unknown']} unknown" if row["unknown"] and row["to_run"] else ""
+        table.add_row(
+            row["stage"],
+            str(row["cached"]),
+            str(row["to_run"]),
+            str(row["failed"] or ""),
+            f"{row['frames']}{unknown}",
+            duration(row["seconds"]),
+            size(row["bytes"]),
+        )
+    console.print(table)
+    console.print(
+        f"about {duration(document['seconds'])} with {document['workers']} workers; {size(document['bytes'])} more in the store"
+    )
+    if document["clips_of_unknown_length"]:
+        console.print(f"{document['clips_of_unknown_length']} clips were never read, their frames are not counted yet")
+    for job in document["jobs"]:
+        if job["failure"] is not None:
+            console.print(f"  [red]{job['id']}[/] {job['failure']['message']} {job['failure']['remedy']}", highlight=False)
+
+
+def status_document(store: ArtifactStore, run_id: str | None) -> dict[str, Any]:
+    """A run from its record, also while it goes on or after it was killed."""
+    record = runs.load(store, run_id)
+    outcomes = record["outcomes"]
+    counts = Counter(outcome["status"] for outcome in outcomes.values())
+    identifiers = [job["id"] for job in record["jobs"]]
+    return {
+        "run": record["run"],
+        "state": record["state"],
+        "name": record.get("name"),
+        "started": record["started"],
+        "ended": record.get("ended"),
+        "out": record.get("out"),
+        "report": record.get("report"),
+        "engine": record.get("engine"),
+        "jobs": len(identifiers),
+        "done": counts["done"],
+        "cached": counts["cached"],
+        "failed": counts["failed"],
+        "unfinished": [name for name in identifiers if name not in outcomes],
+        "failures": [
+            {"id": name, **{key: value for key, value in outcome["failure"].items() if key != "trace"}}
+            for name, outcome in sorted(outcomes.items())
+            if outcome["failure"]
+        ],
+        "stages": record.get("stages", {}),
+    }
+
+
+def print_status(document: dict[str, Any], console: Console) -> None:
+    console.print(
+        f"run {document['run']}: {document['state']} (started {document['started']}, ended {document['ended'] or '-'})",
+        highlight=False,
+    )
+    console.print(
+        f"{document['jobs']} jobs: {document['done']} done, {document['cached']} cached, {document['failed']} failed, "
+        f"{len(document['unfinished'])} unfinished"
+    )
+    for failure in document["failures"]:
+        console.print(
+            f"  [red]{failure['id']}[/] [dim]{failure['stage']}/{failure['code']}[/] {failure['message']}", highlight=False
+        )
+        console.print(f"      {failure['remedy']}", highlight=False)
+    if document["stages"]:
+        table = Table("stage", "executed", "cached", "frames", "frames/s", box=None)
+        for name, total in document["stages"].items():
+            rate = f"{total['frames'] / total['seconds']:.1f}" if total["seconds"] > 0 and total["executed"] else ""
+            table.add_row(name, str(total["executed"]), str(total["cached"]), str(total["frames"]), rate)
+        console.print(table)
+    if document["unfinished"] and document["state"] == "running":
+        console.print("If this run is not going on any more (it was killed), the same command continues it.")
+    if document["report"]:
+        console.print(f"report  {document['report']}", highlight=False)

@@ -1,0 +1,104 @@
+"""Keeping a store small and sound: retention, garbage, checks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from rich.console import Console
+
+from flows import pipeline
+from flows.planning import JOB_RECORD
+from flows.progress import size
+from schemas.problems import UsageError
+from storage.artifacts import Manifest
+from storage.maintenance import fsck, gc, usage
+from storage.store import ArtifactStore
+
+RETENTIONS = ("all", "resume", "results")
+KEPT_RESULTS = (*pipeline.FINAL, JOB_RECORD)
+
+
+def collect_garbage(
+    store: ArtifactStore, *, retention: str = "all", dry_run: bool = False, minimum_age_hours: float = 24.0
+) -> dict[str, Any]:
+    """Remove what no manifest reaches, and what the retention gives up.
+
+    ``resume`` gives up what only a finished job needed (generated crops and segments: most of the bytes); ``results`` all but
+    the finished videos and their measures. A finished job stays known as finished with any of them.
+    """
+    if retention not in RETENTIONS:
+        raise UsageError([f"There is no retention {retention!r}."], f"Use one of {', '.join(RETENTIONS)}.")
+    dropped = {"all": lambda: (), "resume": lambda: _of_finished_jobs(store), "results": lambda: _all_but_results}[retention]()
+    report = gc(store, drop=dropped, dry_run=dry_run, minimum_age=minimum_age_hours * 3600)  # type: ignore[arg-type]
+    left = usage(store)
+    return {
+        "store": store.url,
+        "dry_run": dry_run,
+        "withdrawn": report.withdrawn,
+        "orphans": report.attempts,
+        "temporary": report.temporary,
+        "scratch": report.scratch,
+        "freed_bytes": report.bytes,
+        "left": {name: {"artifacts": stage.artifacts, "bytes": stage.bytes} for name, stage in left.items()},
+    }
+
+
+def _all_but_results(manifest: Manifest) -> bool:
+    return manifest.stage not in KEPT_RESULTS
+
+
+def _of_finished_jobs(store: ArtifactStore) -> Callable[[Manifest], bool]:
+    """Crops and segments that went into a finished video, found by the digests in recipes."""
+
+    def inputs(stage: str, of: str, among: set[str] | None) -> set[str]:
+        items = [(stage, key) for key in store.committed(stage)]
+        found: set[str] = set()
+        for manifest in store.lookup_many(items).values():
+            if among is None or manifest.digest in among:
+                recorded = manifest.recipe.get("inputs", {})
+                assert isinstance(recorded, dict)
+                for name, digests in recorded.items():
+                    if name.startswith(of):
+                        found.update(digests)
+        return found
+
+    segments = inputs("assemble", "encode:", None)
+    crops = inputs("encode", "render:", segments)
+    done = {"encode": segments, "render": crops}
+    return lambda manifest: manifest.digest in done.get(manifest.stage, ())
+
+
+def check_store(store: ArtifactStore, *, repair: bool = False, stages: Iterable[str] | None = None) -> dict[str, Any]:
+    """Hash everything again."""
+    report = fsck(store, repair=repair, stages=stages)
+    return {
+        "store": store.url,
+        "checked": report.checked,
+        "bytes": report.bytes,
+        "damaged": [{"kind": item.kind, "stage": item.stage, "key": item.key, "path": item.path} for item in report.damaged],
+        "withdrawn": report.withdrawn,
+        "orphans": report.orphans,
+    }
+
+
+def print_garbage(document: dict[str, Any], console: Console) -> None:
+    verb = "would free" if document["dry_run"] else "freed"
+    console.print(
+        f"{verb} {size(document['freed_bytes'])}: {len(document['withdrawn'])} artifacts given up, "
+        f"{len(document['orphans'])} orphaned attempts, {len(document['temporary'])} temporary files, {len(document['scratch'])} scratch folders"
+    )
+    for name, stage in document["left"].items():
+        console.print(f"  {name:10} {stage['artifacts']:6} artifacts  {size(stage['bytes'])}", highlight=False)
+
+
+def print_check(document: dict[str, Any], console: Console) -> None:
+    console.print(f"{document['checked']} artifacts, {size(document['bytes'])} hashed: {len(document['damaged'])} damaged")
+    for item in document["damaged"]:
+        console.print(f"  [red]{item['kind']}[/] {item['stage']}/{item['key']} {item['path']}", highlight=False)
+    if document["withdrawn"]:
+        console.print(f"{len(document['withdrawn'])} manifests were withdrawn; the next run computes these artifacts again")
+    elif document["damaged"]:
+        console.print("headswap fsck --repair withdraws them, so that the next run computes them again")
+    if document["orphans"]:
+        console.print(f"{len(document['orphans'])} attempts without a manifest (harmless; headswap gc removes them)")

@@ -1,0 +1,264 @@
+"""Processes that do units of work and can be killed: media are untrusted and decoders crash."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import multiprocessing
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from flows.execution import Outcome, WorkItem, perform
+from schemas.problems import HeadswapError
+
+POLL_SECONDS = 0.5
+LOG_TAIL_BYTES = 4_000
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a unit may use before its process is killed."""
+
+    seconds: Callable[[str], float] = lambda stage: 3600.0
+    """By stage name."""
+    memory_bytes: int = 8 << 30
+
+
+@dataclass
+class _Task:
+    item: WorkItem
+    future: Future[Outcome]
+    progress: Callable[[int], None]
+
+
+class WorkerPool:
+    """A fixed number of processes, started when first needed and replaced when they die.
+
+    Units are taken in order of priority. Results do not depend on which process does what.
+    With ``workers = 0`` units are done one after another in the calling process (for debuggers and small tests).
+    """
+
+    def __init__(self, workers: int, *, limits: Limits | None = None, logs: Path | None = None) -> None:
+        self.workers = workers
+        self.limits = limits or Limits()
+        self._logs = logs
+        self._queue: queue.PriorityQueue[tuple[tuple[int, ...], int, _Task | None]] = queue.PriorityQueue()
+        self._count = itertools.count()
+        self._threads: list[threading.Thread] = []
+        self._closing = threading.Event()
+        self._inline = threading.Lock()
+        # Native libraries read these when they are loaded, so a child must be born with them: one thread each, because
+        # the pool is the parallelism.
+        for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
+            os.environ.setdefault(name, "1")
+        os.environ.setdefault("GLOG_minloglevel", "2")
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+    def __enter__(self) -> WorkerPool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def submit(
+        self, item: WorkItem, *, priority: tuple[int, ...] = (), progress: Callable[[int], None] | None = None
+    ) -> Future[Outcome]:
+        """Ask for a unit of work. The future's exception is always a HeadswapError."""
+        task = _Task(item, Future(), progress or _ignore)
+        if self.workers == 0:
+            with self._inline:
+                _finish(task.future, lambda: perform(item, task.progress))
+            return task.future
+        self._queue.put((priority, next(self._count), task))
+        if len(self._threads) < self.workers:
+            thread = threading.Thread(target=self._serve, name=f"worker-{len(self._threads)}", daemon=True)
+            self._threads.append(thread)
+            thread.start()
+        return task.future
+
+    def close(self) -> None:
+        """Stop at once: running units are killed, waiting ones cancelled. What was committed stays."""
+        self._closing.set()
+        with contextlib.suppress(queue.Empty):
+            while True:
+                _, _, task = self._queue.get_nowait()
+                if task is not None:
+                    task.future.cancel()
+        for _ in self._threads:
+            self._queue.put(((), next(self._count), None))
+        for thread in self._threads:
+            thread.join(timeout=10)
+
+    def _serve(self) -> None:
+        process: _Process | None = None
+        try:
+            while not self._closing.is_set():
+                _, _, task = self._queue.get()
+                if task is None:
+                    break
+                if not task.future.set_running_or_notify_cancel():
+                    continue
+                process = process if process is not None and process.alive else _Process(self._logs)
+                current = process
+                _finish(task.future, lambda task=task, current=current: self._watch(current, task))  # type: ignore[misc]
+        finally:
+            if process is not None:
+                process.kill()
+
+    def _watch(self, process: _Process, task: _Task) -> Outcome:
+        item = task.item
+        allowed = self.limits.seconds(item.stage)
+        deadline = time.monotonic() + allowed
+        try:
+            process.connection.send(item)
+            while True:
+                if self._closing.is_set():
+                    process.kill()
+                    raise HeadswapError(
+                        "stopped", f"{item.stage} of {item.label} was stopped.", "Give the same command again.", retryable=True
+                    )
+                if process.connection.poll(POLL_SECONDS):
+                    kind, value = process.connection.recv()
+                    if kind == "progress":
+                        task.progress(value)
+                    elif kind == "done":
+                        return value
+                    else:
+                        raise value
+                elif time.monotonic() > deadline:
+                    process.kill()
+                    raise HeadswapError(
+                        "timeout",
+                        f"{item.stage} of {item.label} was stopped after {allowed:.0f} seconds.",
+                        f"Raise time_limits.{item.stage} if the machine is slow; otherwise the file hangs its decoder.",
+                        retryable=True,
+                    )
+                elif process.memory() > self.limits.memory_bytes:
+                    process.kill()
+                    raise HeadswapError(
+                        "memory_limit",
+                        f"{item.stage} of {item.label} was stopped at {self.limits.memory_bytes >> 20} MiB of memory.",
+                        "Raise worker_memory, or use smaller media.",
+                    )
+        except (EOFError, BrokenPipeError, ConnectionResetError) as gone:
+            how = process.describe_end()
+            raise HeadswapError(
+                "worker_died",
+                f"The process working on {item.stage} of {item.label} died ({how}).",
+                "If it happens again with this file alone, the file crashes its decoder; otherwise look at the machine's memory.",
+                retryable=True,
+            ) from gone
+
+
+def _ignore(frames: int) -> None:
+    del frames
+
+
+def _finish(future: Future[Outcome], work: Callable[[], Outcome]) -> None:
+    try:
+        future.set_result(work())
+    except HeadswapError as error:
+        future.set_exception(error)
+    except Exception as error:  # noqa: BLE001 - a fault of the pool itself must not hang the run
+        wrapped = HeadswapError("internal_error", f"The worker pool failed: {error}.", "Please report this with the trace.")
+        wrapped.trace = "".join(traceback.format_exception(error))
+        future.set_exception(wrapped)
+
+
+class _Process:
+    """One child process and the pipe to it."""
+
+    def __init__(self, logs: Path | None) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.log = None if logs is None else logs / f"worker-{os.getpid()}-{id(self):x}.log"
+        self.process = context.Process(target=_child, args=(theirs, os.getpid(), self.log), daemon=True)
+        self.process.start()
+        theirs.close()
+
+    @property
+    def alive(self) -> bool:
+        return self.process.is_alive()
+
+    def memory(self) -> int:
+        try:
+            return int(psutil.Process(self.process.pid).memory_info().rss)
+        except psutil.Error:
+            return 0
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.join(timeout=10)
+        self.connection.close()
+        if self.log is not None:
+            self.log.unlink(missing_ok=True)
+
+    def describe_end(self) -> str:
+        self.process.join(timeout=10)
+        code = self.process.exitcode
+        how = signal.Signals(-code).name if code is not None and code < 0 else f"exit status {code}"
+        if self.log is None or not self.log.exists():
+            return how
+        lines = self.log.read_bytes()[-LOG_TAIL_BYTES:].decode(errors="replace").strip().splitlines()
+        return f"{how}; last words: {lines[-1]}" if lines else how
+
+
+def _child(connection: Connection, parent: int, log: Path | None) -> None:
+    """Main loop of a worker process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
+    threading.Thread(target=_end_with_parent, args=(parent,), daemon=True).start()
+    _settle(log)
+    while True:
+        try:
+            item: WorkItem = connection.recv()
+        except EOFError:
+            return
+        last = [time.monotonic(), 0]
+
+        def progress(frames: int, last: list[Any] = last) -> None:
+            last[1] += frames
+            if time.monotonic() - last[0] > 0.2:
+                connection.send(("progress", last[1]))
+                last[:] = [time.monotonic(), 0]
+
+        try:
+            outcome = perform(item, progress)
+            if last[1]:
+                connection.send(("progress", last[1]))
+            connection.send(("done", outcome))
+        except HeadswapError as error:
+            error.trace = "".join(traceback.format_exception(error.__cause__ or error))
+            connection.send(("failed", error))
+
+
+def _end_with_parent(parent: int) -> None:
+    """A parent killed with -9 tells nobody: a worker that lost its parent must not go on writing."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
+
+
+def _settle(log: Path | None) -> None:
+    """No hidden threads, and native libraries' chatter into a file."""
+    import cv2
+
+    cv2.setNumThreads(1)
+    if log is not None:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        stream = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        sys.stderr.flush()
+        os.dup2(stream, 2)
+        os.close(stream)

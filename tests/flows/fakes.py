@@ -1,0 +1,127 @@
+"""Stages that count frames instead of looking at them: the whole machinery without a picture."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import ClassVar
+
+from schemas.parameters import (
+    AssembleParameters,
+    IngestParameters,
+    LandmarkParameters,
+    MeasureParameters,
+    RenderParameters,
+    RetargetParameters,
+    TrackParameters,
+)
+from schemas.problems import HeadswapError, MediaError
+from schemas.tables import CHUNKS
+from stages.contract import Input, Scope, Stage, Work, split_shots
+
+executions: list[str] = []
+"""What ran in this process, as ``stage:file or job``."""
+trouble: dict[str, list[Exception]] = {}
+"""Failures to come, by stage."""
+
+
+def note(stage: Stage, work: Work, name: str = "") -> None:
+    executions.append(f"{stage.name}:{name or next(iter(work.media.values()), Path('-')).name}")
+    if trouble.get(stage.name):
+        raise trouble[stage.name].pop(0)
+
+
+class Ingest(Stage):
+    name, version, scope, parameters = "ingest", 1, Scope.CLIP, IngestParameters
+    media: ClassVar = ("clip",)
+    tables: ClassVar = (CHUNKS,)
+
+    def run(self, work: Work) -> None:
+        note(self, work)
+        try:
+            frames = json.loads(work.media["clip"].read_text())["frames"]
+        except (ValueError, KeyError) as error:
+            raise MediaError("not_media", f"{work.media['clip'].name} is no video.", "Give a video.") from error
+        assert isinstance(work.parameters, IngestParameters)
+        chunks = split_shots([(0, frames)], work.parameters.chunk_frames)
+        columns = {"chunk": [], "shot": [], "start": [], "stop": []}
+        for chunk in chunks:
+            for column, value in zip(columns, (chunk.index, chunk.shot, chunk.start, chunk.stop), strict=True):
+                columns[column].append(value)
+        work.output.write_table(CHUNKS, columns)
+
+
+class Landmarks(Stage):
+    name, version, scope, parameters = "landmarks", 1, Scope.CLIP_CHUNK, LandmarkParameters
+    media: ClassVar = ("clip",)
+    inputs: ClassVar = (Input("ingest"),)
+
+    def run(self, work: Work) -> None:
+        note(self, work)
+        assert work.chunk is not None
+        work.output.facts["frames"] = list(work.chunk.frames)
+        work.progress(len(work.chunk.frames))
+
+
+class Track(Stage):
+    name, version, scope, parameters = "track", 1, Scope.CLIP, TrackParameters
+    inputs: ClassVar = (Input("ingest"), Input("landmarks"))
+
+    def run(self, work: Work) -> None:
+        note(self, work)
+        assert isinstance(work.parameters, TrackParameters)
+        frames = [frame for artifact in work.inputs.all("landmarks") for frame in artifact.facts["frames"]]  # type: ignore[attr-defined]
+        work.output.facts.update(frames=frames, subject=work.parameters.subject)
+
+
+class Retarget(Stage):
+    name, version, scope, parameters = "retarget", 1, Scope.JOB, RetargetParameters
+    inputs: ClassVar = (Input("track", "source"), Input("track", "target"))
+    options: ClassVar = ("edits",)
+
+    def run(self, work: Work) -> None:
+        note(self, work, "job")
+        work.output.facts["edits"] = work.options["edits"]
+
+
+class Render(Stage):
+    name, version, scope, parameters = "render", 1, Scope.JOB_CHUNK, RenderParameters
+    media: ClassVar = ("source", "target")
+    inputs: ClassVar = (Input("retarget", "job"), Input("track", "target"))
+
+    def run(self, work: Work) -> None:
+        note(self, work, "job")
+        assert work.chunk is not None
+        work.output.file("crop.bin").write_bytes(bytes(work.chunk.frames) or b"-")
+
+
+class Assemble(Stage):
+    name, version, scope, parameters = "assemble", 1, Scope.JOB, AssembleParameters
+    media: ClassVar = ("target",)
+    inputs: ClassVar = (Input("render", "job", "all"),)
+    options: ClassVar = ("rights", "source_digest", "target_digest")
+
+    def run(self, work: Work) -> None:
+        note(self, work, "job")
+        content = b"".join(artifact.file("crop.bin").read_bytes() for artifact in work.inputs.all("render", "job"))
+        work.output.file("video.mp4").write_bytes(content)
+        work.output.facts["provenance"] = dict(work.options)
+
+
+class Measure(Stage):
+    name, version, scope, parameters = "measure", 1, Scope.JOB, MeasureParameters
+    inputs: ClassVar = (Input("assemble", "job"),)
+
+    def run(self, work: Work) -> None:
+        note(self, work, "job")
+        work.output.facts["verdict"] = {"grade": "good"}
+
+
+STAGES = {
+    name: f"tests.flows.fakes:{name.capitalize()}"
+    for name in ("ingest", "landmarks", "track", "retarget", "render", "assemble", "measure")
+}
+
+
+def passing(code: str = "store_unreachable") -> HeadswapError:
+    return HeadswapError(code, "The network went away.", "Wait.", retryable=True)

@@ -1,0 +1,178 @@
+"""The promises of a night: shared work is done once, failures stay with their job, what is committed is not done again."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+from schemas.catalogue import Job
+from tests.flows import fakes
+from tests.flows.conftest import Night, job
+
+Clips = Callable[[str, int], Path]
+
+
+def four_by_three(clips: Clips) -> list[Job]:
+    return [job(f"s{s}-t{t}", clips(f"source{s}", 1), clips(f"target{t}", 25)) for s in range(4) for t in range(3)]
+
+
+def count() -> Counter[str]:
+    return Counter(entry.split(":")[0] for entry in fakes.executions)
+
+
+def test_four_sources_on_three_targets_do_seven_clip_passes(night: Night, clips: Clips) -> None:
+    batch = night.run(four_by_three(clips))
+    assert {outcome.status for outcome in batch.outcomes.values()} == {"done"}
+    assert count() == {
+        "ingest": 7,
+        "landmarks": 4 + 3 * 3,  # three chunks of each target
+        "track": 7,
+        "retarget": 12,
+        "render": 12 * 3,
+        "assemble": 12,
+        "measure": 12,
+    }
+
+
+def test_the_same_command_again_does_nothing(night: Night, clips: Clips) -> None:
+    jobs = four_by_three(clips)
+    night.run(jobs)
+    batch = night.run(jobs)
+    assert fakes.executions == []
+    assert {outcome.status for outcome in batch.outcomes.values()} == {"cached"}
+
+
+def test_a_changed_parameter_redoes_only_what_depends_on_it(night: Night, clips: Clips) -> None:
+    jobs = four_by_three(clips)
+    night.run(jobs)
+    night.run(jobs, **{"stages.render.match_neck": False})
+    assert count() == {"render": 36}, "the crops came out the same, so nothing after them was done again"
+    night.run(jobs, **{"stages.assemble.container": "mkv"})
+    assert count()["assemble"] == 12
+    assert not count().keys() & {"ingest", "landmarks", "track", "retarget", "render"}
+
+
+def test_a_changed_edit_leaves_clip_stages_alone(night: Night, clips: Clips) -> None:
+    source, target = clips("source", 1), clips("target", 12)
+    night.run([job("a", source, target)])
+    night.run([job("a", source, target, edits='{"curves": {"jawOpen": {"offset": 0.1}}}')])
+    assert count()["retarget"] == 1
+    assert not count().keys() & {"ingest", "landmarks", "track"}
+
+
+def test_the_same_clip_under_another_name_is_known(night: Night, clips: Clips, tmp_path: Path) -> None:
+    source, target = clips("source", 1), clips("target", 12)
+    night.run([job("a", source, target)])
+    moved = tmp_path / "moved"
+    target.rename(moved)
+    night.run([job("a", source, moved)])
+    assert fakes.executions == []
+
+
+def test_two_subjects_of_one_clip_share_what_comes_before_the_choice(night: Night, clips: Clips) -> None:
+    source, target = clips("source", 1), clips("target", 12)
+    batch = night.run([job("a", source, target, subject="0"), job("b", source, target, subject="1")])
+    assert {outcome.status for outcome in batch.outcomes.values()} == {"done"}
+    assert fakes.executions.count("ingest:target") == 1
+    assert count()["track"] == 3
+
+
+def test_one_bad_video_never_stops_the_batch(night: Night, clips: Clips, tmp_path: Path) -> None:
+    text = tmp_path / "text.mp4"
+    text.write_text("no video")
+    source = clips("source", 1)
+    jobs = [job("bad", source, text), job("missing", source, tmp_path / "nowhere.mp4"), job("good", source, clips("target", 12))]
+    batch = night.run(jobs)
+    assert batch.outcomes["good"].status == "done"
+    assert (night.out / "good.mp4").exists()
+    bad, missing = batch.outcomes["bad"].failure, batch.outcomes["missing"].failure
+    assert bad is not None
+    assert bad.code == "not_media"
+    assert missing is not None
+    assert missing.code == "file_missing"
+    assert "nowhere.mp4" in missing.message
+
+
+def test_a_bad_input_is_quarantined_until_asked_for(night: Night, clips: Clips, tmp_path: Path) -> None:
+    text = tmp_path / "text.mp4"
+    text.write_text("no video")
+    jobs = [job("bad", clips("source", 1), text)]
+    night.run(jobs)
+    batch = night.run(jobs)
+    assert "ingest:text.mp4" not in fakes.executions
+    assert batch.outcomes["bad"].failure is not None
+    assert batch.outcomes["bad"].failure.code == "not_media"
+    night.run(jobs, retry_failed=True)
+    assert "ingest:text.mp4" in fakes.executions
+
+
+def test_a_mended_input_needs_no_retry(night: Night, clips: Clips, tmp_path: Path) -> None:
+    target = tmp_path / "target.mp4"
+    target.write_text("no video")
+    jobs = [job("a", clips("source", 1), target)]
+    night.run(jobs)
+    target.write_text('{"frames": 12}')
+    assert night.run(jobs).outcomes["a"].status == "done"
+
+
+def test_what_may_pass_is_tried_again_and_what_will_not_is_not(night: Night, clips: Clips) -> None:
+    fakes.trouble["retarget"] = [fakes.passing(), fakes.passing()]
+    batch = night.run([job("a", clips("source", 1), clips("target", 12))])
+    assert batch.outcomes["a"].status == "done"
+    assert fakes.trouble["retarget"] == []
+    fakes.trouble["retarget"] = [ValueError("a fault"), ValueError("never met")]
+    batch = night.run([job("b", clips("source", 1), clips("other", 13))])
+    assert batch.outcomes["b"].failure is not None
+    assert batch.outcomes["b"].failure.code == "internal_error"
+    assert len(fakes.trouble["retarget"]) == 1
+    assert "a fault" in batch.outcomes["b"].failure.message
+
+
+def test_what_keeps_failing_ends_with_its_reason(night: Night, clips: Clips) -> None:
+    fakes.trouble["retarget"] = [fakes.passing() for _ in range(9)]
+    batch = night.run([job("a", clips("source", 1), clips("target", 12))])
+    failure = batch.outcomes["a"].failure
+    assert failure is not None
+    assert failure.code == "store_unreachable"
+    assert failure.retryable, "the next night may find the network again"
+    fakes.trouble.clear()
+    assert night.run([job("a", clips("source", 1), clips("target", 12))]).outcomes["a"].status == "done"
+
+
+def test_chunks_that_were_committed_before_a_failure_stay(night: Night, clips: Clips) -> None:
+    jobs = [job("a", clips("source", 1), clips("target", 40))]
+    fakes.trouble["render"] = [ValueError("a fault")]
+    night.run(jobs)
+    assert count()["render"] == 4
+    night.run(jobs, retry_failed=True)
+    assert count()["render"] == 1
+
+
+def test_a_plan_says_what_would_run_without_running(night: Night, clips: Clips) -> None:
+    from flows.estimates import estimate
+
+    jobs = [job("a", clips("source", 1), clips("target", 25))]
+    rows = {row.stage: row for row in estimate(night.planner(jobs), 2)}
+    assert rows["ingest"].to_run == 2
+    assert rows["landmarks"].unknown == 2
+    night.run(jobs)
+    rows = {row.stage: row for row in estimate(night.planner(jobs, **{"stages.assemble.container": "mkv"}), 2)}
+    assert rows["assemble"].to_run == 1
+    assert rows["assemble"].frames == 25
+    assert rows["render"].cached == 1
+    assert fakes.executions.count("assemble:job") == 1
+
+
+def test_a_finished_video_is_not_written_again_but_a_lost_one_is(night: Night, clips: Clips) -> None:
+    jobs = [job("a", clips("source", 1), clips("target", 12))]
+    night.run(jobs)
+    video = night.out / "a.mp4"
+    before = video.stat().st_mtime_ns
+    night.run(jobs)
+    assert video.stat().st_mtime_ns == before
+    content = video.read_bytes()
+    video.unlink()
+    night.run(jobs)
+    assert video.read_bytes() == content
+    assert fakes.executions == []
