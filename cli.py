@@ -145,9 +145,7 @@ def swap(
     rights: Annotated[str, typer.Option("--rights", metavar="TEXT", help="On what ground the source's likeness is used.")] = "",
     renderer: RendererOption = None,
     edit: Annotated[str | None, typer.Option("--edit", metavar="FILE", help="Expression and pose edits.")] = None,
-    subject: Annotated[
-        str | None, typer.Option("--subject", help="Whose head: largest, a number, or a picture.")
-    ] = None,
+    subject: Annotated[str | None, typer.Option("--subject", help="Whose head: largest, a number, or a picture.")] = None,
     seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
     store_url: StoreOption = None,
     engine: EngineOption = None,
@@ -402,9 +400,7 @@ def gc(
     store_url: StoreOption = None,
     retention: Annotated[str, typer.Option("--retention", help="all, resume or results: which intermediates stay.")] = "all",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
-    minimum_age_hours: Annotated[
-        float, typer.Option("--minimum-age-hours", min=0, help="Younger objects stay.")
-    ] = 24.0,
+    minimum_age_hours: Annotated[float, typer.Option("--minimum-age-hours", min=0, help="Younger objects stay.")] = 24.0,
     as_json: JsonOption = False,
 ) -> int:
     """Remove what no manifest reaches (and, with --retention, intermediates that are not wanted any more)."""
@@ -419,9 +415,7 @@ def gc(
 @app.command()
 def fsck(
     store_url: StoreOption = None,
-    repair: Annotated[
-        bool, typer.Option("--repair", help="Have what is damaged computed again.")
-    ] = False,
+    repair: Annotated[bool, typer.Option("--repair", help="Have what is damaged computed again.")] = False,
     stage: Annotated[list[str] | None, typer.Option("--stage", help="Only these stages. Repeatable.")] = None,
     as_json: JsonOption = False,
 ) -> int:

@@ -46,16 +46,7 @@ class Observers(Events):
     """Several observers as one."""
 
     def __init__(self, observers: Sequence[Events]) -> None:
-        for name in (
-            "run_started",
-            "step_started",
-            "progress",
-            "step_finished",
-            "step_failed",
-            "retrying",
-            "job_finished",
-            "note",
-        ):
+        for name in (name for name in vars(Events) if not name.startswith("_")):
             setattr(self, name, _each([getattr(observer, name) for observer in observers]))
 
 

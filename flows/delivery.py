@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import posixpath
-from typing import Any
+from typing import Any, cast
 
 import fsspec
 
@@ -50,12 +50,12 @@ def deliver(planner: Planner, plan: JobPlan, output_url: str) -> JobOutcome:
         "video": wanted,
         "artifact": manifests["assemble"].digest,
         "signed": planner.settings.provenance.certificate is not None,
-        **dict(video.facts.get("provenance", {})),
+        **dict(cast(dict[str, Any], video.facts.get("provenance", {}))),
     }
     _place(planner, video, name, address, record)
-    facts = manifests["measure"].facts
-    verdict: dict[str, Any] = dict(facts.get("verdict", {}))
-    counts: dict[str, Any] = dict(verdict.get("frames", {}) if isinstance(verdict.get("frames"), dict) else {})
+    facts: dict[str, Any] = dict(manifests["measure"].facts)
+    verdict: dict[str, Any] = facts.get("verdict", {})
+    counts: dict[str, Any] = verdict.get("frames", {})
     notes += [str(note) for note in facts.get("notes", [])]
     cached = plan.record is not None
     if not cached:

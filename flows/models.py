@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 from schemas.problems import HeadswapError
@@ -11,20 +12,7 @@ from stages.networks.registry import ModelRegistry
 
 def describe(registry: ModelRegistry) -> list[dict[str, Any]]:
     """Every model as a plain mapping, for tables and JSON."""
-    return [
-        {
-            "name": status.entry.name,
-            "state": status.state,
-            "path": str(status.path),
-            "bytes": status.bytes,
-            "licence": status.entry.licence,
-            "commercial": status.entry.commercial,
-            "origin": status.entry.origin,
-            "serves": status.entry.serves,
-            "detail": status.detail,
-        }
-        for status in registry.list()
-    ]
+    return [asdict(status) for status in registry.list()]
 
 
 def pull(registry: ModelRegistry, name: str, *, accepted: bool, ask: Callable[[str], bool], tell: Callable[[str], None]) -> None:
@@ -43,8 +31,4 @@ def pull(registry: ModelRegistry, name: str, *, accepted: bool, ask: Callable[[s
 
 def verify(registry: ModelRegistry) -> list[dict[str, Any]]:
     """Every registered file read again."""
-    return [
-        {"name": status.entry.name, "state": status.state, "detail": status.detail}
-        for status in registry.verify()
-        if status.state != "missing"
-    ]
+    return [asdict(status) for status in registry.verify() if status.state != "missing"]

@@ -19,10 +19,9 @@ os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
 os.environ["HEADSWAP_EPHEMERAL_SERVER"] = "1"
 
-from prefect import flow, task
+from prefect import flow
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
-from prefect.futures import PrefectConcurrentFuture
 from prefect.states import Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.tasks import Task
@@ -52,7 +51,7 @@ def run_with_prefect(batch: Batch, *, run_id: str, name: str) -> None:
     @flow(name="headswap-catalogue", flow_run_name=run_id, validate_parameters=False, persist_result=False)
     def run_catalogue(catalogue: str, jobs: int) -> State[Any]:
         del catalogue
-        runner = ThreadPoolTaskRunner(max_workers=2 * max(1, batch.pool.workers) + 2)
+        runner: Any = ThreadPoolTaskRunner(max_workers=2 * max(1, batch.pool.workers) + 2)
         for number, shard in enumerate(shards):
             named = run_shard.with_options(task_runner=runner, flow_run_name=f"{run_id}-shard-{number}")
             named([plan.job.id for plan in shard], return_state=True).result(raise_on_failure=False)
@@ -126,14 +125,9 @@ class PrefectEngine:
                 self._batch.tell_retry(group, error, delay)
             return delay is not None
 
-        named: Task[..., Any] = task(
-            work,
-            name=stage,
-            task_run_name=f"{stage} {group.node.label}{part}",
-            retry_condition_fn=may_pass,
-            **self._options,
-        )
-        future: PrefectConcurrentFuture[Any] = named.submit()
+        name = f"{stage} {group.node.label}{part}"
+        named: Any = Task(work, name=stage, task_run_name=name, retry_condition_fn=may_pass, **self._options)
+        future = named.submit()
 
         def settle(finished: Any) -> None:
             finished.wait()

@@ -86,7 +86,8 @@ def print_garbage(document: dict[str, Any], console: Console) -> None:
     verb = "would free" if document["dry_run"] else "freed"
     console.print(
         f"{verb} {size(document['freed_bytes'])}: {len(document['withdrawn'])} artifacts given up, "
-        f"{len(document['orphans'])} orphaned attempts, {len(document['temporary'])} temporary files, {len(document['scratch'])} scratch folders"
+        f"{len(document['orphans'])} orphaned attempts, {len(document['temporary'])} temporary files, "
+        f"{len(document['scratch'])} scratch folders"
     )
     for name, stage in document["left"].items():
         console.print(f"  {name:10} {stage['artifacts']:6} artifacts  {size(stage['bytes'])}", highlight=False)
