@@ -1,0 +1,250 @@
+"""Stage ``inpaint``: plates of the background without the person, and where each frame finds its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import cv2
+import numpy as np
+
+from schemas.parameters import InpaintParameters
+from schemas.problems import ModelError
+from schemas.tables import PLATES
+from stages.blocks import dilate, enhance_cloth, shoulder_rectangles
+from stages.contract import Input, Scope, Stage, Work
+from stages.filling import Lama, fill_smooth
+from stages.plates import Camera, PlateBuilder, background_crop, chain, covered_box, crop_to_frame, greatest_motion, identity
+from stages.segmentation import BACKGROUND, CLOTH, HAIR
+from stages.video.decode import ClipReader, open_clip
+from storage.artifacts import PictureReader
+from storage.tables import array
+
+__all__ = ["InpaintStage", "background_crop", "condition_image"]
+
+SAMPLES = 48
+"""Frames of a shot that its plate is made of."""
+
+SAMPLE_BYTES = 160 << 20
+"""Memory for them; larger frames, fewer samples."""
+
+PERSON_MARGIN = 0.025
+"""The person is grown by this share of the crop's side before what is left counts as background."""
+
+POOR = 14.0
+"""Mean difference (0..255) between a plate and its frames above which a shot gets more plates of fewer frames each."""
+
+SHORTEST = 48
+"""Frames of a shot below which its plates are not divided further."""
+
+
+def condition_image(
+    background: np.ndarray, rgb: np.ndarray, labels: np.ndarray, shoulders: np.ndarray, hair: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Background without the person, with the surviving piece of cloth (paper, Hair Enhancement).
+
+    Args:
+        background: uint8 [size, size, 3], from :func:`stages.plates.background_crop`.
+        rgb: uint8 [size, size, 3], the crop.
+        labels: uint8 [size, size], its label map.
+        shoulders: float [2, 3] or [6], shoulder keypoints in crop pixels and their visibility; see
+            :func:`stages.blocks.shoulder_rectangles`.
+        hair: boolean [size, size], M_hair; by default the crop's own hair.
+
+    Returns:
+        The condition image uint8 [size, size, 3] and M_cloth_new boolean [size, size].
+    """
+    hair = labels == HAIR if hair is None else hair
+    cloth = enhance_cloth(labels == CLOTH, hair, shoulder_rectangles(shoulders, labels.shape[0]))
+    return np.where(cloth[..., None], rgb, background), cloth
+
+
+@dataclass
+class _Shot:
+    """The rows of one shot."""
+
+    frames: np.ndarray
+    crops: np.ndarray
+    """float64 [frames, 3]."""
+
+
+@dataclass
+class _Plate:
+    picture: np.ndarray
+    rows: np.ndarray
+    """Frames it serves, as positions in the shot."""
+    transforms: np.ndarray
+    """float64 [rows, 2, 3], frame -> plate."""
+    seen: np.ndarray
+    difference: np.ndarray
+
+
+class InpaintStage(Stage):
+    """One plate per shot for a camera that stands or turns; several where frames cannot be laid over each other."""
+
+    name = "inpaint"
+    version = 1
+    scope = Scope.CLIP
+    parameters = InpaintParameters
+    inputs = (Input("ingest"), Input("track"), Input("masks"))
+    media = ("clip",)
+    models = ("lama",)
+    tables = (PLATES,)
+    seeded = True
+
+    def run(self, work: Work) -> None:
+        """Raises ``ModelError`` where LaMa is asked for by name and not registered."""
+        parameters = work.parameters
+        assert isinstance(parameters, InpaintParameters)
+        fill = _filler(work, parameters)
+        subject = work.inputs.table("track", "subject", columns=["frame", "shot", "crop"])
+        frames, shots, crops = (array(subject, name) for name in ("frame", "shot", "crop"))
+        labels = _Labels([artifact.pictures("labels") for artifact in work.inputs.all("masks")])
+        number, lost = 0, 0
+        with (
+            open_clip(work.media["clip"]) as clip,
+            work.output.pictures("plates") as pictures,
+            work.output.table_writer(PLATES) as table,
+        ):
+            for shot in np.unique(shots):
+                rows = np.nonzero(shots == shot)[0]
+                maker = _PlateMaker(clip, labels, _Shot(frames[rows], crops[rows].astype(np.float64)), fill, parameters.camera)
+                for plate in maker.plates():
+                    pictures.write(number, plate.picture)
+                    table.write(
+                        {
+                            "frame": frames[rows][plate.rows].astype(np.int32),
+                            "plate": np.full(len(plate.rows), number, np.int32),
+                            "transform": plate.transforms.reshape(-1, 6).astype(np.float32),
+                            "seen": plate.seen.astype(np.float32),
+                            "difference": plate.difference.astype(np.float32),
+                        }
+                    )
+                    number += 1
+                    work.progress(len(plate.rows))
+                lost += maker.lost
+        work.output.facts.update(plates=number, method="lama" if isinstance(fill, Lama) else "opencv", unregistered_frames=lost)
+
+
+Filler = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+def _filler(work: Work, parameters: InpaintParameters) -> Filler:
+    if parameters.method == "lama" and "lama" not in work.models:
+        raise ModelError(
+            "model_missing",
+            "inpaint.method is 'lama', but the model lama is not registered.",
+            "Register it with `headswap models add lama FILE`, or set inpaint.method to 'auto'.",
+        )
+    if parameters.method != "opencv" and "lama" in work.models:
+        return Lama(work.models["lama"])
+    seed = work.seed
+    return lambda rgb, known: fill_smooth(rgb, known, seed)
+
+
+class _Labels:
+    """Label maps of a clip over its chunks."""
+
+    def __init__(self, readers: list[PictureReader]) -> None:
+        self._of = {frame: reader for reader in readers for frame in reader.frames}
+
+    def person(self, frame: int) -> np.ndarray:
+        """Boolean [size, size]: the person, with a margin."""
+        labels = self._of[frame].read(frame)
+        small = cv2.resize((labels != BACKGROUND).astype(np.uint8), (256, 256), interpolation=cv2.INTER_AREA)
+        return dilate(small > 0, PERSON_MARGIN * small.shape[0])
+
+
+class _PlateMaker:
+    """Makes the plates of one shot."""
+
+    def __init__(self, clip: ClipReader, labels: _Labels, shot: _Shot, fill: Filler, camera: str) -> None:
+        self.clip, self.labels, self.shot, self.fill = clip, labels, shot, fill
+        self.camera = camera
+        self.lost = 0
+        self.width, self.height = clip.width, clip.height
+
+    def plates(self) -> Iterator[_Plate]:
+        rows = np.arange(len(self.shot.frames))
+        still = np.tile(identity(), (len(rows), 1, 1))
+        if self.camera == "still" or (self.camera == "auto" and self._stands_still()):
+            yield from self._divide(rows, still, divide=False)
+        else:
+            yield from self._divide(rows, self._follow(rows), divide=True)
+
+    def _stands_still(self) -> bool:
+        """Whether the background moves by less than a pixel (at 640) between frames spread over the shot."""
+        camera = Camera()
+        rows = _spread(len(self.shot.frames), 10)
+        transforms = []
+        for row, rgb in self._read(rows):
+            transforms.append(camera.follow(rgb, partial(self._background, row)))
+        moved = [greatest_motion(transform[None], self.width, self.height) for transform in transforms]
+        threshold = max(1.0, 2.0 * max(self.width, self.height) / Camera.LONGEST_SIDE)
+        return float(np.percentile(moved, 80)) < threshold
+
+    def _follow(self, rows: np.ndarray) -> np.ndarray:
+        camera = Camera()
+        transforms = [camera.follow(rgb, partial(self._background, row)) for row, rgb in self._read(rows)]
+        self.lost = camera.lost
+        return np.stack(transforms)
+
+    def _read(self, rows: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        for row in rows:
+            yield int(row), self.clip.read(int(self.shot.frames[row]))
+
+    def _background(self, row: int) -> np.ndarray:
+        """Boolean [height, width]: not the person, nor what lies below the crop, where the body goes on."""
+        crop = self.shot.crops[row]
+        person, _ = crop_to_frame(self.labels.person(int(self.shot.frames[row])), crop, self.width, self.height)
+        background = ~person
+        left, right = np.clip((crop[0] - crop[2] / 2, crop[0] + crop[2] / 2), 0, self.width).astype(int)
+        below = int(np.clip(crop[1] + crop[2] / 2, 0, self.height))
+        background[below:, left:right] = False
+        return background
+
+    def _divide(self, rows: np.ndarray, transforms: np.ndarray, divide: bool) -> Iterator[_Plate]:
+        """One plate for ``rows``; or, where it resembles its frames poorly, one for each half."""
+        box = covered_box(transforms, self.shot.crops[rows], self.width, self.height)
+        side = float(np.median(self.shot.crops[rows, 2]))
+        too_wide = max(box[2] - box[0], box[3] - box[1]) > 6 * side
+        if divide and too_wide and len(rows) > SHORTEST:
+            yield from self._halves(rows, transforms)
+            return
+        plate = self._build(rows, transforms, box)
+        if divide and len(rows) > SHORTEST and float(np.median(plate.difference)) > POOR:
+            yield from self._halves(rows, transforms)
+            return
+        yield plate
+
+    def _halves(self, rows: np.ndarray, transforms: np.ndarray) -> Iterator[_Plate]:
+        middle = len(rows) // 2
+        yield from self._divide(rows[:middle], transforms[:middle], divide=True)
+        yield from self._divide(rows[middle:], transforms[middle:], divide=True)
+
+    def _build(self, rows: np.ndarray, transforms: np.ndarray, box: np.ndarray) -> _Plate:
+        offset = np.array([[1.0, 0, -box[0]], [0, 1.0, -box[1]]])
+        transforms = np.stack([chain(offset, transform) for transform in transforms])
+        width, height = int(box[2] - box[0]), int(box[3] - box[1])
+        builder = PlateBuilder(width, height)
+        chosen = _spread(len(rows), max(6, min(SAMPLES, SAMPLE_BYTES // (4 * width * height))))
+        hidden = []
+        for position, (row, rgb) in zip(chosen, self._read(rows[chosen]), strict=True):
+            person, inside = crop_to_frame(
+                self.labels.person(int(self.shot.frames[row])), self.shot.crops[row], self.width, self.height
+            )
+            builder.add(rgb, inside & ~person, transforms[position])
+            hidden.append(builder.place(person, transforms[position]))
+        plate, count = builder.finish()
+        # What a single frame of many shows is often a strand of hair that its labels missed.
+        known = count >= (2 if len(chosen) >= 8 else 1)
+        seen = [float(known[mask].mean()) if mask.any() else 1.0 for mask in hidden]
+        difference = builder.differences(plate)
+        nearest = np.abs(np.arange(len(rows))[:, None] - chosen[None]).argmin(1)
+        return _Plate(self.fill(plate, known), rows, transforms, np.asarray(seen)[nearest], np.asarray(difference)[nearest])
+
+
+def _spread(count: int, most: int) -> np.ndarray:
+    """Up to ``most`` positions spread evenly over ``range(count)``."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.int64))

@@ -1,0 +1,294 @@
+"""Plates: a picture of the background of a shot without the person, gathered from the frames that show it.
+
+Frames are registered to each other on their background (a still camera needs no registration), laid over each other in the
+coordinates of the plate, and what most of them agree on is kept. All transforms are 2x3 in this project's pixel convention
+(``stages.video.crops``): frame pixels -> plate pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import ArrayLike
+
+from stages.video.crops import crop_matrix, frame_matrix, opencv_matrix
+
+__all__ = ["Camera", "PlateBuilder", "background_crop", "chain", "covered_box", "identity", "invert", "register", "warp_to_plate"]
+
+
+def identity() -> np.ndarray:
+    """The transform that changes nothing, float64 [2, 3]."""
+    return np.array([[1.0, 0, 0], [0, 1.0, 0]])
+
+
+def chain(second: ArrayLike, first: ArrayLike) -> np.ndarray:
+    """The transform that does ``first``, then ``second``; float64 [2, 3] each."""
+    a, b = np.asarray(second, np.float64).reshape(2, 3), np.asarray(first, np.float64).reshape(2, 3)
+    return np.hstack([a[:, :2] @ b[:, :2], a[:, :2] @ b[:, 2:] + a[:, 2:]])
+
+
+def invert(transform: ArrayLike) -> np.ndarray:
+    """The inverse transform, float64 [2, 3]. Raises ``numpy.linalg.LinAlgError`` where there is none."""
+    a = np.asarray(transform, np.float64).reshape(2, 3)
+    inverse = np.linalg.inv(a[:, :2])
+    return np.hstack([inverse, -inverse @ a[:, 2:]])
+
+
+# ---------------------------------------------------------------------------------------------------------- registration
+
+
+@dataclass(frozen=True)
+class Registration:
+    """Where a picture lies in the coordinates of another."""
+
+    transform: np.ndarray
+    """float64 [2, 3], pixels of the picture -> pixels of the reference."""
+    matches: int
+    """Corners that agree with the transform."""
+    residual: float
+    """Their root mean square distance to it, pixels."""
+
+
+def register(
+    reference: np.ndarray, picture: np.ndarray, usable: np.ndarray, guess: np.ndarray | None = None, corners: int = 240
+) -> Registration | None:
+    """Similarity (turn, zoom, shift) from ``picture`` to ``reference``, from corners of the background tracked between them.
+
+    Args:
+        reference, picture: gray uint8 [height, width] of the same size.
+        usable: boolean [height, width], background of the reference.
+        guess: expected transform picture -> reference, float64 [2, 3].
+        corners: how many corners at most.
+
+    Returns:
+        None where too little of the background can be recognised.
+    """
+    points = cv2.goodFeaturesToTrack(reference, corners, 0.005, max(5, reference.shape[1] // 80), mask=usable.astype(np.uint8))
+    if points is None or len(points) < 8:
+        return None
+    start = points.copy()
+    if guess is not None:
+        back = opencv_matrix(invert(guess))
+        start = (points.reshape(-1, 2) @ back[:, :2].T + back[:, 2]).astype(np.float32).reshape(-1, 1, 2)
+    found, status = _track(reference, picture, points, start)
+    again, status_back = _track(picture, reference, found, points.copy())
+    # A corner that does not come back to where it started was lost behind the person.
+    good = status & status_back & (np.abs(again - points).max(axis=(1, 2)) < 0.7)
+    if good.sum() < 8:
+        return None
+    there, here = points[good].reshape(-1, 2), found[good].reshape(-1, 2)
+    cv2.setRNGSeed(0)
+    matrix, inliers = cv2.estimateAffinePartial2D(here, there, method=cv2.RANSAC, ransacReprojThreshold=1.5, maxIters=500)
+    if matrix is None or int(inliers.sum()) < max(8, 0.35 * good.sum()):
+        return None
+    agree = inliers.ravel() > 0
+    error = here[agree] @ matrix[:, :2].T + matrix[:, 2] - there[agree]
+    transform = matrix.copy()
+    transform[:, 2] += 0.5 - matrix[:, :2] @ (0.5, 0.5)  # OpenCV counts from the centre of the first pixel
+    return Registration(transform, int(agree.sum()), float(np.sqrt((error**2).sum(1).mean())))
+
+
+def _track(before: np.ndarray, after: np.ndarray, points: np.ndarray, start: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Lucas-Kanade in a pyramid: where ``points`` went, searched for from ``start``, and which were found."""
+    found, status, _ = cv2.calcOpticalFlowPyrLK(
+        before,
+        after,
+        points,
+        start,
+        winSize=(21, 21),
+        maxLevel=4,
+        criteria=(cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 20, 0.01),
+        flags=cv2.OPTFLOW_USE_INITIAL_FLOW,
+    )
+    return found, status.ravel() > 0
+
+
+class Camera:
+    """Follows the camera through a shot, frame by frame, relative to the shot's first frame.
+
+    Each frame is registered to a reference frame, not to its neighbour, so that errors do not add up; a new reference is
+    taken only when little of the old one is still in view.
+    """
+
+    LONGEST_SIDE = 640
+
+    def __init__(self) -> None:
+        self._reference: np.ndarray | None = None
+        self._usable = np.zeros((0, 0), bool)
+        self._to_first = identity()
+        self._last = identity()
+        self._most = 0
+        self.lost = 0
+        """Frames whose background could not be recognised; they keep the transform of the frame before."""
+
+    def follow(self, rgb: np.ndarray, background: Callable[[], np.ndarray]) -> np.ndarray:
+        """Transform from this frame to the first, float64 [2, 3], frame pixels.
+
+        Args:
+            rgb: uint8 [height, width, 3].
+            background: gives boolean [height, width], what surely does not show the person; called for references only.
+        """
+        height, width = rgb.shape[:2]
+        scale = min(1.0, self.LONGEST_SIDE / max(height, width))
+        size = (max(16, round(width * scale)), max(16, round(height * scale)))
+        gray = cv2.resize(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), size, interpolation=cv2.INTER_AREA)
+        shrink = np.array([[size[0] / width, 0, 0], [0, size[1] / height, 0]])
+        if self._reference is None:
+            self._refer(gray, background)
+            return identity()
+        guess = chain(chain(shrink, chain(invert(self._to_first), self._last)), invert(shrink))
+        found = register(self._reference, gray, self._usable, guess)
+        if found is None:
+            self.lost += 1
+            return self._last
+        self._last = chain(self._to_first, chain(invert(shrink), chain(found.transform, shrink)))
+        self._most = max(self._most, found.matches)
+        if found.matches < 0.4 * self._most:
+            self._refer(gray, background)
+            self._to_first, self._most = self._last, 0
+        return self._last
+
+    def _refer(self, gray: np.ndarray, background: Callable[[], np.ndarray]) -> None:
+        size = (gray.shape[1], gray.shape[0])
+        self._usable = cv2.resize(background().astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
+        self._reference = gray
+
+
+def greatest_motion(transforms: np.ndarray, width: int, height: int) -> float:
+    """How far any corner of the frame moves over the shot, pixels; ``transforms`` float64 [frames, 2, 3]."""
+    corners = np.array([[0, 0], [width, 0], [0, height], [width, height]], np.float64)
+    moved = np.einsum("fij,pj->fpi", transforms[:, :, :2], corners) + transforms[:, None, :, 2]
+    return float(np.abs(moved - corners).max(initial=0.0))
+
+
+# ---------------------------------------------------------------------------------------------------------------- plates
+
+
+def covered_box(transforms: np.ndarray, crops: np.ndarray, width: int, height: int, margin: float = 0.06) -> np.ndarray:
+    """The box that all crops cover in the coordinates of the first frame, int [4]: left, top, right, bottom.
+
+    Args:
+        transforms: float64 [frames, 2, 3], frame -> first frame.
+        crops: float [frames, 3], centre x, centre y, side in frame pixels.
+        width, height: of the frame: what lies outside of every frame is not covered.
+        margin: added on every side, share of the crop's side.
+    """
+    low, high = np.full(2, np.inf), np.full(2, -np.inf)
+    for transform, (x, y, side) in zip(transforms, crops, strict=True):
+        half = side * (0.5 + margin)
+        left, right = np.clip((x - half, x + half), 0, width)
+        top, bottom = np.clip((y - half, y + half), 0, height)
+        corners = np.array([[left, top], [right, top], [left, bottom], [right, bottom]]) @ transform[:, :2].T + transform[:, 2]
+        low, high = np.minimum(low, corners.min(0)), np.maximum(high, corners.max(0))
+    low, high = np.floor(low), np.ceil(high)
+    return np.array([*low, *np.maximum(high, low + 1)], np.int64)
+
+
+def warp_to_plate(picture: np.ndarray, transform: np.ndarray, width: int, height: int, *, nearest: bool = False) -> np.ndarray:
+    """Resample ``picture`` [h, w] or [h, w, 3] into the plate; zero where it has nothing to show."""
+    whole = np.round(transform[:, 2])
+    if np.allclose(transform[:, :2], np.eye(2), atol=1e-9) and np.allclose(transform[:, 2], whole, atol=1e-6):
+        result = np.zeros((height, width, *picture.shape[2:]), picture.dtype)
+        dx, dy = int(whole[0]), int(whole[1])
+        top, left = max(0, dy), max(0, dx)
+        bottom, right = min(height, dy + picture.shape[0]), min(width, dx + picture.shape[1])
+        if bottom > top and right > left:
+            result[top:bottom, left:right] = picture[top - dy : bottom - dy, left - dx : right - dx]
+        return result
+    method = cv2.INTER_NEAREST if nearest else cv2.INTER_LINEAR
+    return np.asarray(cv2.warpAffine(picture, opencv_matrix(transform), (width, height), flags=method))
+
+
+class PlateBuilder:
+    """Lays registered frames over each other. Memory: about 4 bytes a pixel and frame added, so add a bounded number."""
+
+    DISAGREEMENT = 24
+    """Where the frames differ by more than this (0..255), the median is taken instead of the mean."""
+
+    def __init__(self, width: int, height: int) -> None:
+        self.width, self.height = width, height
+        self._pictures: list[np.ndarray] = []
+        self._visible: list[np.ndarray] = []
+
+    def add(self, rgb: np.ndarray, visible: np.ndarray, transform: np.ndarray) -> None:
+        """Add a frame.
+
+        Args:
+            rgb: uint8 [h, w, 3]; visible: boolean [h, w], surely background.
+            transform: float64 [2, 3], frame -> plate.
+        """
+        there = warp_to_plate(visible.astype(np.uint8) * 255, transform, self.width, self.height)
+        self._pictures.append(warp_to_plate(rgb, transform, self.width, self.height))
+        self._visible.append(there == 255)
+
+    def place(self, mask: np.ndarray, transform: np.ndarray) -> np.ndarray:
+        """A frame's boolean mask [h, w] in the plate, boolean [height, width]."""
+        return warp_to_plate(mask.astype(np.uint8), transform, self.width, self.height, nearest=True) > 0
+
+    def differences(self, plate: np.ndarray) -> list[float]:
+        """Mean absolute difference (0..255) of each frame added to ``plate``, where the frame shows background."""
+        result = []
+        for picture, visible in zip(self._pictures, self._visible, strict=True):
+            total = cv2.mean(cv2.absdiff(picture, plate), visible.view(np.uint8))
+            result.append(float(sum(total[:3]) / 3))
+        return result
+
+    def finish(self) -> tuple[np.ndarray, np.ndarray]:
+        """The plate uint8 [height, width, 3] and in how many frames each pixel was visible, int32 [height, width]."""
+        shape = (self.height, self.width)
+        count = np.zeros(shape, np.int32)
+        total = np.zeros((*shape, 3), np.float32)
+        low, high = np.full((*shape, 3), 255, np.uint8), np.zeros((*shape, 3), np.uint8)
+        for picture, visible in zip(self._pictures, self._visible, strict=True):
+            count += visible
+            mask = visible.view(np.uint8)
+            cv2.accumulate(picture, total, mask)
+            cv2.copyTo(cv2.min(low, picture), mask, low)
+            cv2.copyTo(cv2.max(high, picture), mask, high)
+        plate = np.asarray(np.rint(total / np.maximum(count, 1)[..., None]), np.uint8)
+        rows, columns = np.nonzero(((high.astype(np.int16) - low).max(-1) > self.DISAGREEMENT) & (count > 2))
+        for start in range(0, len(rows), 1 << 16):
+            r, c = rows[start : start + (1 << 16)], columns[start : start + (1 << 16)]
+            values = np.stack([picture[r, c] for picture in self._pictures]).astype(np.int16)
+            values[~np.stack([visible[r, c] for visible in self._visible])] = 256  # sorts behind what is visible
+            values.sort(axis=0)
+            middle = (count[r, c] - 1) // 2
+            plate[r, c] = np.take_along_axis(values, middle[None, :, None], axis=0)[0]
+        return plate, count
+
+
+def background_crop(plate: np.ndarray, transform: ArrayLike, crop: ArrayLike, size: int) -> np.ndarray:
+    """The background behind one frame's crop.
+
+    Args:
+        plate: uint8 [h, w, 3].
+        transform: 2x3 (or 6 numbers, row major), frame pixels -> plate pixels, of table ``plates``.
+        crop: centre x, centre y, side in frame pixels.
+        size: side of the result.
+
+    Returns:
+        uint8 [size, size, 3]; what lies outside the plate (outside the frame) repeats its border.
+    """
+    side = float(np.asarray(crop)[2])
+    oversampling = min(max(int(np.ceil(side / size - 1e-6)), 1), 8)
+    target = size * oversampling
+    matrix = opencv_matrix(chain(transform, frame_matrix(crop, target)))
+    method = cv2.INTER_CUBIC if side < size * (1 - 1e-6) else cv2.INTER_LINEAR
+    picture = cv2.warpAffine(
+        plate, matrix, (target, target), flags=method | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE
+    )
+    if oversampling > 1:
+        picture = cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA)
+    return np.asarray(picture, np.uint8)
+
+
+def crop_to_frame(mask: np.ndarray, crop: ArrayLike, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
+    """A crop's boolean mask [size, size] in the frame: (mask, inside the crop), boolean [height, width] each."""
+    size = mask.shape[0]
+    stacked = np.stack([mask, np.ones_like(mask)], -1).astype(np.uint8)
+    matrix = opencv_matrix(crop_matrix(crop, size))
+    found = cv2.warpAffine(stacked, matrix, (width, height), flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP)
+    return found[..., 0] > 0, found[..., 1] > 0
