@@ -21,6 +21,7 @@ from typing import Any
 
 import psutil
 
+from flows import pipeline
 from flows.execution import Outcome, WorkItem, perform
 from schemas.problems import HeadswapError
 
@@ -185,7 +186,7 @@ class _Process:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self.log = None if logs is None else logs / f"worker-{os.getpid()}-{id(self):x}.log"
-        self.process = context.Process(target=_child, args=(theirs, os.getpid(), self.log), daemon=True)
+        self.process = context.Process(target=_child, args=(theirs, os.getpid(), self.log, dict(pipeline.STAGES)), daemon=True)
         self.process.start()
         theirs.close()
 
@@ -216,8 +217,9 @@ class _Process:
         return f"{how}; last words: {lines[-1]}" if lines else how
 
 
-def _child(connection: Connection, parent: int, log: Path | None) -> None:
-    """Main loop of a worker process."""
+def _child(connection: Connection, parent: int, log: Path | None, stages: dict[str, str]) -> None:
+    """Main loop of a worker process. ``stages`` is the parent's list: both must mean the same."""
+    pipeline.STAGES = stages
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
     threading.Thread(target=_end_with_parent, args=(parent,), daemon=True).start()
     _settle(log)

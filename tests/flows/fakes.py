@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import time
 from pathlib import Path
 from typing import ClassVar
 
@@ -115,6 +118,32 @@ class Measure(Stage):
     def run(self, work: Work) -> None:
         note(self, work, "job")
         work.output.facts["verdict"] = {"grade": "good"}
+
+
+class Moody(Stage):
+    """Does what its medium says: nothing, fail, crash, hang, or eat memory (once, where a file ``<medium>.once`` can be made)."""
+
+    name, version, scope, parameters = "moody", 1, Scope.CLIP, IngestParameters
+    media: ClassVar = ("clip",)
+
+    def run(self, work: Work) -> None:
+        mood = json.loads(work.media["clip"].read_text())
+        once = work.media["clip"].with_suffix(".once")
+        work.output.facts["process"] = os.getpid()
+        if mood.get("once") and once.exists():
+            return
+        once.touch()
+        match mood["mood"]:
+            case "crash":
+                os.kill(os.getpid(), signal.SIGSEGV)
+            case "hang":
+                time.sleep(60)
+            case "eat":
+                held = bytearray(700 << 20)
+                held[::4096] = b"x" * len(held[::4096])
+                time.sleep(60)
+            case "fail":
+                raise ValueError("a bad mood")
 
 
 STAGES = {

@@ -1,0 +1,98 @@
+"""Worker processes may crash, hang or eat memory: the run learns why, and the next unit finds a fresh process."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from flows import pipeline
+from flows.execution import WorkItem
+from flows.workers import Limits, WorkerPool
+from schemas.parameters import IngestParameters
+from schemas.problems import HeadswapError
+from storage.store import ArtifactStore
+
+
+@pytest.fixture(autouse=True)
+def moody_stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(pipeline, "STAGES", {"moody": "tests.flows.fakes:Moody"})
+    pipeline.stage.cache_clear()
+    yield
+    pipeline.stage.cache_clear()
+
+
+def item(folder: Path, name: str, **mood: object) -> WorkItem:
+    medium = folder / f"{name}.json"
+    medium.write_text(json.dumps(mood))
+    store = ArtifactStore.open(folder / "store")
+    return WorkItem(
+        stage="moody",
+        key=name,
+        recipe={},
+        label=medium.name,
+        store=store,
+        parameters=IngestParameters(),
+        chunk=None,
+        inputs={},
+        media={"clip": str(medium)},
+        models={},
+        options={},
+        seed=0,
+        frames=1,
+        media_folder=folder,
+        media_bytes=1 << 30,
+    )
+
+
+def test_a_crashed_process_is_named_and_replaced(tmp_path: Path) -> None:
+    with WorkerPool(1, logs=tmp_path / "logs") as pool:
+        crashed = pool.submit(item(tmp_path, "bad", mood="crash"))
+        after = pool.submit(item(tmp_path, "good", mood="calm"))
+        error = crashed.exception()
+        assert isinstance(error, HeadswapError)
+        assert error.code == "worker_died"
+        assert "bad.json" in error.message
+        assert "SIGSEGV" in error.message
+        assert error.retryable
+        assert after.result().manifest.facts["process"] != os.getpid()
+
+
+def test_a_hanging_process_is_killed_after_its_time(tmp_path: Path) -> None:
+    with WorkerPool(1, limits=Limits(seconds=lambda stage: 3.0)) as pool:
+        error = pool.submit(item(tmp_path, "slow", mood="hang")).exception()
+        assert isinstance(error, HeadswapError)
+        assert error.code == "timeout"
+        assert "time_limits.moody" in error.remedy
+
+
+def test_a_process_that_eats_memory_is_killed(tmp_path: Path) -> None:
+    with WorkerPool(1, limits=Limits(memory_bytes=600 << 20)) as pool:
+        error = pool.submit(item(tmp_path, "big", mood="eat")).exception()
+        assert isinstance(error, HeadswapError)
+        assert error.code == "memory_limit"
+
+
+def test_a_fault_of_a_stage_arrives_with_its_trace(tmp_path: Path) -> None:
+    with WorkerPool(1) as pool:
+        error = pool.submit(item(tmp_path, "odd", mood="fail")).exception()
+        assert isinstance(error, HeadswapError)
+        assert error.code == "internal_error"
+        assert "a bad mood" in error.message
+        assert "fakes.py" in error.trace
+
+
+def test_closing_stops_what_runs_and_cancels_what_waits(tmp_path: Path) -> None:
+    pool = WorkerPool(1)
+    running = pool.submit(item(tmp_path, "slow", mood="hang"))
+    waiting = pool.submit(item(tmp_path, "later", mood="calm"))
+    while not running.running():
+        pass
+    pool.close()
+    error = running.exception(timeout=20)
+    assert isinstance(error, HeadswapError)
+    assert error.code == "stopped"
+    assert waiting.cancelled()
