@@ -1,0 +1,172 @@
+"""What a performer does over time: head motion, gaze, blinks, speech and moods, from a seed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float32]
+Doubles = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Performance:
+    """A performance, one row per frame.
+
+    Attributes:
+        frames_per_second: of the rows.
+        pose: float32 [frames, 3], yaw, pitch, roll of the head, radians (``head.rotation_matrix``).
+        shift: float32 [frames, 3], of the head, centimetres.
+        sway: float32 [frames, 3], of the whole body, centimetres.
+        expression: float32 [frames, expressions], weights 0..1 in the order of the head model.
+        voice: float32 [frames], loudness of speech 0..1, in step with the mouth.
+    """
+
+    frames_per_second: float
+    pose: Floats
+    shift: Floats
+    sway: Floats
+    expression: Floats
+    voice: Floats
+
+    def __len__(self) -> int:
+        return len(self.pose)
+
+
+def _wander(
+    seconds: npt.NDArray[np.float64], rng: np.random.Generator, slowest: float, octaves: int = 3
+) -> npt.NDArray[np.float64]:
+    """A smooth random curve, about -1..1: sines of rising frequency and random phase."""
+    total = np.zeros_like(seconds)
+    for k in range(octaves):
+        frequency = slowest * (1.7**k) * rng.uniform(0.85, 1.15)
+        total += np.sin(2 * np.pi * frequency * seconds + rng.uniform(0, 2 * np.pi)) / 1.6**k
+    return total / sum(1.6**-k for k in range(octaves))
+
+
+def _bump(seconds: npt.NDArray[np.float64], start: float, rise: float, hold: float, fall: float) -> npt.NDArray[np.float64]:
+    """0, smoothly up to 1, held, and down again."""
+    up = np.clip((seconds - start) / rise, 0, 1)
+    down = np.clip((seconds - start - rise - hold) / fall, 0, 1)
+    return (up * up * (3 - 2 * up)) * (1 - down * down * (3 - 2 * down))
+
+
+VISEMES: tuple[dict[str, float], ...] = (
+    {"jawOpen": 0.42, "mouthLowerDown": 0.25, "mouthUpperUp": 0.15},
+    {"jawOpen": 0.20, "mouthStretch": 0.35, "mouthSmile": 0.25, "mouthLowerDown": 0.2},
+    {"jawOpen": 0.26, "mouthFunnel": 0.65},
+    {"jawOpen": 0.12, "mouthPucker": 0.75},
+    {"jawOpen": 0.02, "mouthPress": 0.45, "mouthRollLower": 0.3, "mouthRollUpper": 0.2},
+    {"jawOpen": 0.08, "mouthRollLower": 0.35, "mouthUpperUp": 0.3},
+    {"jawOpen": 0.30, "mouthLowerDown": 0.35, "mouthSmile": 0.15},
+)
+"""Mouth shapes for sounds like a, e, o, u, m, f, ah; without a side they act on both."""
+
+
+def perform(
+    names: Sequence[str],
+    frames: int,
+    frames_per_second: float,
+    *,
+    seed: int,
+    speech: float = 1.0,
+    motion: float = 1.0,
+    smile: float = 0.5,
+) -> Performance:
+    """Invent a performance.
+
+    Args:
+        names: expression names in the order of the head model. frames, frames_per_second: length.
+        speech, motion, smile: how much of each, 0 for none, 1 for usual.
+    """
+    rng = np.random.default_rng(seed)
+    seconds = np.arange(frames) / frames_per_second
+    weights = {name: np.zeros(frames) for name in names}
+
+    def add(name: str, curve: npt.NDArray[np.float64]) -> None:
+        for full in (name,) if name in weights else (f"{name}_L", f"{name}_R"):
+            weights[full] += curve
+
+    pose = np.stack(
+        [
+            0.20 * _wander(seconds, rng, 0.22) + 0.03 * _wander(seconds, rng, 0.9),
+            0.085 * _wander(seconds, rng, 0.28) + 0.025 * _wander(seconds, rng, 1.3),
+            0.075 * _wander(seconds, rng, 0.2),
+        ],
+        axis=1,
+    )
+    shift = np.stack(
+        [0.7 * _wander(seconds, rng, 0.2), 0.25 * _wander(seconds, rng, 0.4), 0.8 * _wander(seconds, rng, 0.2)], axis=1
+    )
+    breath = np.sin(2 * np.pi * 0.27 * seconds + rng.uniform(0, 6))
+    sway = np.stack([0.6 * _wander(seconds, rng, 0.17), 0.14 * breath, 0.4 * _wander(seconds, rng, 0.2)], axis=1)
+
+    voice = np.zeros(frames)
+    start = 0.25
+    while speech > 0 and start < seconds[-1]:
+        length = rng.uniform(0.16, 0.30)
+        loud = rng.uniform(0.6, 1.0) * speech
+        shape = _bump(seconds, start - 0.05, 0.55 * length, 0.1 * length, 0.75 * length)
+        for name, weight in VISEMES[int(rng.integers(len(VISEMES)))].items():
+            add(name, weight * loud * shape)
+        voice = np.maximum(voice, loud * shape)
+        start += length * rng.uniform(0.75, 1.0) + (rng.uniform(0.3, 0.6) if rng.uniform() < 0.1 else 0.0)
+
+    for side in ("L", "R"):
+        weights[f"mouthSmile_{side}"] += (
+            smile * (0.18 + 0.32 * np.clip(_wander(seconds, rng, 0.16), 0, 1)) * rng.uniform(0.92, 1.0)
+        )
+    add("cheekSquint", 0.35 * weights["mouthSmile_L"])
+    mood = np.clip(_wander(seconds, rng, 0.35), -1, 1)
+    add("browInnerUp", 0.5 * np.clip(mood, 0, 1))
+    add("browOuterUp", 0.45 * np.clip(mood - 0.1, 0, 1))
+    add("browDown", 0.35 * np.clip(-mood - 0.2, 0, 1))
+
+    # The eyes rest on a point and leap to the next; mostly they hold against the turn of the head.
+    leaps = np.sort(rng.uniform(0, seconds[-1] + 1e-6, max(1, int(seconds[-1] / 1.1))))
+    aim = np.stack([rng.normal(0, 0.16, len(leaps) + 1), rng.normal(0, 0.08, len(leaps) + 1)], 1)
+    gaze = aim[np.searchsorted(leaps, seconds, side="right")] - 0.55 * pose[:, :2] * motion / 0.5
+    kernel = np.array([0.25, 0.5, 0.25])
+    right, down = (np.convolve(np.pad(gaze[:, axis], 1, mode="edge"), kernel, mode="valid") for axis in (0, 1))
+    add("eyeLookIn_R", np.clip(right, 0, 0.8))
+    add("eyeLookOut_L", np.clip(right, 0, 0.8))
+    add("eyeLookOut_R", np.clip(-right, 0, 0.8))
+    add("eyeLookIn_L", np.clip(-right, 0, 0.8))
+    add("eyeLookDown", np.clip(down, 0, 0.6))
+    add("eyeLookUp", np.clip(-down, 0, 0.6))
+
+    blink = np.zeros(frames)
+    start = rng.uniform(0.5, 1.2)
+    while start < seconds[-1] + 0.2:
+        blink = np.maximum(blink, _bump(seconds, start, 0.09, 0.04, 0.15))
+        start += rng.uniform(1.3, 2.8)
+    for side in ("L", "R"):
+        weights[f"eyeBlink_{side}"] = 0.10 + 0.90 * blink
+
+    expression = np.stack([np.clip(weights[name], 0, 1) for name in names], axis=1)
+    as_floats = [np.asarray(a, np.float32) for a in (motion * pose, motion * shift, motion * sway, expression, voice)]
+    return Performance(frames_per_second, *as_floats)
+
+
+def hum(performance: Performance, *, seed: int, sample_rate: int = 44_100) -> npt.NDArray[np.float32]:
+    """A speech-like hum in step with the mouth: float32 [samples], mono, -1..1.
+
+    A sawtooth-like voice at about 120 Hz through two slowly moving formants, loud where ``performance.voice`` is.
+    """
+    rng = np.random.default_rng(seed)
+    samples = round(len(performance) / performance.frames_per_second * sample_rate)
+    seconds = np.arange(samples) / sample_rate
+    frame_times = np.arange(len(performance)) / performance.frames_per_second
+    pitch = 118 * (1 + 0.07 * _wander(seconds, rng, 0.5) + 0.02 * _wander(seconds, rng, 4.0, 1))
+    phase = 2 * np.pi * np.cumsum(pitch) / sample_rate
+    formants = (520 * (1 + 0.35 * _wander(seconds, rng, 1.8)), 1500 * (1 + 0.3 * _wander(seconds, rng, 1.5)))
+    sound = np.zeros(samples)
+    for harmonic in range(1, 25):
+        frequency = harmonic * pitch
+        gain = sum(np.exp(-(((frequency - formant) / width) ** 2)) for formant, width in zip(formants, (160, 260), strict=True))
+        sound += (gain + 0.08) / harmonic**0.6 * np.sin(harmonic * phase)
+    sound *= np.interp(seconds, frame_times, performance.voice)
+    return np.asarray(0.35 * sound / (np.abs(sound).max() + 1e-9), np.float32)
