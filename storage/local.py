@@ -123,13 +123,10 @@ class LocalBackend(Backend):
             _flush(final.parent)
 
     def download(self, path: str, local: Path) -> None:
+        if not (self.root / path).exists():
+            raise FileNotFoundError(errno.ENOENT, "no such object", path)
         with translated(f"reading {path}", self.url):
-            try:
-                shutil.copyfile(self.root / path, local)
-            except FileNotFoundError as error:
-                if not (self.root / path).exists():
-                    raise FileNotFoundError(errno.ENOENT, "no such object", path) from error
-                raise
+            shutil.copyfile(self.root / path, local)
 
     def names(self, folder: str) -> dict[str, Entry]:
         with translated(f"listing {folder}", self.url):

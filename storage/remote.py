@@ -102,9 +102,12 @@ class RemoteBackend(Backend):
         with self._translated(f"reading {path}"):
             try:
                 end = None if length is None else start + length
-                return self.system.cat_file(self._path(path), start=start or None, end=end)
+                return self._cat(self._path(path), start or None, end)
             except FileNotFoundError:
                 return None
+
+    def _cat(self, path: str, start: int | None, end: int | None) -> bytes:
+        return self.system.cat_file(path, start=start, end=end)
 
     def read_many(self, paths: Sequence[str]) -> dict[str, bytes]:
         found = self._all(self.read, paths)
@@ -233,8 +236,6 @@ class S3Backend(RemoteBackend):
             "retries": {"total_max_attempts": self.attempts, "mode": "standard"},
         }
         options["config_kwargs"] = {**patience, **dict(options.get("config_kwargs") or {})}  # type: ignore[call-overload]
-        # An instance of our own: the shared one may have been made with other patience, or in another process.
-        options["skip_instance_cache"] = True
         return options
 
     @contextmanager
@@ -294,6 +295,10 @@ class S3Backend(RemoteBackend):
             if _code(error.__cause__) in ("InvalidRange", "416"):
                 return b""
             raise
+
+    def _cat(self, path: str, start: int | None, end: int | None) -> bytes:
+        # One request; with more s3fs asks for the size first.
+        return self.system.cat_file(path, start=start, end=end, max_concurrency=1)
 
     def create(self, path: str, data: bytes) -> bool:
         with self._translated(f"publishing {path}"):

@@ -203,7 +203,7 @@ def _groups(file: pq.ParquetFile, frames: range) -> list[int]:
 
 def _inside(column: pa.ChunkedArray, frames: range) -> pa.ChunkedArray:
     if len(frames) == 0:
-        return pa.chunked_array([pa.array([False] * len(column))])
+        return pa.chunked_array([pa.array([False] * len(column), pa.bool_())])
     if frames.step == 1:
         return pc.and_(pc.greater_equal(column, frames.start), pc.less(column, frames.stop))
     return pc.is_in(column, value_set=pa.array(list(frames), column.type))
