@@ -33,11 +33,28 @@ _FORMATS = {"mp4": "mp4", "mov": "mov", "mkv": "matroska"}
 class Joined:
     """What was written."""
 
-    path: Path
-    container: str
     frames: int
     audio_packets: tuple[int, ...]
     notes: tuple[str, ...]
+
+
+def container_for(original: Path, wanted: str) -> tuple[str, tuple[str, ...]]:
+    """The container that can hold a target's sound unchanged: the wanted one, else QuickTime, else Matroska.
+
+    Returns:
+        "mp4", "mov" or "mkv", and sentences for the report, none where it is the wanted one.
+
+    Raises:
+        MediaError: container_unsupported, and those of opening the file.
+    """
+    with _original_container(original) as source:
+        audio = _audio_streams(source)
+        for container in dict.fromkeys((wanted, *_FALLBACKS)):
+            if _supports(container, audio):
+                codecs = ", ".join(sorted({stream.codec_context.name for stream in audio}))
+                note = f"{wanted} cannot hold this sound ({codecs}): written as {container}."
+                return container, () if container == wanted else (note,)
+    raise MediaError("container_unsupported", f"No container can hold the sound of {original}.", "Convert its sound to AAC.")
 
 
 def join_segments(
@@ -56,22 +73,20 @@ def join_segments(
     Args:
         segments: files of ``SegmentWriter``, in order, written with equal settings.
         original: the target; every packet of its audio streams is copied. A still picture has none.
-        output: its suffix (.mp4, .mov, .mkv) is the container that is tried first. Where that cannot hold one of the audio
-            codecs, another is taken and the suffix changes: see ``Joined.path``.
+        output: the file to write; its suffix (.mp4, .mov, .mkv) is the container. Ask ``container_for`` first.
         pts, duration: int64 [frames] in ``time_base``, one for each frame of all segments together.
         title, comment: tags; the comment holds the provenance.
 
     Raises:
-        MediaError: segments_differ (other settings or another number of frames), container_unsupported, join_failed (what was
-            written does not read back as it should).
+        MediaError: segments_differ (other settings or another number of frames), join_failed (what was written does not read
+            back as it should).
     """
     delay = max(_reorder_delay(segment) for segment in segments)
     notes: list[str] = []
     with _original_container(original) as source:
-        audio = [stream for stream in source.streams.audio if stream.codec_context is not None] if source else []
-        container = _choose_container(output.suffix.lstrip(".").lower(), audio, notes)
-        path = output.with_suffix(f".{container}")
-        shift = _start_shift(source)
+        audio = _audio_streams(source)
+        container = output.suffix.lstrip(".").lower()
+        shift = _start_shift(source, time_base)
         if shift:
             notes.append(
                 f"Timestamps count from the start of the file: {float(shift):.3f} seconds were taken off picture and sound."
@@ -81,7 +96,10 @@ def join_segments(
             options["video_track_timescale"] = str(time_base.denominator)
             options["movie_timescale"] = str(_movie_timescale(time_base, audio))
             options["movflags"] = "+faststart"
-        with av.open(str(path), "w", format=_FORMATS[container], options=options) as target, open_container(segments[0]) as first:
+        with (
+            av.open(str(output), "w", format=_FORMATS[container], options=options) as target,
+            open_container(segments[0]) as first,
+        ):
             video = target.add_stream_from_template(first.streams.video[0])
             video.time_base = time_base
             copies = {stream.index: target.add_stream_from_template(stream) for stream in audio}
@@ -90,9 +108,8 @@ def join_segments(
             pictures = _video_packets(segments, times, video)
             sounds = _audio_packets(source, copies, shift) if source and copies else iter(())
             counts = _interleave(target, pictures, sounds, video)
-    joined = Joined(path, container, counts.pop(video.index), tuple(counts[copy.index] for copy in copies.values()), tuple(notes))
-    _verify(joined, times, container)
-    return joined
+    _verify(output, times, container)
+    return Joined(counts[video.index], tuple(counts[copy.index] for copy in copies.values()), tuple(notes))
 
 
 @dataclass(frozen=True)
@@ -203,29 +220,21 @@ def _original_container(path: Path) -> InputContainer | _NoContainer:
     return _NoContainer() if is_picture(path) else open_container(path)
 
 
-def _choose_container(wanted: str, audio: Sequence[Stream], notes: list[str]) -> str:
-    for container in dict.fromkeys((wanted, *_FALLBACKS)):
-        if _supports(container, audio):
-            if container != wanted:
-                codecs = ", ".join(sorted({stream.codec_context.name for stream in audio}))
-                notes.append(f"{wanted} cannot hold this sound ({codecs}): written as {container}.")
-            return container
-    raise MediaError(
-        "container_unsupported", "No container can hold the target's sound.", "Convert the sound of the target to AAC."
-    )
-
-
 def _supports(container: str, audio: Sequence[Stream]) -> bool:
     with av.open(io.BytesIO(), "w", format=_FORMATS[container]) as trial:
         names = trial.supported_codecs
     return all(stream.codec_context.codec.canonical_name in names for stream in audio)
 
 
-def _start_shift(source: InputContainer | None) -> Fraction:
+def _audio_streams(source: InputContainer | None) -> list[Stream]:
+    return [stream for stream in source.streams.audio if stream.codec_context is not None] if source else []
+
+
+def _start_shift(source: InputContainer | None, time_base: Fraction) -> Fraction:
     """What to take off every time: broadcast containers count from an arbitrary moment, MP4 and Matroska from zero."""
     if source is None or set(source.format.name.split(",")) & _KEEPS_OFFSET or not source.start_time or source.start_time < 0:
         return Fraction(0)
-    return Fraction(source.start_time, av.time_base)
+    return round(Fraction(source.start_time, av.time_base) / time_base) * time_base
 
 
 def _movie_timescale(time_base: Fraction, audio: Sequence[Stream]) -> int:
@@ -258,8 +267,8 @@ def _different(segment: Path, reason: str) -> MediaError:
     return MediaError("segments_differ", f"{reason} ({segment.name}).", "Remove the segments and encode them again.")
 
 
-def _verify(joined: Joined, times: _Times, container: str) -> None:
-    index = video_index(joined.path)
+def _verify(output: Path, times: _Times, container: str) -> None:
+    index = video_index(output)
     expected = [pts * times.time_base for pts in times.pts.tolist()]
     found = [pts * index.time_base for pts in index.pts.tolist()]
     tolerance = Fraction(1, 1000) if container == "mkv" else Fraction(0)
@@ -267,6 +276,6 @@ def _verify(joined: Joined, times: _Times, container: str) -> None:
     if not exact:
         raise MediaError(
             "join_failed",
-            f"{joined.path.name} does not have the target's {len(expected)} frame times.",
+            f"{output.name} does not have the target's {len(expected)} frame times.",
             "Report this with the target video: it is a fault of this program.",
         )

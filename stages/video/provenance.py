@@ -1,0 +1,149 @@
+"""Where a result comes from: a record inside every file, and a signed C2PA manifest where a certificate is configured.
+
+The record and the manifest say the same: the target video was opened and edited, and the result is a composite with
+synthetic parts (digital source type of the IPTC).
+"""
+
+from __future__ import annotations
+
+import json
+import mimetypes
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import c2pa
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+
+from schemas.problems import MediaError, UsageError
+
+DIGITAL_SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
+RECORD_LABEL = "org.headswap.provenance"
+RECORD_VERSION = 1
+
+_FIELDS = ("rights", "source_name", "target_name", "source_digest", "target_digest", "renderer")
+_EC_ALGORITHMS = {"secp256r1": "es256", "secp384r1": "es384", "secp521r1": "es512"}
+
+
+def provenance_record(options: Mapping[str, Any], *, software: str, stage_versions: Mapping[str, int]) -> dict[str, Any]:
+    """What was done, to what, on what ground: JSON values without dates, equal for equal work.
+
+    Args:
+        options: ``rights`` (on what ground the source's likeness is used), ``source_name``, ``target_name``, ``source_digest``,
+            ``target_digest`` (of the media's bytes) and ``renderer``; absent ones are left out.
+        software: version of this program.
+        stage_versions: of the stages that made the result.
+    """
+    return {
+        "record_version": RECORD_VERSION,
+        "action": "The head of the person in the target video was replaced by the head in the source picture.",
+        "digital_source_type": DIGITAL_SOURCE_TYPE,
+        "software": "headswap",
+        "software_version": software,
+        "stage_versions": dict(sorted(stage_versions.items())),
+        **{name: options[name] for name in _FIELDS if options.get(name) is not None},
+    }
+
+
+def provenance_comment(record: Mapping[str, Any]) -> str:
+    """The record as one line, for the container's comment tag."""
+    return json.dumps(record, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+
+
+def sign(
+    video: Path,
+    output: Path,
+    *,
+    certificate: Path,
+    key: Path,
+    target: Path | None = None,
+    facts: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a signed copy of a finished video. Signing is the last step: any later change breaks the signature.
+
+    The manifest holds ``c2pa.opened`` with the target as ``parentOf`` (where the target's file is given; else
+    ``c2pa.created``), then ``c2pa.edited``, both in the C2PA specification, section "Actions", and ``facts`` as an assertion.
+
+    Args:
+        video: finished MP4 or QuickTime file.
+        output: signed copy to write; not the same file.
+        certificate: PEM chain, the signer's certificate first. ES256, ES384, ES512, PS256 or Ed25519.
+        key: PEM private key, PKCS #8, without a pass phrase.
+        target: the video that was edited.
+        facts: provenance record.
+
+    Raises:
+        UsageError: certificate or key missing, unreadable, or of a kind that C2PA does not know.
+        MediaError: signing_failed, for instance a container that cannot hold a manifest (Matroska).
+    """
+    kind = mimetypes.guess_type(video.name)[0] or ""
+    if kind not in c2pa.Builder.get_supported_mime_types():
+        raise MediaError(
+            "signing_failed",
+            f"{video.name} cannot be signed: a {video.suffix or 'nameless'} file holds no C2PA manifest.",
+            "Give the target AAC sound, so that the result is an MP4, or switch signing off.",
+        )
+    chain, private, algorithm = _credentials(certificate, key)
+    try:
+        signer = c2pa.Signer.from_info(c2pa.C2paSignerInfo(algorithm.encode(), chain, private, b""))
+        builder = c2pa.Builder.from_json(_manifest(video, target, facts))
+        with signer, builder:
+            if target is not None:
+                with target.open("rb") as stream:
+                    ingredient = json.dumps({"title": target.name, "relationship": "parentOf", "label": "target"})
+                    builder.add_ingredient(ingredient, mimetypes.guess_type(target.name)[0] or kind, stream)
+            with video.open("rb") as source, output.open("w+b") as signed:
+                builder.sign(signer, kind, source, signed)
+    except c2pa.C2paError as error:
+        output.unlink(missing_ok=True)
+        raise MediaError(
+            "signing_failed",
+            f"{video.name} could not be signed with {certificate.name} ({error}).",
+            "Check that the certificate allows digital signatures, has not expired, and belongs to the key.",
+        ) from error
+
+
+def _manifest(video: Path, target: Path | None, facts: Mapping[str, Any] | None) -> dict[str, Any]:
+    start: dict[str, Any] = {"action": "c2pa.created", "digitalSourceType": DIGITAL_SOURCE_TYPE}
+    if target is not None:
+        start = {"action": "c2pa.opened", "parameters": {"ingredientIds": ["target"]}}
+    actions = [
+        start,
+        {
+            "action": "c2pa.edited",
+            "digitalSourceType": DIGITAL_SOURCE_TYPE,
+            "softwareAgent": {"name": "headswap"},
+            "description": "The head of the person was replaced.",
+        },
+    ]
+    assertions: list[dict[str, Any]] = [{"label": "c2pa.actions.v2", "data": {"actions": actions}}]
+    if facts:
+        assertions.append({"label": RECORD_LABEL, "data": dict(facts)})
+    return {
+        "claim_generator_info": [{"name": "headswap"}],
+        "title": video.name,
+        "format": mimetypes.guess_type(video.name)[0],
+        "assertions": assertions,
+    }
+
+
+def _credentials(certificate: Path, key: Path) -> tuple[bytes, bytes, str]:
+    problems = [f"The file {path} given for signing cannot be read." for path in (certificate, key) if not path.is_file()]
+    if problems:
+        raise UsageError(problems, "Correct the path, or switch signing off.")
+    chain = certificate.read_bytes()
+    try:
+        public = x509.load_pem_x509_certificates(chain)[0].public_key()
+    except (ValueError, IndexError) as error:
+        raise UsageError([f"{certificate} holds no PEM certificate ({error})."], "Give the chain, the signer first.") from error
+    algorithm = None
+    if isinstance(public, ec.EllipticCurvePublicKey):
+        algorithm = _EC_ALGORITHMS.get(public.curve.name)
+    elif isinstance(public, ed25519.Ed25519PublicKey):
+        algorithm = "ed25519"
+    elif isinstance(public, rsa.RSAPublicKey):
+        algorithm = "ps256"
+    if algorithm is None:
+        raise UsageError([f"The key of {certificate} is of a kind that C2PA does not know."], "Use an ES256 certificate.")
+    return chain, key.read_bytes(), algorithm
