@@ -303,9 +303,9 @@ def report(run_id: RunArgument = None, store_url: StoreOption = None, out: OutOp
     with open_store(settings_of(None, None, store=store_url)) as store:
         page = rebuild_report(store, run_id, out)
     if as_json:
-        print_json({"report": str(page)})
+        print_json({"report": page})
     else:
-        typer.echo(str(page))
+        typer.echo(page)
     return DONE
 
 

@@ -31,7 +31,7 @@ class RunResult:
     totals: dict[str, StageTotals]
     seconds: float
     output_url: str
-    report: Path | None = None
+    report: str | None = None
     record: dict[str, Any] = field(default_factory=dict)
 
     def count(self, status: str) -> int:
@@ -97,7 +97,7 @@ def run_jobs(
     observers = Observers([recorder, *events])
     state = "interrupted"
     totals: dict[str, StageTotals] = {}
-    report: Path | None = None
+    report: str | None = None
     with ExitStack() as held:
         planner = Planner(jobs, store, settings, registry or ModelRegistry(Path(settings.models).expanduser()))
         planner.survey()
@@ -116,9 +116,16 @@ def run_jobs(
                 batch.run(engine)
             totals = dict(batch.totals)
             report = write_report(
-                planner, batch.outcomes, output_url, name=report_name, run_id=run_id, seconds=time.perf_counter() - began
+                planner,
+                batch.outcomes,
+                output_url,
+                name=name,
+                folder=report_name,
+                run_id=run_id,
+                seconds=time.perf_counter() - began,
+                step_seconds=batch.seconds,
             )
             state = "failed" if any(outcome.status == "failed" for outcome in batch.outcomes.values()) else "completed"
         finally:
-            record = recorder.finish(state, totals or dict(batch.totals), None if report is None else str(report))
+            record = recorder.finish(state, totals or dict(batch.totals), report)
     return RunResult(run_id, batch.outcomes, totals, time.perf_counter() - began, output_url, report, record)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import posixpath
+from pathlib import Path
 from typing import Any, cast
 
 import fsspec
@@ -12,6 +13,7 @@ from flows import pipeline
 from flows.events import JobOutcome
 from flows.planning import JOB_RECORD, JOB_RECORD_VERSION, JobPlan, Node, Planner
 from schemas.problems import HeadswapError, StoreError
+from storage import sources
 from storage.artifacts import Artifact, Manifest
 
 PROVENANCE_SUFFIX = ".provenance.json"
@@ -52,7 +54,7 @@ def deliver(planner: Planner, plan: JobPlan, output_url: str) -> JobOutcome:
         "signed": planner.settings.provenance.certificate is not None,
         **dict(cast(dict[str, Any], video.facts.get("provenance", {}))),
     }
-    _place(planner, video, name, address, record)
+    _place(planner, plan, video, name, address, record)
     facts: dict[str, Any] = dict(manifests["measure"].facts)
     verdict: dict[str, Any] = facts.get("verdict", {})
     counts: dict[str, Any] = verdict.get("frames", {})
@@ -85,7 +87,7 @@ def _commit_record(planner: Planner, plan: JobPlan, manifests: dict[str, Manifes
         plan.record = writer.commit()
 
 
-def _place(planner: Planner, video: Artifact, name: str, address: str, record: dict[str, Any]) -> None:
+def _place(planner: Planner, plan: JobPlan, video: Artifact, name: str, address: str, record: dict[str, Any]) -> None:
     """Write the video and its provenance, unless this very video is there already."""
     try:
         filesystem, path = fsspec.core.url_to_fs(address)
@@ -96,12 +98,21 @@ def _place(planner: Planner, video: Artifact, name: str, address: str, record: d
                 return
         filesystem.makedirs(posixpath.dirname(path), exist_ok=True)
         local = video.file(name)
+        signed: Path | None = None
         provenance = planner.settings.provenance
-        if provenance.certificate is not None:
+        if provenance.certificate is not None and provenance.key is not None:
             from stages.video.provenance import sign  # loads a native library that few runs need
 
             signed = planner.store.scratch / f"signed-{video.digest}-{name}"
-            sign(local, signed, certificate=provenance.certificate, key=provenance.key, facts=record)
+            with sources.fetch(plan.target.url, planner.store.scratch, limit_bytes=planner.settings.scratch_bytes) as target:
+                sign(
+                    local,
+                    signed,
+                    certificate=Path(provenance.certificate),
+                    key=Path(provenance.key),
+                    target=target,
+                    facts=record,
+                )
             local = signed
         # Under another name first: a reader of the folder never sees half a video.
         temporary = f"{posixpath.dirname(path)}/.{posixpath.basename(path)}.part"
@@ -109,8 +120,8 @@ def _place(planner: Planner, video: Artifact, name: str, address: str, record: d
         filesystem.mv(temporary, path)
         content = json.dumps({**record, "bytes": filesystem.size(path)}, indent=2, ensure_ascii=False, sort_keys=True) + "\n"
         filesystem.pipe_file(beside, content.encode())
-        if provenance.certificate is not None:
-            local.unlink(missing_ok=True)
+        if signed is not None:
+            signed.unlink()
     except HeadswapError:
         raise
     except Exception as error:

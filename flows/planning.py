@@ -223,13 +223,22 @@ class Planner:
             found[name] = self._models[name]
         return found
 
+    def _seed(self, node: Node) -> int | None:
+        """Of a clip's stages the settings' seed alone, because jobs with different seeds share them."""
+        if not pipeline.stage(node.stage).seeded:
+            return None
+        return self.settings.seed if isinstance(node.owner, Clip) else self.settings.seed_of(self.jobs[node.owner].job)
+
     # ---- resolving -----------------------------------------------------------------------------------------------
 
-    def survey(self) -> None:
-        """Look up everything that can be known now, in bulk: media digests, finished jobs, then stage after stage."""
+    def survey(self, *, skip_finished: bool = True) -> None:
+        """Look up everything that can be known now, in bulk: media digests, finished jobs, then stage after stage.
+
+        With ``skip_finished`` the intermediates of jobs that were finished before are not looked at.
+        """
         self._digest_media()
         self._load_edits()
-        self._look_up_jobs()
+        self._look_up_jobs(skip_finished)
         wanted = [plan for plan in self.jobs.values() if plan.record is None and plan.failure is None]
         for name in pipeline.STAGES:
             nodes = {node for plan in wanted for node in plan.nodes if node.stage == name}
@@ -238,7 +247,13 @@ class Planner:
     def _digest_media(self) -> None:
         urls = {url for plan in self.jobs.values() for url in (plan.source.url, plan.target.url)}
         urls |= {plan.target.subject for plan in self.jobs.values() if is_reference(plan.target.subject)}
-        urls -= self._known.media.keys()
+        self._digest_urls(urls - self._known.media.keys())
+        for plan in self.jobs.values():
+            for url in (plan.source.url, plan.target.url, plan.target.subject):
+                if url in self._known.media_failures and plan.failure is None:
+                    plan.failure = self._known.media_failures[url]
+
+    def _digest_urls(self, urls: set[str]) -> None:
         try:
             self._known.media.update(sources.digest_many(sorted(urls), self.store))
         except HeadswapError:
@@ -249,10 +264,26 @@ class Planner:
                         self._known.media_failures[url] = found
                     else:
                         self._known.media[url] = found
-        for plan in self.jobs.values():
-            for url in (plan.source.url, plan.target.url, plan.target.subject):
-                if url in self._known.media_failures and plan.failure is None:
-                    plan.failure = self._known.media_failures[url]
+
+    def survey_clip(self, clip: Clip) -> dict[str, list[Manifest]]:
+        """What is committed of a clip by stage, whether or not a job uses it; stages with nothing are left out.
+
+        Raises:
+            HeadswapError: the clip cannot be read.
+        """
+        self._digest_urls({clip.url} - self._known.media.keys())
+        failure = self._known.media_failures.get(clip.url)
+        if failure is not None:
+            raise HeadswapError(failure.code, failure.message, failure.remedy)
+        found: dict[str, list[Manifest]] = {}
+        for name in pipeline.STAGES:
+            if pipeline.stage(name).scope.of_clip:
+                owner = clip if pipeline.depends_on(name, "track") else Clip(clip.url)
+                (step,) = self.resolve([Node(owner, name)])
+                manifests = [unit.manifest for unit in step.units or () if unit.manifest is not None]
+                if manifests:
+                    found[name] = manifests
+        return found
 
     def _digest(self, url: str) -> str | Failure:
         try:
@@ -268,10 +299,12 @@ class Planner:
                 except HeadswapError as error:
                     plan.failure = failure_of(error, stage="retarget", owner=plan.job.id)
 
-    def _look_up_jobs(self) -> None:
+    def _look_up_jobs(self, skip_finished: bool) -> None:
         for plan in self.jobs.values():
             if plan.failure is None:
                 plan.record_key = digest_value(self._job_recipe(plan))
+        if not skip_finished:
+            return
         records = self.store.lookup_many([(JOB_RECORD, plan.record_key) for plan in self.jobs.values() if plan.record_key])
         finals = {
             plan.job.id: {name: records[JOB_RECORD, plan.record_key].facts[name] for name in pipeline.FINAL}
@@ -302,7 +335,7 @@ class Planner:
                 "models": {name: digest for name, (_, digest) in sorted(self.models(node.stage).items())},
                 "media": {owner: self._known.media[url] for owner, url in self.media(node).items()},
                 "options": self.options(node),
-                "seed": self.settings.seed_of(plan.job) if stage.seeded else None,
+                "seed": self._seed(node),
             }
         return recipe
 
@@ -410,7 +443,7 @@ class Planner:
             "models": {name: digest for name, (_, digest) in sorted(self.models(node.stage).items())},
             "options": self.options(node),
             "frames": None if chunk is None else [chunk.start, chunk.stop],
-            "seed": self.settings.seed_of(self.jobs[node.owner].job) if stage.seeded and isinstance(node.owner, str) else None,
+            "seed": self._seed(node),
         }
 
 

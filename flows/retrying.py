@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from flows import runs
@@ -42,7 +41,7 @@ def unfinished(store: ArtifactStore, run_id: str | None, changes: Mapping[str, A
     return Again(record["run"], record["name"], jobs, settings_of_record(store, record, changes), record["out"])
 
 
-def rebuild_report(store: ArtifactStore, run_id: str | None, out: str | None) -> Path:
+def rebuild_report(store: ArtifactStore, run_id: str | None, out: str | None) -> str:
     """Write the report page of a recorded run again."""
     record = runs.load(store, run_id)
     settings = settings_of_record(store, record, {})

@@ -94,6 +94,7 @@ class Batch:
         self.stopping = threading.Event()
         self.totals: dict[str, StageTotals] = defaultdict(StageTotals)
         self.outcomes: dict[str, JobOutcome] = {}
+        self.seconds: dict[Node, float] = defaultdict(float)
         self._lock = threading.RLock()
         self._failed: dict[Node, Failure] = {}
         self._done: set[Node] = set()
@@ -146,6 +147,7 @@ class Batch:
         cached = len(group.units) - len(missing)
         with self._lock:
             totals = self.totals[group.node.stage]
+            self.seconds[group.node] += stage_seconds
             totals.executed += executed
             totals.cached += cached
             totals.seconds += stage_seconds

@@ -28,7 +28,7 @@ def summary(result: RunResult, store: ArtifactStore) -> dict[str, Any]:
         "run": result.run_id,
         "store": store.url,
         "out": result.output_url,
-        "report": None if result.report is None else str(result.report),
+        "report": result.report,
         "done": result.count("done"),
         "cached": result.count("cached"),
         "failed": result.count("failed"),

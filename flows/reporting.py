@@ -1,0 +1,139 @@
+"""From what a run left in the store to its report page."""
+
+from __future__ import annotations
+
+import shutil
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import fsspec
+
+from flows.delivery import final_manifests
+from flows.events import JobOutcome
+from flows.planning import JobPlan, Node, Planner
+from flows.report import JobFailure, JobReport, RunReport, build_report
+from schemas.configuration import Settings
+from schemas.problems import StoreError
+from stages.networks.registry import ModelRegistry
+from storage.failures import Failure
+from storage.store import ArtifactStore
+from storage.tables import array
+
+FOLDER = "report"
+
+
+def write_report(
+    planner: Planner,
+    outcomes: Mapping[str, JobOutcome],
+    output_url: str,
+    *,
+    name: str,
+    run_id: str,
+    seconds: float,
+    folder: str = FOLDER,
+    step_seconds: Mapping[Node, float] | None = None,
+    started: str = "",
+    notes: Iterable[str] = (),
+) -> str:
+    """Write the page of a run to ``<output_url>/<folder>/index.html`` and return its address.
+
+    Raises:
+        StoreError: ``output_failed`` when the place cannot be written.
+    """
+    stages: dict[str, float] = defaultdict(float)
+    for node, spent in (step_seconds or {}).items():
+        stages[node.stage] += spent
+    run = RunReport(
+        name=name,
+        run_id=run_id,
+        jobs=[_job(planner, plan, outcomes.get(plan.job.id), step_seconds or {}) for plan in planner.jobs.values()],
+        seconds=seconds,
+        output=output_url,
+        settings={setting.name: setting.value for setting in planner.settings.describe()},
+        notes=list(notes),
+        started=started,
+        stages={stage: spent for stage, spent in stages.items() if spent > 0},
+    )
+    address = f"{output_url.rstrip('/')}/{folder}"
+    try:
+        filesystem, path = fsspec.core.url_to_fs(address)
+        if "file" in filesystem.protocol:
+            return str(build_report(run, Path(path), store=planner.store))
+        # A page and its media are made here and put there whole.
+        local = planner.store.scratch / f"{folder}-{run_id}"
+        build_report(run, local, store=planner.store)
+        filesystem.put(str(local), path, recursive=True)
+        shutil.rmtree(local, ignore_errors=True)
+    except OSError as error:
+        raise StoreError(
+            "output_failed",
+            f"The report {address} could not be written: {error}.",
+            "Check that the place given by --out may be written and has space, then: headswap report",
+            retryable=True,
+        ) from error
+    return f"{address}/index.html"
+
+
+def report_of_record(store: ArtifactStore, record: Mapping[str, Any], settings: Settings, out: str | None) -> str:
+    """The page of a recorded run again, from what the store holds now."""
+    from schemas.catalogue import Job
+
+    jobs = [Job.model_validate(job) for job in record["jobs"]]
+    planner = Planner(jobs, store, settings, ModelRegistry(Path(settings.models).expanduser()))
+    planner.survey()
+    outcomes = {name: _outcome(value) for name, value in record["outcomes"].items()}
+    stages = {Node("", name): float(total["seconds"]) for name, total in record.get("stages", {}).items()}
+    return write_report(
+        planner,
+        outcomes,
+        out or record["out"],
+        name=record["name"],
+        run_id=record["run"],
+        seconds=0.0,
+        step_seconds=stages,
+        started=str(record.get("started", "")),
+    )
+
+
+def _outcome(value: Mapping[str, Any]) -> JobOutcome:
+    failure = value.get("failure")
+    known = {name: item for name, item in value.items() if name in JobOutcome.__dataclass_fields__}
+    return JobOutcome(**{**known, "failure": None if failure is None else Failure.model_validate(failure)})
+
+
+def _job(planner: Planner, plan: JobPlan, outcome: JobOutcome | None, seconds: Mapping[Node, float]) -> JobReport:
+    job = plan.job
+    common: dict[str, Any] = {"id": job.id, "source": job.source, "target": job.target, "rights": job.rights}
+    if outcome is None:
+        return JobReport(**common, status="skipped", notes=["The run ended before this job."])
+    if outcome.status == "failed":
+        failure = outcome.failure
+        told = None if failure is None else JobFailure(failure.code, failure.message, failure.remedy, failure.stage)
+        return JobReport(**common, status="failed", failure=told, notes=outcome.notes)
+    try:
+        manifests = final_manifests(planner, plan)
+    except (RuntimeError, ValueError):
+        # The record says it is done, but its artifacts were given up since: the page says what is left to say.
+        return JobReport(**common, status="cached", output=outcome.output, notes=["Its artifacts are no longer in the store."])
+    measure = planner.store.artifact(manifests["measure"])
+    table = measure.table("measures") if measure.has("measures") else None
+    facts: dict[str, Any] = dict(measure.facts)
+    provenance = cast(Mapping[str, Any], planner.store.artifact(manifests["assemble"]).facts.get("provenance", {}))
+    return JobReport(
+        **common,
+        status="cached" if outcome.status == "cached" else "done",
+        output=outcome.output,
+        measures={} if table is None else {column: array(table, column) for column in table.column_names},
+        verdict=facts.get("verdict", {}),
+        notes=outcome.notes,
+        seconds={node.stage: seconds[node] for node in plan.nodes if seconds.get(node)},
+        parameters={
+            f"{node.stage}.{name}": value
+            for node in plan.nodes
+            if isinstance(node.owner, str)
+            for name, value in planner.parameters(node).model_dump(mode="json").items()
+        },
+        provenance=provenance,
+    )
