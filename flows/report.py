@@ -1,0 +1,351 @@
+"""One static page for a run: side-by-side players, plots of the measures, flagged frames, failures first.
+
+``build_report`` writes a folder that works from a file system without any server: ``index.html`` with everything inline and
+``media/`` with what a browser can play. Results are linked where they are.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import quote
+
+import jinja2
+import numpy as np
+import numpy.typing as npt
+
+from flows.report_media import MediaFolder
+from storage.store import ArtifactStore
+
+Status = Literal["done", "cached", "failed", "skipped"]
+
+PAGE_BYTES = 2_500_000
+"""About how much of the page plots may take; the more jobs, the coarser they are."""
+
+LEAST_POINTS, MOST_POINTS = 60, 4_000
+
+
+@dataclass(frozen=True)
+class Plot:
+    """How a column of the measures is shown. ``better`` is the end of the scale that is good."""
+
+    column: str
+    title: str
+    unit: str
+    better: Literal["low", "high"] = "low"
+
+
+PLOTS = (
+    Plot("pose_error", "Head pose", "degrees from the target"),
+    Plot("expression_error", "Expression", "mean difference of weights from the wanted ones"),
+    Plot("landmark_error", "Landmarks", "share of the eye distance"),
+    Plot("position_error", "Head position", "share of the eye distance"),
+    Plot("jitter", "Jitter", "beyond the target's own, share of the eye distance"),
+    Plot("flicker", "Flicker", "beyond the target's own, levels of 255"),
+    Plot("seam", "Seam", "colour step beyond the target's own, levels of 255"),
+    Plot("outside_difference", "Outside the region", "difference to the target, levels of 255"),
+    Plot("identity", "Likeness to the source", "cosine", "high"),
+)
+
+
+@dataclass(frozen=True)
+class JobFailure:
+    """Why a job failed: ``code`` is stable, ``message`` names the file, ``remedy`` says what to do."""
+
+    code: str
+    message: str
+    remedy: str = ""
+    stage: str = ""
+
+
+@dataclass(frozen=True)
+class JobReport:
+    """What the page says about one job.
+
+    Attributes:
+        id, source, target, rights: as in the catalogue; paths or URLs.
+        status: ``done``, ``cached`` (nothing had to be done), ``failed``, ``skipped`` (not reached).
+        failure: of a failed job. output: path or URL of the delivered video.
+        measures: columns of ``schemas.tables.MEASURES``, each [frames]; empty where there are none.
+        verdict: the fact ``verdict`` of the measure stage. notes: sentences for the reader.
+        seconds: work per stage. parameters: what the job ran with. provenance: what the result's provenance says.
+    """
+
+    id: str
+    source: str
+    target: str
+    rights: str
+    status: Status
+    failure: JobFailure | None = None
+    output: str | None = None
+    measures: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
+    verdict: Mapping[str, Any] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def frames(self) -> int:
+        counts = self.verdict.get("frames")
+        stated = counts.get("total") if isinstance(counts, Mapping) else None
+        return int(stated) if stated is not None else len(self.measures.get("frame", ()))
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """What the page says about a run.
+
+    Attributes:
+        name: of the catalogue. run_id: of the run. jobs: in the order of the catalogue. seconds: wall clock of the run.
+        output: folder or URL of the results. settings: in force, flat names to values. notes: sentences about the run as a whole.
+        started: when, for people to read; empty where that is not wanted. stages: seconds of work per stage over all jobs.
+    """
+
+    name: str
+    run_id: str
+    jobs: Sequence[JobReport]
+    seconds: float = 0.0
+    output: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+    started: str = ""
+    stages: Mapping[str, float] = field(default_factory=dict)
+
+
+def build_report(run: RunReport, out: Path, *, store: ArtifactStore | None = None) -> Path:
+    """Write the page and what it plays.
+
+    Args:
+        run: what is to be shown. out: folder, made where it does not exist; pages and media of an earlier call are replaced or
+            used again. store: whose scratch folder holds previews in the making; the system's temporary folder without one.
+
+    Returns:
+        The path of ``index.html``.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    media = MediaFolder(out, scratch=None if store is None else store.scratch)
+    points = _points(run.jobs)
+    details = [_detail(job, media, out, points) for job in run.jobs]
+    ordered = sorted(range(len(run.jobs)), key=lambda k: _rank(run.jobs[k]))
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    templates = resources.files("flows") / "templates"
+    page = environment.from_string((templates / "report.html").read_text(encoding="utf-8")).render(
+        run=run,
+        jobs=[_row(run.jobs[k], k) for k in ordered],
+        failures=[(k, run.jobs[k]) for k in ordered if run.jobs[k].status == "failed"],
+        counts={status: sum(job.status == status for job in run.jobs) for status in ("done", "cached", "failed", "skipped")},
+        grades={grade: sum(job.verdict.get("grade") == grade for job in run.jobs) for grade in ("good", "check", "poor")},
+        frames=sum(job.frames for job in run.jobs),
+        duration=duration(run.seconds),
+        settings=sorted((str(name), _text(value)) for name, value in run.settings.items()),
+        stages=[(name, duration(seconds)) for name, seconds in run.stages.items()],
+        details=[(k, embedded(detail)) for k, detail in enumerate(details)],
+        plots=embedded([asdict(plot) for plot in PLOTS]),
+        style=(templates / "report.css").read_text(encoding="utf-8"),
+        script=(templates / "report.js").read_text(encoding="utf-8"),
+    )
+    target = out / "index.html"
+    temporary = out / ".index.html.part"
+    temporary.write_text(page, encoding="utf-8")
+    os.replace(temporary, target)
+    return target
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: ``4.2 s``, ``3 min 20 s``, ``2 h 05 min``."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def embedded(value: Any) -> str:
+    """JSON that is safe inside a script element: no ``<``, ``>`` or ``&``, no line separators, no NaN."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    for character, escape in (("<", "\\u003c"), (">", "\\u003e"), ("&", "\\u0026"), ("\u2028", "\\u2028"), ("\u2029", "\\u2029")):
+        text = text.replace(character, escape)
+    return text
+
+
+def packed(values: npt.NDArray[Any], points: int, better: str) -> dict[str, Any] | None:
+    """A column small enough for a page: bytes 0..254 between its least and largest value, 255 where there is none, base64.
+
+    Where there are more values than ``points``, every point is the worst of its run of frames. None without any finite value.
+    """
+    numbers = np.asarray(values, np.float64)
+    numbers = np.where(np.isfinite(numbers), numbers, np.nan)
+    if not np.isfinite(numbers).any():
+        return None
+    step = max(1, math.ceil(len(numbers) / points))
+    if step > 1:
+        filled = np.concatenate([numbers, np.full(-len(numbers) % step, np.nan)]).reshape(-1, step)
+        worst = np.fmax if better == "low" else np.fmin
+        numbers = worst.reduce(filled, axis=1)
+    low, high = float(np.nanmin(numbers)), float(np.nanmax(numbers))
+    span = high - low or 1.0
+    levels = np.where(np.isnan(numbers), 255, np.round((np.nan_to_num(numbers, nan=low) - low) / span * 254)).astype(np.uint8)
+    return {
+        "low": float(f"{low:.4g}"),
+        "high": float(f"{high:.4g}"),
+        "step": step,
+        "levels": base64.b64encode(levels.tobytes()).decode(),
+    }
+
+
+def flagged_ranges(flags: Sequence[str]) -> list[tuple[int, int, str]]:
+    """Runs of equally flagged rows: (first row, end row, reasons), rows without a flag left out."""
+    ranges: list[tuple[int, int, str]] = []
+    for row, reason in enumerate(flags):
+        if not reason:
+            continue
+        if ranges and ranges[-1][1] == row and ranges[-1][2] == reason:
+            ranges[-1] = (ranges[-1][0], row + 1, reason)
+        else:
+            ranges.append((row, row + 1, reason))
+    return ranges
+
+
+def kept_ranges(generated: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """Runs of rows that show the target's own frame: (first row, end row)."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], ~np.asarray(generated, bool), [False]]).astype(np.int8)))
+    return [(int(start), int(stop)) for start, stop in edges.reshape(-1, 2)]
+
+
+def _points(jobs: Sequence[JobReport]) -> int:
+    measured = sum(bool(job.measures) for job in jobs)
+    each = PAGE_BYTES / max(1, measured) / (len(PLOTS) * 4 / 3)
+    return int(np.clip(each, LEAST_POINTS, MOST_POINTS))
+
+
+def _rank(job: JobReport) -> int:
+    if job.status == "failed":
+        return 0
+    return {"poor": 1, "check": 2}.get(str(job.verdict.get("grade", "")), 3)
+
+
+def _row(job: JobReport, number: int) -> dict[str, Any]:
+    grade = str(job.verdict.get("grade") or "")
+    return {
+        "number": number,
+        "id": job.id,
+        "status": job.status,
+        "grade": grade,
+        "source": _name(job.source),
+        "target": _name(job.target),
+        "frames": job.frames or "",
+        "note": job.failure.message if job.failure else "; ".join(str(reason) for reason in job.verdict.get("reasons") or ()),
+    }
+
+
+def _detail(job: JobReport, media: MediaFolder, out: Path, points: int) -> dict[str, Any]:
+    notes = [str(note) for note in job.notes]
+    shown = {}
+    if job.status in ("done", "cached") or job.measures:
+        for role, address in (("target", job.target), ("source", job.source), ("result", job.output)):
+            if address is None:
+                continue
+            shown[role] = media.show(address, in_place=role == "result")
+            if shown[role].note:
+                notes.append(f"{role.capitalize()}: {shown[role].note}")
+    seconds = np.asarray(job.measures.get("seconds", ()), np.float64)
+    generated = np.asarray(job.measures.get("generated", ()), bool)
+    flags = [str(flag) for flag in job.measures.get("flags", ())]
+    series = {}
+    for plot in PLOTS:
+        if plot.column in job.measures:
+            column = packed(job.measures[plot.column], points, plot.better)
+            if column is not None:
+                series[plot.column] = column
+    return {
+        "id": job.id,
+        "status": job.status,
+        "failure": None if job.failure is None else asdict(job.failure),
+        "source": job.source,
+        "target": job.target,
+        "rights": job.rights,
+        "output": job.output,
+        "output_link": None if job.output is None else link(job.output, out),
+        "media": {role: {"address": item.address, "kind": item.kind} for role, item in shown.items()},
+        "frames": len(seconds) or job.frames,
+        # A page plays by time: the times of a variable frame rate are needed, of a constant one the first step is enough.
+        "times": _times(seconds),
+        "series": series,
+        "flagged": flagged_ranges(flags),
+        "kept": kept_ranges(generated),
+        "verdict": _plain(job.verdict),
+        "notes": notes,
+        "seconds": {name: round(float(value), 2) for name, value in job.seconds.items()},
+        "parameters": {str(name): _text(value) for name, value in sorted(_flat(job.parameters).items())},
+        "provenance": {str(name): _text(value) for name, value in sorted(_flat(job.provenance).items())},
+    }
+
+
+def _times(seconds: npt.NDArray[np.float64]) -> dict[str, Any]:
+    if len(seconds) < 2:
+        return {"step": 0.04}
+    steps = np.diff(seconds)
+    step = float((seconds[-1] - seconds[0]) / (len(seconds) - 1))
+    if np.abs(steps - step).max() < 0.25 * step:
+        return {"step": round(step, 7)}
+    return {"step": round(step, 7), "list": [round(float(value), 4) for value in seconds]}
+
+
+def link(address: str, out: Path) -> str | None:
+    """A relative link from the report to a local file; None for what is not on a local disk."""
+    path = Path(address.removeprefix("file://"))
+    if "://" in address and not address.startswith("file://"):
+        return None
+    try:
+        return quote(Path(os.path.relpath(path.resolve(), out.resolve())).as_posix())
+    except ValueError:  # another drive
+        return None
+
+
+def _name(address: str) -> str:
+    return address.rstrip("/").rsplit("/", 1)[-1]
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            flat.update(_flat(value, f"{prefix}{name}."))
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if value is None:
+        return "–"
+    return json.dumps(_plain(value), ensure_ascii=False)
+
+
+def _plain(value: Any) -> Any:
+    """Numbers, texts, lists and mappings that JSON knows; a number that is none becomes None."""
+    if isinstance(value, Mapping):
+        return {str(name): _plain(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.generic):
+        return _plain(value.item())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    return str(value)
