@@ -15,6 +15,8 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av import Packet
+from av.codec.context import CodecContext
 from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
@@ -268,6 +270,7 @@ def _scan(container: InputContainer, stream: VideoStream) -> _Scan:
             pts.append(packet.pts)
             durations.append(packet.duration or 0)
             if packet.is_keyframe:
+                leading = leading or (bool(keys) and not _starts_afresh(packet, stream.codec_context))
                 keys.append(packet.pts)
     names = set(container.format.name.split(","))
     codec = stream.codec_context.name
@@ -308,6 +311,30 @@ def _scan(container: InputContainer, stream: VideoStream) -> _Scan:
             sorted(s.type or "unknown" for s in container.streams if s.index != stream.index and s.type != "audio")
         ),
     )
+
+
+def _starts_afresh(packet: Packet, context: CodecContext) -> bool:
+    """Whether nothing after this key frame refers to anything before it: an IDR picture in H.264 and HEVC.
+
+    Expects the units of MP4 and Matroska, a length before each; answers no for anything else.
+    """
+    if context.name not in ("h264", "hevc"):
+        return True
+    extradata = context.extradata or b""
+    if len(extradata) < 23 or extradata[0] != 1:
+        return False
+    high_efficiency = context.name == "hevc"
+    size = (extradata[21] if high_efficiency else extradata[4]) % 4 + 1
+    data = memoryview(packet)
+    position = 0
+    while position + size < len(data):
+        length = int.from_bytes(data[position : position + size], "big")
+        header = data[position + size]
+        kind = (header >> 1) & 0x3F if high_efficiency else header & 0x1F
+        if kind in ((19, 20) if high_efficiency else (5,)):
+            return True
+        position += size + length
+    return False
 
 
 def _first_frames(path: Path) -> list[VideoFrame]:

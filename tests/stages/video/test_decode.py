@@ -1,0 +1,189 @@
+"""Reading: every reader gives the same frame under the same number, and what cannot be read is refused with a reason."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from schemas.problems import MediaError
+from stages.video.decode import Limits, StreamFacts, open_clip, probe, timestamps
+from stages.video.native import native_frames
+from tests.media import cut_off, moving_picture, moving_pictures, write_video
+
+
+def difference(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.abs(a.astype(int) - b).mean())
+
+
+def test_every_frame_read_is_the_frame_written(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "clip.mp4", moving_pictures(30), options={"crf": "10", "g": "8"})
+    with open_clip(path) as clip:
+        assert (clip.frames, clip.width, clip.height, clip.decoder) == (30, 160, 120, "decord")
+        for number, picture in clip.iterate():
+            distances = [difference(picture, moving_picture(other)) for other in (number - 1, number, number + 1)]
+            assert np.argmin(distances) == 1, number
+
+
+@pytest.mark.parametrize(
+    ("suffix", "settings"),
+    [
+        (".mp4", {"options": {"x264-params": "keyint=8:bframes=3"}}),
+        (".mp4", {"options": {"x264-params": "open-gop=1:keyint=8:bframes=3"}}),
+        (
+            ".mp4",
+            {"pts": [0, 40, 90, 91, 200, 210, 230, 500, 501, 502, 504, 600, 1000, 1001, 1100, 1200, 1203, 1300, 1400, 1500]},
+        ),
+        (".mkv", {"pts": [70 + 40 * k for k in range(20)]}),
+        (".mp4", {"rotation": 90}),
+        (".mov", {"rotation": 180}),
+        (".mp4", {"pixel_format": "yuv420p10le"}),
+        (".mp4", {"pixel_format": "yuv444p"}),
+        (".mp4", {"codec": "libx265", "options": {"x265-params": "log-level=none:keyint=8"}}),
+        (".mkv", {"codec": "mpeg4", "options": {"g": "8"}}),
+        (".avi", {"codec": "mpeg4", "options": {"bf": "2", "g": "8"}}),
+        (".ts", {"options": {"g": "8"}}),
+        (".webm", {"codec": "libvpx-vp9"}),
+        (".mkv", {"codec": "ffv1", "pixel_format": "bgr0"}),
+    ],
+)
+def test_any_order_of_reading_gives_what_reading_from_the_start_gives(tmp_path: Path, suffix: str, settings: dict) -> None:
+    path = write_video(tmp_path / f"clip{suffix}", moving_pictures(20), **settings)
+    with open_clip(path, decoder="pyav") as clip:
+        expected = [picture for _, picture in clip.iterate()]
+    assert len(expected) == 20
+    with open_clip(path) as clip:
+        for number in (13, 4, 19, 0, 12, 11, 7, 8, 18, 2):
+            assert np.array_equal(clip.read(number), expected[number]), (number, clip.decoder)
+        assert np.array_equal(clip.read_many([9, 3, 3, 15]), np.stack([expected[k] for k in (9, 3, 3, 15)]))
+    for start in (0, 5, 8, 19):
+        assert [number for number, _ in native_frames(path, range(start, 20))] == list(range(start, 20))
+
+
+@pytest.mark.parametrize("size", [(479, 361), (161, 120), (160, 121)])
+@pytest.mark.parametrize(("codec", "pixel_format"), [("mpeg4", "yuv420p"), ("libx264", "yuv444p")])
+def test_odd_sizes_keep_their_size_and_content(tmp_path: Path, size: tuple[int, int], codec: str, pixel_format: str) -> None:
+    width, height = size
+    path = write_video(tmp_path / "odd.mp4", moving_pictures(3, width, height), codec=codec, pixel_format=pixel_format)
+    with open_clip(path) as clip:
+        picture = clip.read(1)
+    assert picture.shape == (height, width, 3)
+    assert difference(picture, moving_picture(1, width, height)) < 4
+
+
+@pytest.mark.parametrize("rotation", [90, 180, 270])
+def test_rotation_is_applied_clockwise(tmp_path: Path, rotation: int) -> None:
+    path = write_video(tmp_path / "turned.mp4", moving_pictures(4), rotation=rotation, audio=True)
+    facts = probe(path)
+    assert facts.rotation == rotation
+    assert (facts.width, facts.height) == ((120, 160) if rotation != 180 else (160, 120))
+    assert (facts.coded_width, facts.coded_height) == (160, 120)
+    with open_clip(path) as clip:
+        assert difference(clip.read(2), np.rot90(moving_picture(2), -rotation // 90)) < 4
+
+
+def test_timestamps_are_those_of_the_file(tmp_path: Path) -> None:
+    times = [120, 160, 210, 211, 300, 1000]
+    path = write_video(tmp_path / "variable.mp4", moving_pictures(6), pts=times)
+    pts, duration, time_base = timestamps(path)
+    assert [value * time_base for value in pts.tolist()] == [Fraction(value, 1000) for value in times]
+    assert [value * time_base * 1000 for value in duration.tolist()][:-1] == np.diff(times).tolist()
+    facts = probe(path)
+    assert facts.variable_frame_rate
+    assert not probe(write_video(tmp_path / "even.mp4", moving_pictures(6))).variable_frame_rate
+
+
+@pytest.mark.parametrize(("suffix", "frames"), [(".mp4", 50), (".mkv", 100)])
+def test_a_video_that_is_cut_off_gives_the_frames_before_the_cut(tmp_path: Path, suffix: str, frames: int) -> None:
+    options = {"movflags": "faststart"} if suffix == ".mp4" else {}
+    pictures = moving_pictures(frames, 320, 240)
+    whole = write_video(tmp_path / f"whole{suffix}", pictures, options={"crf": "5", "g": "10"}, container_options=options)
+    facts = probe(part := cut_off(whole, tmp_path / f"part{suffix}"))
+    assert facts.truncated
+    assert "cut off" in " ".join(facts.notes)
+    assert frames * 0.4 < facts.frames < frames
+    assert facts.decoder == "pyav"
+    with open_clip(whole, decoder="pyav") as expected, open_clip(part) as found:
+        for number, picture in found.iterate():
+            assert np.array_equal(picture, expected.read(number)), number
+
+
+def test_a_damaged_frame_repeats_its_neighbour_and_keeps_the_numbers(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "clip.mp4", moving_pictures(20), options={"g": "1", "crf": "5", "preset": "ultrafast"})
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 3000] = bytes(3000)
+    path.write_bytes(bytes(data))
+    found = list(native_frames(path))
+    assert [number for number, _ in found] == list(range(20))
+
+
+def test_facts_survive_the_way_through_json(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "clip.mp4", moving_pictures(5), audio=True, color_space=1, color_range=1)
+    facts = probe(path)
+    assert StreamFacts.from_dict(facts.to_dict()) == facts
+    assert (facts.color_space, facts.codec, facts.pixel_format, facts.bit_depth) == (1, "h264", "yuv420p", 8)
+    (sound,) = facts.audio
+    assert (sound.codec, sound.rate, sound.channels) == ("aac", 44100, 1)
+    assert sound.packets > 5
+
+
+def test_a_video_of_one_frame_is_a_clip(tmp_path: Path) -> None:
+    facts = probe(write_video(tmp_path / "one.mp4", moving_pictures(1)))
+    assert facts.frames == 1
+    assert facts.seconds > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "code"),
+    [("empty.mp4", b"", "file_empty"), ("text.mp4", b"not a video " * 50, "not_media"), ("text.png", b"text", "not_media")],
+)
+def test_what_is_no_medium_is_refused_by_name(tmp_path: Path, name: str, content: bytes, code: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(MediaError, match=name) as caught:
+        probe(path)
+    assert caught.value.code == code
+    assert caught.value.remedy
+
+
+def test_a_missing_file_a_folder_and_sound_alone_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(MediaError, match="does not exist"):
+        open_clip(tmp_path / "nothing.mp4")
+    with pytest.raises(MediaError, match="not a file"):
+        open_clip(tmp_path)
+    import av
+
+    sound = tmp_path / "sound.m4a"
+    with av.open(str(sound), "w") as container:
+        stream = container.add_stream("aac", rate=44100, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 44100
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    with pytest.raises(MediaError) as caught:
+        probe(sound)
+    assert caught.value.code == "no_frames"
+
+
+@pytest.mark.parametrize("limits", [Limits(pixels=1000), Limits(frames=5), Limits(seconds=0.1), Limits(file_bytes=100)])
+def test_what_is_over_a_limit_is_refused(tmp_path: Path, limits: Limits) -> None:
+    path = write_video(tmp_path / "clip.mp4", moving_pictures(10))
+    with pytest.raises(MediaError) as caught:
+        open_clip(path, limits=limits)
+    assert caught.value.code == "too_large"
+
+
+def test_a_number_beyond_the_clip_is_an_error(tmp_path: Path) -> None:
+    with open_clip(write_video(tmp_path / "clip.mp4", moving_pictures(3))) as clip, pytest.raises(IndexError):
+        clip.read(3)
+
+
+def test_real_clips_decode_alike_with_both_decoders(shared: Path) -> None:
+    for path in sorted((shared / "media" / "clips").iterdir()):
+        with open_clip(path) as first, open_clip(path, decoder="pyav") as second:
+            assert first.decoder == "decord"
+            for number in (first.frames // 2, 0, first.frames - 1):
+                assert np.array_equal(first.read(number), second.read(number)), (path.name, number)
