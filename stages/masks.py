@@ -139,7 +139,7 @@ def _frames(work: Work, stack: ExitStack, hair: HairNetwork | None) -> Iterator[
     rows = {int(number): row for row, number in enumerate(array(subject, "frame"))}
     detected, crops = array(subject, "detected"), array(subject, "crop")
     landmarks = array(subject, "landmarks").reshape(-1, LANDMARKS, 3)
-    person = stack.enter_context(PersonNetwork())
+    person = stack.enter_context(PersonNetwork(careful=len(work.chunk.frames) == 1))
     clip = stack.enter_context(open_clip(work.media["clip"]))
     for number, picture in clip.iterate(work.chunk.frames):
         row = rows[number]

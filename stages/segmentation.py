@@ -46,18 +46,29 @@ _HAIR, _SKIN, _CLOTH, _BEHIND = range(4)
 class PersonNetwork:
     """MediaPipe's selfie segmentation of single pictures (no state between calls)."""
 
-    def __init__(self) -> None:
+    def __init__(self, careful: bool = False) -> None:
+        """``careful``: for stills. Averages the general network, the same on the mirrored picture, and the landscape network,
+        whose mistakes on unusual backgrounds differ."""
         import mediapipe  # heavy: only where masks are computed
 
-        self._network = mediapipe.solutions.selfie_segmentation.SelfieSegmentation(model_selection=0)
+        networks = mediapipe.solutions.selfie_segmentation
+        self._general = networks.SelfieSegmentation(model_selection=0)
+        self._landscape = networks.SelfieSegmentation(model_selection=1) if careful else None
 
     def __call__(self, rgb: np.ndarray) -> np.ndarray:
         """Probability that a pixel shows the person: float32 [GRID, GRID] of ``rgb`` uint8 [size, size, 3]."""
         small = rgb if rgb.shape[0] == GRID else cv2.resize(rgb, (GRID, GRID), interpolation=cv2.INTER_AREA)
-        return np.asarray(self._network.process(np.ascontiguousarray(small)).segmentation_mask, np.float32)
+        small = np.ascontiguousarray(small)
+        found = np.asarray(self._general.process(small).segmentation_mask, np.float32)
+        if self._landscape is None:
+            return found
+        mirrored = self._general.process(np.ascontiguousarray(small[:, ::-1])).segmentation_mask[:, ::-1]
+        return np.asarray((found + mirrored + self._landscape.process(small).segmentation_mask) / 3, np.float32)
 
     def close(self) -> None:
-        self._network.close()
+        self._general.close()
+        if self._landscape is not None:
+            self._landscape.close()
 
     def __enter__(self) -> PersonNetwork:
         return self
@@ -191,11 +202,11 @@ def place_priors(head: HeadFrame, crop: int) -> np.ndarray:
 
     column = np.exp(-((side / 0.36) ** 4)) * (1 - above(0.45, 0.04))  # under the chin: neck, collar
     ears = np.exp(-(((side - 0.44) / 0.14) ** 4)) * np.exp(-(((v + 0.02) / 0.34) ** 4))
-    wide = (1 - above(0.45, 0.05)) / (1 + np.exp(np.clip((0.78 - side) / 0.05, -30, 30)))  # beside the shoulders
-    hair = (0.06 + 0.54 * above(1.25, 0.2) + 0.4 * above(0.5, 0.1)) * (1 - 0.75 * column) * (1 - 0.8 * wide)
+    wide = (1 - above(0.25, 0.03)) / (1 + np.exp(np.clip((0.66 - side) / 0.04, -30, 30)))  # over the shoulders
+    hair = (0.06 + 0.54 * above(1.25, 0.2) + 0.4 * above(0.5, 0.1)) * (1 - 0.75 * column) * (1 - 0.97 * wide)
     skin = 0.01 + 0.2 * (1 - above(0.5, 0.05)) + 0.6 * column * above(1.2, 0.12) + 0.5 * ears
     skin += 0.35 * above(-0.3, 0.02) * (1 - above(-0.7, 0.05)) * np.exp(-((side / 0.42) ** 6))  # forehead above the oval
-    cloth = 1e-3 + (1 - above(0.5, 0.05)) * (0.25 + 0.75 * (1 - above(1.0, 0.1)))
+    cloth = 1e-3 + (1 - above(0.45, 0.05)) * (0.25 + 0.75 * (1 - above(1.0, 0.1))) + 0.15 * wide
     return np.asarray([hair, skin, cloth], np.float32)
 
 
@@ -349,8 +360,11 @@ class HeadParser:
             weights[:3] *= inside > 0.5
             weights[_BEHIND] *= inside < 0.95
             weights += 0.25 * seeds
-        found = (posterior.argmax(0) == _HAIR).astype(np.float32)
-        return cls(likelihood, _habit([found[k * side : (k + 1) * side] for k in range(len(views))], views))
+        masks = []
+        for k, view in enumerate(views):
+            found = posterior[:, k * side : (k + 1) * side].argmax(0) == _HAIR
+            masks.append(_hanging(found & (view.features == 0), view.v, view.oval).astype(np.float32))
+        return cls(likelihood, _habit(masks, views))
 
     def labels(
         self, rgb: np.ndarray, landmarks: np.ndarray, person: np.ndarray, hair: np.ndarray | None = None, size: int | None = None
@@ -379,13 +393,13 @@ class HeadParser:
         inside = best >= 1 - shares.sum(0)
         inside = _component_at((inside | (view.oval > 0)).astype(np.uint8), view.oval)
         on = _filled(inside, person) > 0
-        hairy = _components_above(is_hair & on & (view.features == 0), view.v, view.oval)
+        hairy = _hanging(is_hair & on & (view.features == 0), view.v, view.oval)
         high, face = view.v < 0.3, view.oval > 0
         result = np.where(on, np.uint8(CLOTH), np.uint8(0))
         result[on & is_skin] = NECK
         result[on & (face | (is_skin & high))] = FACE
         result[on & hairy] = HAIR
-        result[(result == CLOTH) & high] = HAIR  # hats, ribbons: they go with the head
+        result[(result == CLOTH) & (view.v < 0.12)] = HAIR  # hats, ribbons: they go with the head
         return enlarge_labels(result, size or rgb.shape[0])
 
 
@@ -425,13 +439,16 @@ def _filled(mask: np.ndarray, person: np.ndarray) -> np.ndarray:
     return hole[numbered]
 
 
-def _components_above(mask: np.ndarray, v: np.ndarray, oval: np.ndarray) -> np.ndarray:
-    """The components of a boolean mask that reach above the jaw outside the face oval: hair hangs from the head."""
-    count, numbered = cv2.connectedComponents(mask.astype(np.uint8), connectivity=4)
-    keep = np.zeros(count, bool)
-    keep[np.unique(numbered[(v < 0.3) & (oval == 0)])] = True
-    keep[0] = False
-    return keep[numbered]
+def _hanging(mask: np.ndarray, v: np.ndarray, oval: np.ndarray) -> np.ndarray:
+    """The parts of a boolean hair mask that hang from the head: connected, by more than a thread, to hair beside the face."""
+    thread = np.ones((max(3, mask.shape[0] // 60) | 1,) * 2, np.uint8)
+    thick = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_OPEN, thread)
+    thick |= (mask & (v < 0.3)).astype(np.uint8)
+    count, numbered = cv2.connectedComponents(thick, connectivity=4)
+    keep = np.zeros(count, np.uint8)
+    keep[np.unique(numbered[(v < 0.3) & (oval == 0)])] = 1
+    keep[0] = 0
+    return (cv2.dilate(keep[numbered], thread) > 0) & mask
 
 
 def enlarge_labels(labels: np.ndarray, size: int) -> np.ndarray:
