@@ -21,7 +21,7 @@ import jinja2
 import numpy as np
 import numpy.typing as npt
 
-from flows.report_media import MediaFolder
+from flows.report_media import MediaFolder, Shown, local_path
 from storage.store import ArtifactStore
 
 Status = Literal["done", "cached", "failed", "skipped"]
@@ -105,7 +105,8 @@ class RunReport:
 
     Attributes:
         name: of the catalogue. run_id: of the run. jobs: in the order of the catalogue. seconds: wall clock of the run.
-        output: folder or URL of the results. settings: in force, flat names to values. notes: sentences about the run as a whole.
+        output: folder or URL of the results (a report beside results on another machine lies in a folder of it).
+        settings: in force, flat names to values. notes: sentences about the run as a whole.
         started: when, for people to read; empty where that is not wanted. stages: seconds of work per stage over all jobs.
     """
 
@@ -136,7 +137,7 @@ def build_report(run: RunReport, out: Path, *, store: ArtifactStore | None = Non
     out.mkdir(parents=True, exist_ok=True)
     media = MediaFolder(out, scratch=None if store is None else store.scratch)
     points = _points(run.jobs)
-    details = [_detail(job, media, out, points) for job in run.jobs]
+    details = [_detail(job, media, out, points, run.output) for job in run.jobs]
     ordered = sorted(range(len(run.jobs)), key=lambda k: _rank(run.jobs[k]))
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     templates = resources.files("flows") / "templates"
@@ -250,14 +251,15 @@ def _row(job: JobReport, number: int) -> dict[str, Any]:
     }
 
 
-def _detail(job: JobReport, media: MediaFolder, out: Path, points: int) -> dict[str, Any]:
+def _detail(job: JobReport, media: MediaFolder, out: Path, points: int, results: str) -> dict[str, Any]:
     notes = [str(note) for note in job.notes]
     shown = {}
     if job.status in ("done", "cached") or job.measures:
         for role, address in (("target", job.target), ("source", job.source), ("result", job.output)):
             if address is None:
                 continue
-            shown[role] = media.show(address, in_place=role == "result")
+            beside = _beside(address, results) if role == "result" else None
+            shown[role] = media.show(address, in_place=role == "result") if beside is None else Shown(beside, "video")
             if shown[role].note:
                 notes.append(f"{role.capitalize()}: {shown[role].note}")
     seconds = np.asarray(job.measures.get("seconds", ()), np.float64)
@@ -277,7 +279,7 @@ def _detail(job: JobReport, media: MediaFolder, out: Path, points: int) -> dict[
         "target": job.target,
         "rights": job.rights,
         "output": job.output,
-        "output_link": None if job.output is None else link(job.output, out),
+        "output_link": None if job.output is None else _beside(job.output, results) or link(job.output, out),
         "media": {role: {"address": item.address, "kind": item.kind} for role, item in shown.items()},
         "frames": len(seconds) or job.frames,
         # A page plays by time: the times of a variable frame rate are needed, of a constant one the first step is enough.
@@ -303,10 +305,18 @@ def _times(seconds: npt.NDArray[np.float64]) -> dict[str, Any]:
     return {"step": round(step, 7), "list": [round(float(value), 4) for value in seconds]}
 
 
+def _beside(address: str, results: str) -> str | None:
+    """The relative link to a result that lies on another machine, in the folder or bucket the report goes into too."""
+    root = results.rstrip("/") + "/"
+    if local_path(address) is not None or not address.startswith(root):
+        return None
+    return "../" + quote(address.removeprefix(root))
+
+
 def link(address: str, out: Path) -> str | None:
     """A relative link from the report to a local file; None for what is not on a local disk."""
-    path = Path(address.removeprefix("file://"))
-    if "://" in address and not address.startswith("file://"):
+    path = local_path(address)
+    if path is None:
         return None
     try:
         return quote(Path(os.path.relpath(path.resolve(), out.resolve())).as_posix())

@@ -34,6 +34,7 @@
     const list = job.times.list;
     const step = job.times.step;
     return {
+      start: (frame) => (list ? list[frame] : frame * step),
       // The middle of a frame, so that rounding never shows its neighbour.
       seconds: (frame) => (list ? (frame + 1 < list.length ? (list[frame] + list[frame + 1]) / 2 : list[frame] + step / 2) : (frame + 0.5) * step),
       frame: (seconds) => {
@@ -99,7 +100,7 @@
     for (const k of isolated) path += `M${k * series.step} ${y(values[k]).toFixed(1)}h${Math.max(series.step, frames / 300)}`;
     svg.append(draw("path", { class: "curve", d: path }));
     const head = draw("line", { class: "head", x1: 0, x2: 0, y1: 0, y2: height });
-    const hover = draw("line", { class: "hover", x1: -1, x2: -1, y1: 0, y2: height });
+    const hover = draw("line", { class: "hover", x1: 0, x2: 0, y1: 0, y2: height, visibility: "hidden" });
     svg.append(head, hover);
     const reading = make("span", { class: "numbers" });
     const at = (event) => {
@@ -110,10 +111,11 @@
       const frame = at(event);
       hover.setAttribute("x1", frame + 0.5);
       hover.setAttribute("x2", frame + 0.5);
+      hover.setAttribute("visibility", "visible");
       const first = frame - (frame % series.step);
       reading.textContent = `${series.step > 1 ? `frames ${first}–${Math.min(first + series.step, frames) - 1}, worst` : `frame ${frame}`}: ${short(values[Math.floor(frame / series.step)])}`;
     });
-    svg.addEventListener("pointerleave", () => { reading.textContent = ""; hover.setAttribute("x1", -1); hover.setAttribute("x2", -1); });
+    svg.addEventListener("pointerleave", () => { reading.textContent = ""; hover.setAttribute("visibility", "hidden"); });
     svg.addEventListener("click", (event) => control.seek(at(event)));
     control.heads.push((frame) => { head.setAttribute("x1", frame + 0.5); head.setAttribute("x2", frame + 0.5); });
     return make("div", { class: "plot", "data-column": plot.column },
@@ -186,7 +188,7 @@
       if (frame === shown) return;
       shown = frame;
       scrub.value = frame;
-      place.textContent = `frame ${frame} of ${job.frames}, ${control.time.seconds(frame).toFixed(2)} s`;
+      place.textContent = `frame ${frame} of ${job.frames}, ${control.time.start(frame).toFixed(2)} s`;
       for (const head of control.heads) head(frame);
     };
     control.seek = (wanted) => {

@@ -144,7 +144,7 @@ def perform(
         blink = np.maximum(blink, _bump(seconds, start, 0.09, 0.04, 0.15))
         start += rng.uniform(1.3, 2.8)
     for side in ("L", "R"):
-        weights[f"eyeBlink_{side}"] = 0.10 + 0.90 * blink
+        weights[f"eyeBlink_{side}"] = 0.06 + 0.94 * blink
 
     expression = np.stack([np.clip(weights[name], 0, 1) for name in names], axis=1)
     as_floats = [np.asarray(a, np.float32) for a in (motion * pose, motion * shift, motion * sway, expression, voice)]

@@ -169,7 +169,7 @@ class Performer:
             chosen = lashes & (self.base[:, 0] * centre[0] > 0)
             reach = np.linalg.norm(self.base[chosen] - centre, axis=1)
             low, high = np.percentile(reach, [5, 98])
-            cut[chosen] = np.clip((high - reach) / (high - low), 0, 1) * 0.62
+            cut[chosen] = np.clip((high - reach) / (high - low), 0, 1) * 0.95
         return cut
 
     def _hair(self, skull: Skull) -> list[Surface]:
