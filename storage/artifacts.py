@@ -231,7 +231,12 @@ class Files(Protocol):
     """Where an artifact's objects are read from."""
 
     def local(self, entry: FileEntry) -> Path:
-        """A local file with an object's content. Raises FileNotFoundError where the object is missing."""
+        """A local file with an object's content.
+
+        Raises:
+            FileNotFoundError: where the object is missing.
+            ValueError: where it is not what was committed.
+        """
 
     def read(self, entry: FileEntry, start: int, length: int) -> bytes | None:
         """Some bytes of an object; None where it is missing."""
@@ -360,6 +365,8 @@ class Artifact:
             size = path.stat().st_size
         except FileNotFoundError as error:
             raise self.damaged(entry, "the file is missing") from error
+        except ValueError as error:
+            raise self.damaged(entry, str(error)) from error
         if size != entry.bytes:
             raise self.damaged(entry, f"the file has {size} bytes, committed were {entry.bytes}")
         return path

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from storage.backends import Backend
+from storage.keys import digest_file
 from storage.manifests import FileEntry, Manifest
 
 DEFAULT_LIMIT = 8 << 30
@@ -28,7 +29,12 @@ class Downloads:
         self._used: Counter[str] = Counter()
 
     def get(self, entry: FileEntry, fetch: Callable[[Path], None], user: object) -> Path:
-        """The local copy of an object; kept at least as long as ``user`` lives. FileNotFoundError where the object is missing."""
+        """The local copy of an object; kept at least as long as ``user`` lives.
+
+        Raises:
+            FileNotFoundError: where the object is missing.
+            ValueError: where it is not what was committed.
+        """
         path = self._folder / f"{entry.digest}{Path(entry.path).suffix}"
         with self._lock:
             if not path.exists():
@@ -36,6 +42,9 @@ class Downloads:
                 part = path.with_name(f"{path.name}-{secrets.token_hex(4)}.part")
                 try:
                     fetch(part)
+                    # Hashing costs little beside the transfer, and a damaged copy must not stay under the right name.
+                    if part.stat().st_size != entry.bytes or digest_file(part) != entry.digest:
+                        raise ValueError("the file's content is not what was committed")
                     os.replace(part, path)
                 finally:
                     part.unlink(missing_ok=True)

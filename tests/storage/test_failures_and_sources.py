@@ -1,0 +1,166 @@
+"""Failures stay until somebody clears them; media are read once and never fill the disk."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from schemas.problems import MediaError
+from storage import sources
+from storage.failures import Failure, FailureLog
+from storage.keys import digest_bytes
+from storage.store import ArtifactStore
+
+from .helpers import BUCKET, Place, commit
+
+
+def failure(stage: str, key: str, **changes: object) -> Failure:
+    return Failure.model_validate(
+        {"code": "no_face", "message": f"No face in {key}.", "remedy": "Use another clip.", "stage": stage, "key": key, **changes}
+    )
+
+
+def test_failures_are_recorded_found_and_cleared(store: ArtifactStore) -> None:
+    log = FailureLog(store)
+    assert log.all() == []
+    assert log.lookup("track", "a") is None
+    first = failure("track", "a", owner="clip 1", trace="Traceback ...", when="2026-01-01T00:00:00+00:00")
+    log.record("track", "a", first)
+    log.record("track", "a", first.model_copy(update={"attempts": 2}))
+    log.record("masks", "b", failure("masks", "b", retryable=True))
+    assert log.lookup("track", "a") == first.model_copy(update={"attempts": 2})
+    assert log.lookup_many([("track", "a"), ("track", "c"), ("other", "a")]) == {("track", "a"): log.lookup("track", "a")}
+    assert [(found.stage, found.key) for found in log.all()] == [("masks", "b"), ("track", "a")]
+    log.clear("track", "a")
+    log.clear("track", "a")
+    assert log.lookup("track", "a") is None
+    assert [found.key for found in log.all()] == ["b"]
+    commit(store)
+    assert store.stages() == ["masks"], "failures are a tree of their own"
+
+
+def test_a_damaged_record_means_the_work_is_tried_again(store: ArtifactStore) -> None:
+    log = FailureLog(store)
+    log.record("track", "a", failure("track", "a"))
+    for data in (b"{", b"[]", b'{"code": 1}'):
+        store.write_bytes("failures/track/a.json", data)
+        assert log.lookup("track", "a") is None
+        assert log.all() == []
+
+
+def remote_url(place: Place, name: str) -> str:
+    return f"{place.url}/media/{name}"
+
+
+@pytest.fixture
+def remote_media(remote_place: Place, monkeypatch: pytest.MonkeyPatch) -> Place:
+    """A place with three media of 1000 bytes, reached as a user's catalogue reaches them: by address, without options."""
+    if remote_place.options:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", str(remote_place.options["endpoint_url"]))
+    system, _ = fsspec.core.url_to_fs(remote_place.url)
+    for name in "abc":
+        system.pipe_file(remote_url(remote_place, f"{name}.mp4"), name.encode() * 1000)
+    return remote_place
+
+
+def test_a_local_file_is_used_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(b"abc")
+    with sources.fetch(path, tmp_path / "scratch") as local:
+        assert local == path
+    with sources.fetch(f"file://{path}", tmp_path / "scratch") as local:
+        assert local == path
+    assert not (tmp_path / "scratch").exists()
+    assert sources.describe(path) == (3, str(path.stat().st_mtime_ns))
+
+
+def test_a_remote_file_is_copied_once_and_keeps_its_suffix(remote_media: Place, tmp_path: Path) -> None:
+    url = remote_url(remote_media, "a.mp4")
+    with sources.fetch(url, tmp_path) as local:
+        assert local.suffix == ".mp4"
+        assert local.read_bytes() == b"a" * 1000
+        identity = local.stat().st_ino
+    with sources.fetch(url, tmp_path) as local:
+        assert local.stat().st_ino == identity
+    assert sources.describe(url)[0] == 1000
+
+
+def test_copies_stay_within_the_limit_and_never_go_while_they_are_read(remote_media: Place, tmp_path: Path) -> None:
+    urls = {name: remote_url(remote_media, f"{name}.mp4") for name in "abc"}
+
+    def kept() -> set[str]:
+        return {path.read_bytes()[:1].decode() for path in tmp_path.glob("media/*/medium*")}
+
+    with sources.fetch(urls["a"], tmp_path, 2500) as first:
+        with sources.fetch(urls["b"], tmp_path, 2500):
+            pass
+        assert kept() == {"a", "b"}
+        with sources.fetch(urls["c"], tmp_path, 2500):
+            assert kept() == {"a", "c"}, "the one in use stays, the other one goes"
+        with sources.fetch(urls["b"], tmp_path, 100) as larger:
+            assert larger.read_bytes() == b"b" * 1000
+            assert first.exists()
+
+
+def test_a_reader_that_died_does_not_hold_its_copy(remote_media: Place, tmp_path: Path) -> None:
+    with sources.fetch(remote_url(remote_media, "a.mp4"), tmp_path) as local:
+        folder = local.parent
+    process = os.fork()
+    if process == 0:
+        (folder / f"reading-{os.getpid()}-00000000").touch()
+        os._exit(0)
+    os.waitpid(process, 0)
+    with sources.fetch(remote_url(remote_media, "b.mp4"), tmp_path, 1000):
+        assert not local.exists()
+
+
+def test_missing_and_unreadable_media_are_named(tmp_path: Path, remote_media: Place) -> None:
+    for url in (tmp_path / "none.mp4", remote_url(remote_media, "none.mp4")):
+        with pytest.raises(MediaError, match=r"none\.mp4") as caught:
+            sources.describe(url)
+        assert caught.value.code == "file_missing"
+    with pytest.raises(MediaError) as caught, sources.fetch(tmp_path, tmp_path):
+        pass
+    assert caught.value.code == "file_denied"
+    with pytest.raises(MediaError) as caught:
+        sources.describe("nosuch://x/y.mp4")
+    assert caught.value.code == "file_unsupported"
+
+
+def test_digests_are_remembered_until_the_file_changes(
+    store: ArtifactStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [tmp_path / f"{number}.mp4" for number in range(3)]
+    for number, path in enumerate(paths):
+        path.write_bytes(bytes([number]) * 100)
+    read: list[Path] = []
+    digest_file = sources.digest_file
+    monkeypatch.setattr(sources, "digest_file", lambda path: read.append(path) or digest_file(path))
+    wanted = {str(path): digest_bytes(path.read_bytes()) for path in paths}
+    assert sources.digest_many([*paths, paths[0]], store) == wanted
+    assert sorted(read) == sorted(paths)
+    read.clear()
+    assert sources.digest_many(paths, store) == wanted
+    assert sources.digest_of(paths[1], store) == wanted[str(paths[1])]
+    assert read == []
+    paths[1].write_bytes(b"other")
+    assert sources.digest_of(str(paths[1]), store) == digest_bytes(b"other")
+    assert read == [paths[1]]
+    assert not any(str(tmp_path) in path for path in store.list_documents("sources"))
+
+
+def test_digest_of_a_remote_file_is_that_of_its_content(remote_media: Place) -> None:
+    with remote_media.open() as store:
+        assert sources.digest_of(remote_url(remote_media, "a.mp4"), store) == digest_bytes(b"a" * 1000)
+
+
+def test_keys_do_not_tell_local_from_remote(remote_media: Place, tmp_path: Path) -> None:
+    local = tmp_path / "same.mp4"
+    local.write_bytes(b"a" * 1000)
+    with remote_media.open() as store:
+        found = sources.digest_many([local, remote_url(remote_media, "a.mp4")], store)
+    assert len(set(found.values())) == 1
+    assert BUCKET not in "".join(found.values())
