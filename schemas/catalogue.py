@@ -12,6 +12,7 @@ import csv
 import hashlib
 import io
 import json
+import os
 import posixpath
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -46,6 +47,7 @@ RIGHTS_HINT = (
 )
 _SAFE_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 _SAFE_PART = re.compile(r"[^\x00-\x1f\x7f\\:*?\"<>|]+")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov")
 
 
@@ -95,7 +97,15 @@ class Job(BaseModel):
     def _rights_are_given(cls, value: str) -> str:
         if not value.strip():
             raise ValueError(f"is empty: {RIGHTS_HINT}")
-        return value.strip()
+        return " ".join(value.split())
+
+    @field_validator("source", "target", "subject", "rights")
+    @classmethod
+    def _no_control_characters(cls, value: str | None) -> str | None:
+        # They would reach terminals and file systems: an escape sequence in a path can rewrite what a person reads.
+        if value is not None and (found := _CONTROL.search(value)):
+            raise ValueError(f"{value!r} holds the control character {found.group()!r}")
+        return value
 
     @field_validator("output")
     @classmethod
@@ -237,10 +247,11 @@ def resolve(path: str, base: str) -> str:
     if _is_url(path):
         return path
     if path.startswith("~"):
-        return str(Path(path).expanduser())
+        return os.path.expanduser(path)
     base = base.removeprefix("file://")
     if not _is_url(base):
-        return posixpath.normpath(str(Path(base).expanduser().absolute().parent / path))
+        folder = os.path.dirname(os.path.abspath(os.path.expanduser(base)))
+        return os.path.normpath(os.path.join(folder, path))
     if path.startswith("/"):
         return path
     if base.startswith(("http://", "https://")):

@@ -220,6 +220,14 @@ def test_bad_inline_edits_are_a_problem_of_their_row(tmp_path: Path) -> None:
     assert problem.startswith("row 1 (line 2), column 'edits': ")
 
 
+def test_control_characters_reach_neither_terminals_nor_file_systems(tmp_path: Path) -> None:
+    text = 'id,source,target,rights\na,"s\x1b[2J.png",t.mp4,own\nb,"s\n.png",t.mp4,"own\nlikeness"\n'
+    problems = problems_of(written(tmp_path, text))
+    assert ["column 'source'" in problem and "control character" in problem for problem in problems] == [True, True]
+    assert "\x1b" not in "".join(problems)
+    assert Job(**{**ROW, "rights": " own\n likeness "}).rights == "own likeness"
+
+
 def test_a_subject_is_a_word_a_number_or_a_picture_beside_the_catalogue(tmp_path: Path) -> None:
     text = "id,source,target,rights,subject\na,s.png,t.mp4,own,largest\nb,s.png,t.mp4,own,1\nc,s.png,t.mp4,own,face.png\n"
     assert [job.subject for job in read_catalogue(written(tmp_path, text))] == ["largest", "1", f"{tmp_path}/face.png"]

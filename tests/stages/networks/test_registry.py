@@ -367,3 +367,10 @@ def test_the_real_files_are_the_ones_on_record(tmp_path: Path, shared: Path) -> 
     cut = written(tmp_path, (shared / "models" / found["hair_segmentation"]).read_bytes()[:-1000], "cut.tflite")
     assert code_of(registry.add, "hair_segmentation", cut, allow_unknown_digest=True) == "model_damaged"
     assert code_of(registry.add, "lama", shared / "models/taef2/taef2_decoder.pth") == "model_pickle"
+
+
+def test_the_documentation_lists_every_known_model() -> None:
+    document = (Path(__file__).parents[3] / "docs" / "models.md").read_text(encoding="utf-8")
+    for entry in KNOWN:
+        allowed = "yes" if entry.commercial else "no"
+        assert f"| `{entry.name}` | `{entry.file}` | {entry.licence} | {allowed} | {entry.serves} |" in document
