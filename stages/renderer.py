@@ -1,0 +1,80 @@
+"""What a renderer is: it turns the target's frames of one chunk into generated crops that show the source's head.
+
+Two kinds stand beside each other: ``stages.warp.renderer.WarpRenderer`` and, where weights are present, a diffusion model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.warp.geometry import Pose
+
+
+@dataclass(frozen=True)
+class Portrait:
+    """The source's head as found in one of its frames.
+
+    Attributes:
+        picture: uint8 RGB [size, size, 3], crop.
+        matte: float32 [size, size] in 0..1, opacity of the head with hair, ears and a little neck.
+        labels: uint8 [size, size], label map (``schemas.tables.LABELS``).
+        landmarks: float [478, 3], pixels of the crop.
+        pose: in the crop.
+    """
+
+    picture: NDArray[np.uint8]
+    matte: NDArray[np.float32]
+    labels: NDArray[np.uint8]
+    landmarks: NDArray[np.floating]
+    pose: Pose
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One frame of the target in which a head is to be generated.
+
+    Attributes:
+        frame: its number in the clip.
+        picture: uint8 RGB [size, size, 3], the target's crop.
+        clean: uint8 RGB [size, size, 3], the same without the target's head.
+        labels: uint8 [size, size], label map.
+        landmarks: float [478, 3], the target's own, pixels of the crop.
+        aligned: float [478, 3], the source's face with the target's pose and expression, pixels of the crop.
+        pose: that ``aligned`` shows.
+    """
+
+    frame: int
+    picture: NDArray[np.uint8]
+    clean: NDArray[np.uint8]
+    labels: NDArray[np.uint8]
+    landmarks: NDArray[np.floating]
+    aligned: NDArray[np.floating]
+    pose: Pose
+
+
+@dataclass(frozen=True)
+class Generated:
+    """A generated crop.
+
+    Attributes:
+        frame: its number in the clip.
+        picture: uint8 RGB [size, size, 3]; where the renderer changed nothing it is the target's crop.
+        head: float32 [size, size], opacity of the new head.
+    """
+
+    frame: int
+    picture: NDArray[np.uint8]
+    head: NDArray[np.float32]
+
+
+class Renderer(Protocol):
+    """Generates the crops of a chunk."""
+
+    def render(self, scenes: Iterable[Scene]) -> Iterator[Generated]:
+        """One generated crop for each scene, in order. May look ahead by a bounded number of scenes, not keep them all."""
+        ...

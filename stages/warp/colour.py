@@ -1,0 +1,98 @@
+"""Colours of the source's head brought towards the target's light, and skin tones for the neck."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.warp import topology
+from stages.warp.shapes import polygon_coverage
+
+LIGHTNESS_SHARE, LIGHTNESS_LIMIT = 0.4, 22.0
+CHROMA_SHARE, CHROMA_LIMIT = 0.3, 7.0
+CONTRAST_SHARE, CONTRAST_LIMIT = 0.35, 0.2
+
+
+@dataclass(frozen=True)
+class SkinStatistics:
+    """Mean and standard deviation of a face's skin, float64 [3] each, 8-bit L, a, b; and its mean RGB, linear light."""
+
+    mean: NDArray[np.float64]
+    deviation: NDArray[np.float64]
+    tone: NDArray[np.float64]
+
+
+def face_skin(landmarks: NDArray[np.floating], shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Skin of the face, bool [height, width]: inside the outline, from the brows down, without eyes and lips.
+
+    The forehead is left out because hair may cover it. Needs no label map, so that statistics of a whole shot can be taken from
+    any of its frames.
+    """
+    outline = landmarks[topology.FACE_OVAL, :2]
+    middle = outline.mean(0)
+    mask = polygon_coverage(middle + (outline - middle) * 0.92, shape) > 0.5
+    for ring, growth in ((topology.LEFT_EYE, 1.6), (topology.RIGHT_EYE, 1.6), (topology.OUTER_LIPS, 1.15)):
+        points = landmarks[ring, :2]
+        middle = points.mean(0)
+        mask &= polygon_coverage(middle + (points - middle) * growth, shape) < 0.5
+    down = landmarks[152, :2] - landmarks[10, :2]
+    down = down / max(float(np.linalg.norm(down)), 1e-6)
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    brow = landmarks[[105, 334], :2].mean(0)
+    return np.asarray(mask & ((x - brow[0]) * down[0] + (y - brow[1]) * down[1] > 0))
+
+
+def skin_statistics(picture: NDArray[np.uint8], mask: NDArray[np.bool_]) -> SkinStatistics | None:
+    """Statistics of the masked pixels of an RGB picture, the darkest and lightest tenth left out; None below 30 pixels."""
+    pixels = picture[mask]
+    if len(pixels) < 30:
+        return None
+    lab = cv2.cvtColor(pixels[None], cv2.COLOR_RGB2LAB)[0].astype(np.float64)
+    low, high = np.percentile(lab[:, 0], (10, 90))
+    kept = (lab[:, 0] >= low) & (lab[:, 0] <= high)
+    tone = to_linear(pixels[kept]).mean(0)
+    return SkinStatistics(lab[kept].mean(0), lab.std(0), tone.astype(np.float64))
+
+
+def mean_statistics(found: Sequence[SkinStatistics]) -> SkinStatistics:
+    """The mean of several frames' statistics."""
+    return SkinStatistics(
+        np.mean([one.mean for one in found], 0),
+        np.mean([one.deviation for one in found], 0),
+        np.mean([one.tone for one in found], 0),
+    )
+
+
+def towards(picture: NDArray[np.uint8], source: SkinStatistics, target: SkinStatistics) -> NDArray[np.uint8]:
+    """Move a picture's lightness, contrast and colour part of the way to another's, within limits that keep its tone."""
+    lab = cv2.cvtColor(picture, cv2.COLOR_RGB2LAB).astype(np.float32)
+    difference = target.mean - source.mean
+    shift = np.array(
+        [
+            np.clip(LIGHTNESS_SHARE * difference[0], -LIGHTNESS_LIMIT, LIGHTNESS_LIMIT),
+            *np.clip(CHROMA_SHARE * difference[1:], -CHROMA_LIMIT, CHROMA_LIMIT),
+        ]
+    )
+    ratio = (max(target.deviation[0], 1.0) / max(source.deviation[0], 1.0)) ** CONTRAST_SHARE
+    ratio = float(np.clip(ratio, 1 - CONTRAST_LIMIT, 1 + CONTRAST_LIMIT))
+    lightness = lab[..., 0]
+    # Hair and shadows stay dark: the shift fades towards black and white.
+    room = np.clip(np.minimum(lightness, 255 - lightness) / 60.0, 0, 1)
+    lab[..., 0] = np.clip(lightness + room * ((lightness - source.mean[0]) * (ratio - 1) + shift[0]), 0, 255)
+    lab[..., 1:] += (shift[1:] * room[..., None]).astype(np.float32)
+    return cv2.cvtColor(np.clip(lab + 0.5, 0, 255).astype(np.uint8), cv2.COLOR_LAB2RGB)
+
+
+def to_linear(values: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """8-bit sRGB to linear light in 0..1 (a power of 2.2 is near enough for gains)."""
+    return (values.astype(np.float32) / np.float32(255)) ** np.float32(2.2)
+
+
+def tone_gain(source: SkinStatistics, target: SkinStatistics) -> NDArray[np.float32]:
+    """Factor [3] on 8-bit RGB that turns the target's skin into the source's under the same shading."""
+    ratio = np.maximum(source.tone, 1e-3) / np.maximum(target.tone, 1e-3)
+    return np.clip(ratio ** (1 / 2.2), 0.35, 2.4).astype(np.float32)

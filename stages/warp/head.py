@@ -1,0 +1,137 @@
+"""One source's head, prepared once and drawn per frame."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.renderer import Portrait, Scene
+from stages.warp import topology
+from stages.warp.eyes import Eye, draw_eye, take_eye
+from stages.warp.filling import fill_smoothly
+from stages.warp.geometry import FLIP, HeadMesh, Pose
+from stages.warp.mouth import draw_mouth
+from stages.warp.neck import FACE, HAIR, NECK, OTHER, jaw_shadow, underlay
+from stages.warp.raster import OUTSIDE, rasterise
+from stages.warp.shapes import polygon_coverage
+
+NECK_FADE = (0.06, 0.42)
+"""Distance below the outline of the face, in eye distances, over which the source's own neck fades."""
+
+
+FOLD = 7.0
+"""Step of the texture coordinates between neighbouring pixels that shows a fold of the mesh."""
+
+
+class Head:
+    """A source's head, its colours already matched to the target's shot."""
+
+    def __init__(self, portrait: Portrait) -> None:
+        matte = portrait.matte * _neck_fade(portrait)
+        self.mesh = HeadMesh(portrait.landmarks, portrait.pose, matte)
+        opacity = matte[..., None]
+        # Half transparent pixels show the source's background: take their colour from the head beside them.
+        solid = np.clip((portrait.matte - 0.9) / 0.1, 0, 1)
+        colour = fill_smoothly(portrait.picture, cv2.erode(solid, np.ones((3, 3), np.uint8)))
+        layers = np.concatenate([colour * opacity, 255 * opacity], axis=2)
+        self._texture = np.clip(layers + 0.5, 0, 255).astype(np.uint8)
+        self._eyes: list[tuple[Eye, NDArray[np.int64], NDArray[np.int64]]] = [
+            (take_eye(portrait.picture, portrait.landmarks[contour], portrait.landmarks[iris]), contour, iris)
+            for contour, iris in ((topology.LEFT_EYE, topology.LEFT_IRIS), (topology.RIGHT_EYE, topology.RIGHT_IRIS))
+        ]
+
+    def draw(
+        self, aligned: NDArray[np.floating], pose: Pose, target: NDArray[np.uint8], target_landmarks: NDArray[np.floating]
+    ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        """The head in the pose and expression wanted.
+
+        Args:
+            aligned: float [478, 3], pixels of the target's crop.
+            pose: shown by the aligned landmarks.
+            target: uint8 RGB [size, size, 3], the target's crop (its mouth's inside is used).
+            target_landmarks: float [478, 3], the target's own.
+
+        Returns:
+            uint8 RGB [size, size, 3], premultiplied, and opacity float32 [size, size].
+        """
+        corners, shown = self.mesh.place(aligned, pose)
+        height, width = target.shape[:2]
+        drawn = rasterise(corners, self.mesh.texture, self.mesh.triangles, height, width)
+        ratio = pose.scale / self.mesh.source_pose.scale
+        texture, map_x, map_y = self._texture, drawn[..., 0] - 0.5, drawn[..., 1] - 0.5
+        if ratio < 0.8:
+            size = max(16, round(self._texture.shape[0] * ratio))
+            share = size / self._texture.shape[0]
+            texture = cv2.resize(self._texture, (size, size), interpolation=cv2.INTER_AREA)
+            map_x, map_y = drawn[..., 0] * share - 0.5, drawn[..., 1] * share - 0.5
+            map_x[drawn[..., 0] <= OUTSIDE] = OUTSIDE
+        layers = cv2.remap(texture, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
+        _soften_folds(layers, map_x, map_y)
+        head = np.ascontiguousarray(layers[..., :3])
+        turn = self._turn(pose)
+        for eye, contour, iris in self._eyes:
+            draw_eye(head, eye, shown[contour], shown[iris], turn)
+        draw_mouth(head, target, target_landmarks[topology.INNER_LIPS], shown[topology.INNER_LIPS])
+        return head, layers[..., 3].astype(np.float32) / np.float32(255)
+
+    def _turn(self, pose: Pose) -> NDArray[np.float64]:
+        """How directions in the face's plane turn, shorten and scale from the source's picture to the frame's [2, 2]."""
+        shown = self.mesh.aligned_pose(pose)
+        source = self.mesh.source_pose
+        relative = np.diag(FLIP) @ shown.rotation @ source.rotation.T @ np.diag(FLIP)
+        return np.asarray(relative[:2, :2] * shown.scale / source.scale)
+
+
+def _soften_folds(layers: NDArray[np.uint8], map_x: NDArray[np.float32], map_y: NDArray[np.float32]) -> None:
+    """Smooth the steps where a nearer part of the head covers a farther one (a cheek before hair); in place."""
+    fold = np.zeros(map_x.shape, np.uint8)
+    for coordinate in (map_x, map_y):
+        for axis in (0, 1):
+            jump = np.abs(np.diff(coordinate, axis=axis))
+            # Towards the outside of the mesh the picture is transparent: no fold.
+            found = ((jump > FOLD) & (jump < -OUTSIDE / 2)).astype(np.uint8)
+            if axis == 0:
+                fold[1:] |= found
+            else:
+                fold[:, 1:] |= found
+    if fold.any():
+        soft = cv2.GaussianBlur(layers, (0, 0), 1.0)
+        cv2.copyTo(soft, cv2.dilate(fold, np.ones((3, 3), np.uint8)), layers)
+
+
+def _neck_fade(portrait: Portrait) -> NDArray[np.float32]:
+    """Opacity [size, size] that lets the source's neck end softly below its jaw; one elsewhere."""
+    shape = portrait.labels.shape
+    outline = polygon_coverage(portrait.landmarks[topology.FACE_OVAL, :2], shape)
+    distance = cv2.distanceTransform((outline < 0.5).astype(np.uint8), cv2.DIST_L2, 5) / portrait.pose.scale
+    near, far = NECK_FADE
+    fade = np.clip(1 - (distance - near) / (far - near), 0, 1)
+    fade = fade * fade * (3 - 2 * fade)
+    neck = cv2.dilate((portrait.labels == NECK).astype(np.uint8), np.ones((13, 13), np.uint8))
+    neck[(portrait.labels == HAIR) | (portrait.labels == FACE)] = 0
+    neck = cv2.GaussianBlur(neck.astype(np.float32), (0, 0), 1.5)
+    return np.asarray(1 - neck * (1 - fade), np.float32)
+
+
+def compose(head: Head, scene: Scene, gain: NDArray[np.floating] | None) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """The generated crop: the new head on the target's neck, before the clean background, behind what occludes it.
+
+    Args:
+        head: of the source.
+        scene: frame of the target.
+        gain: float [3] on the neck's RGB towards the new skin; None leaves its colour.
+
+    Returns:
+        uint8 RGB [size, size, 3], and the new head's opacity float32 [size, size].
+    """
+    colour, opacity = head.draw(scene.aligned, scene.pose, scene.picture, scene.landmarks)
+    unit = scene.pose.scale
+    base, skin = underlay(scene.picture, scene.clean, scene.labels, scene.landmarks, unit, gain)
+    shadow = jaw_shadow(opacity, skin, unit)
+    result = base * (shadow * (1 - opacity))[..., None] + colour
+    occluder = scene.labels == OTHER
+    if occluder.any():
+        share = cv2.GaussianBlur(occluder.astype(np.float32), (0, 0), 1.2)[..., None]
+        result = result * (1 - share) + scene.picture * share
+    return np.clip(result + 0.5, 0, 255).astype(np.uint8), opacity

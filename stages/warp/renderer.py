@@ -1,0 +1,43 @@
+"""The warp renderer behind the common interface."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.renderer import Generated, Portrait, Scene
+from stages.warp.colour import SkinStatistics, face_skin, mean_statistics, skin_statistics, tone_gain, towards
+from stages.warp.head import Head, compose
+
+
+class WarpRenderer:
+    """Moves the source's head by a mesh; needs no weights.
+
+    Args:
+        portrait: of the source.
+        target_faces: skin statistics of some frames of the target's shot. They are the same for every chunk of the shot, so that
+            colours do not jump where chunks meet; empty leaves the source's colours.
+        match_neck: shade the target's neck towards the new head's skin.
+    """
+
+    def __init__(self, portrait: Portrait, target_faces: Sequence[SkinStatistics], match_neck: bool = True) -> None:
+        gain: NDArray[np.float32] | None = None
+        found = skin_statistics(portrait.picture, face_skin(portrait.landmarks, portrait.labels.shape))
+        if target_faces and found is not None:
+            target = mean_statistics(target_faces)
+            tinted = towards(portrait.picture, found, target)
+            portrait = replace(portrait, picture=tinted)
+            now = skin_statistics(tinted, face_skin(portrait.landmarks, portrait.labels.shape))
+            if match_neck and now is not None:
+                gain = tone_gain(now, target)
+        self._head = Head(portrait)
+        self._gain = gain
+
+    def render(self, scenes: Iterable[Scene]) -> Iterator[Generated]:
+        """See ``Renderer``; each frame stands for itself."""
+        for scene in scenes:
+            picture, head = compose(self._head, scene, self._gain)
+            yield Generated(scene.frame, picture, head)
