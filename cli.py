@@ -5,18 +5,18 @@ Exit status: 0 all done; 1 some jobs failed (each named, with its reason); 2 wro
 
 from __future__ import annotations
 
+import functools
 import json
 import os
-import sys
 from collections.abc import Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from schemas.problems import HeadswapError, UsageError
 
@@ -34,7 +34,7 @@ app.add_typer(models_app, name="models")
 out_console = Console(soft_wrap=True)
 error_console = Console(stderr=True, soft_wrap=True)
 
-DONE, FAILED, WRONG_USAGE = 0, 1, 2
+DONE, FAILED, WRONG_USAGE, STOPPED = 0, 1, 2, 130
 
 
 class RendererName(StrEnum):
@@ -71,6 +71,44 @@ WorkersOption = Annotated[int | None, typer.Option("--workers", min=1, help="Pro
 CommercialOption = Annotated[bool, typer.Option("--commercial", help="Refuse models whose licence forbids commercial use.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 RunArgument = Annotated[str | None, typer.Argument(metavar="[RUN]", help="A run's id. Default: the latest.")]
+
+
+def command(group: typer.Typer, name: str | None = None) -> Callable[[Callable[..., int]], Callable[..., int]]:
+    """Register a function as a command: its result is the exit status, its errors are told in words."""
+
+    def register(function: Callable[..., int]) -> Callable[..., int]:
+        @functools.wraps(function)
+        def call(*arguments: Any, **options: Any) -> None:
+            raise typer.Exit(exit_status(functools.partial(function, *arguments, **options)))
+
+        group.command(name)(call)
+        return function
+
+    return register
+
+
+def exit_status(call: Callable[[], int]) -> int:
+    try:
+        return call()
+    except UsageError as error:
+        tell_error(error)
+        return WRONG_USAGE
+    except HeadswapError as error:
+        tell_error(error)
+        return FAILED
+    except KeyboardInterrupt:
+        error_console.print("\nStopped. What was committed stays; give the same command again to go on.")
+        return STOPPED
+
+
+def tell_error(error: HeadswapError) -> None:
+    if isinstance(error, UsageError):
+        for problem in error.problems:
+            error_console.print(Text.assemble(("error ", "red"), problem))
+    else:
+        error_console.print(Text.assemble((f"{error.code} ", "red"), error.message))
+    if error.remedy:
+        error_console.print(Text(f"      {error.remedy}"))
 
 
 def settings_of(config: Path | None, assignments: list[str] | None, **flags: Any) -> Any:
@@ -116,7 +154,7 @@ def run_and_tell(jobs: Sequence[Any], store: Any, settings: Any, *, name: str, a
     return result.exit_status
 
 
-@app.command()
+@command(app)
 def demo(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="For the store, the videos and the report.")] = Path(
         "demo-output"
@@ -137,7 +175,7 @@ def demo(
         return run_and_tell(catalogue.jobs, store, settings, name="demo", as_json=as_json, output_url=str(out))
 
 
-@app.command()
+@command(app)
 def swap(
     source: Annotated[str, typer.Argument(help="Picture (or video) of the head to put on: path or URL.")],
     target: Annotated[str, typer.Argument(help="Video (or picture) whose head is replaced: path or URL.")],
@@ -177,7 +215,7 @@ def swap(
         )
 
 
-@app.command()
+@command(app)
 def run(
     catalogue: Annotated[str, typer.Argument(help="CSV, JSON Lines or Parquet: path or URL (docs/catalogue.md).")],
     store_url: StoreOption = None,
@@ -222,7 +260,7 @@ def run(
         )
 
 
-@app.command()
+@command(app)
 def plan(
     catalogue: Annotated[str, typer.Argument(help="CSV, JSON Lines or Parquet: path or URL.")],
     store_url: StoreOption = None,
@@ -248,7 +286,7 @@ def plan(
     return DONE
 
 
-@app.command()
+@command(app)
 def status(
     run_id: RunArgument = None, store_url: StoreOption = None, config: ConfigOption = None, as_json: JsonOption = False
 ) -> int:
@@ -264,7 +302,7 @@ def status(
     return FAILED if document["failed"] else DONE
 
 
-@app.command()
+@command(app)
 def retry(
     run_id: RunArgument = None,
     store_url: StoreOption = None,
@@ -295,7 +333,7 @@ def retry(
         )
 
 
-@app.command()
+@command(app)
 def report(run_id: RunArgument = None, store_url: StoreOption = None, out: OutOption = None, as_json: JsonOption = False) -> int:
     """Write a run's report page again."""
     from flows.retrying import rebuild_report
@@ -309,7 +347,7 @@ def report(run_id: RunArgument = None, store_url: StoreOption = None, out: OutOp
     return DONE
 
 
-@app.command()
+@command(app)
 def inspect(
     clip: Annotated[str, typer.Argument(help="A clip (path or URL), or the id of a job of the latest run.")],
     store_url: StoreOption = None,
@@ -333,7 +371,7 @@ def inspect(
     return DONE
 
 
-@models_app.command("list")
+@command(models_app, "list")
 def models_list(config: ConfigOption = None, as_json: JsonOption = False) -> int:
     """What is known, what is here, under which licence, and what it serves."""
     from flows.models import describe
@@ -349,7 +387,7 @@ def models_list(config: ConfigOption = None, as_json: JsonOption = False) -> int
     return DONE
 
 
-@models_app.command("add")
+@command(models_app, "add")
 def models_add(
     name: Annotated[str, typer.Argument(help="A name of `models list`.")],
     file: Annotated[Path, typer.Argument(help="The file, already on this machine.")],
@@ -368,7 +406,7 @@ def models_add(
     return DONE
 
 
-@models_app.command("pull")
+@command(models_app, "pull")
 def models_pull(
     name: Annotated[str, typer.Argument(help="A name of `models list`.")],
     accept_licence: Annotated[bool, typer.Option("--accept-licence", help="Do not ask.")] = False,
@@ -381,7 +419,7 @@ def models_pull(
     return DONE
 
 
-@models_app.command("verify")
+@command(models_app, "verify")
 def models_verify(config: ConfigOption = None, as_json: JsonOption = False) -> int:
     """Hash every registered file again."""
     from flows.models import verify
@@ -395,7 +433,7 @@ def models_verify(config: ConfigOption = None, as_json: JsonOption = False) -> i
     return FAILED if any(entry["state"] == "damaged" for entry in entries) else DONE
 
 
-@app.command()
+@command(app)
 def gc(
     store_url: StoreOption = None,
     retention: Annotated[str, typer.Option("--retention", help="all, resume or results: which intermediates stay.")] = "all",
@@ -412,7 +450,7 @@ def gc(
     return DONE
 
 
-@app.command()
+@command(app)
 def fsck(
     store_url: StoreOption = None,
     repair: Annotated[bool, typer.Option("--repair", help="Have what is damaged computed again.")] = False,
@@ -428,7 +466,7 @@ def fsck(
     return FAILED if document["damaged"] and not repair else DONE
 
 
-@app.command()
+@command(app)
 def doctor(store_url: StoreOption = None, config: ConfigOption = None, as_json: JsonOption = False) -> int:
     """Whether this machine, the store and the models are as they should be, and what to do where not."""
     from flows.doctor import check_up, print_checks
@@ -439,38 +477,8 @@ def doctor(store_url: StoreOption = None, config: ConfigOption = None, as_json: 
     return FAILED if any(check.state == "failed" for check in checks) else DONE
 
 
-def tell_error(error: HeadswapError) -> None:
-    if isinstance(error, UsageError):
-        for problem in error.problems:
-            error_console.print(f"[red]error[/] {problem}", highlight=False)
-    else:
-        error_console.print(f"[red]{error.code}[/] {error.message}", highlight=False)
-    if error.remedy:
-        error_console.print(f"      {error.remedy}", highlight=False)
-
-
-def exit_code_of(call: Callable[[], Any]) -> int:
-    try:
-        code = call()
-    except UsageError as error:
-        tell_error(error)
-        return WRONG_USAGE
-    except HeadswapError as error:
-        tell_error(error)
-        return FAILED
-    except click.exceptions.Exit as ended:
-        return int(ended.exit_code)
-    except (KeyboardInterrupt, click.exceptions.Abort):
-        error_console.print("\nStopped. What was committed stays; give the same command again to go on.")
-        return 130
-    except click.ClickException as error:
-        error.show()
-        return WRONG_USAGE
-    return int(code or 0)
-
-
 def main() -> None:
-    sys.exit(exit_code_of(lambda: app(standalone_mode=False)))
+    app()
 
 
 if __name__ == "__main__":
