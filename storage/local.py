@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import itertools
 import os
+import secrets
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -13,7 +13,6 @@ from pathlib import Path
 from storage.backends import Backend, Entry
 from storage.errors import translated
 
-_counter = itertools.count()
 TEMPORARY = ".tmp-"
 """Prefix of files on their way to their name; listings leave them out and gc removes old ones."""
 
@@ -255,7 +254,7 @@ def _start_writing(path: Path) -> None:
 
 
 def _temporary_name(name: str) -> str:
-    return f"{TEMPORARY}{name}-{os.getpid()}-{next(_counter)}"
+    return f"{TEMPORARY}{name}-{secrets.token_hex(6)}"
 
 
 def _entry(status: os.stat_result) -> Entry:

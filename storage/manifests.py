@@ -13,7 +13,7 @@ VERSION = 1
 Data = bytes  # inside the classes below `bytes` is a size
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class FileEntry:
     """One file of an artifact, as the stage wrote it: ``subject.parquet``, ``labels/000012.png``.
 

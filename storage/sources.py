@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import secrets
 from collections.abc import Iterable, Iterator
@@ -79,23 +80,27 @@ def fetch(url: str | Path, scratch: Path, limit_bytes: int = DEFAULT_LIMIT) -> I
         return
     size, tag = describe(url)
     folder = Path(scratch) / "media" / digest_value([str(url), size, tag])
-    # The suffix is kept because decoders look at it. A lock file beside it says that a process is reading.
-    copy = folder / f"medium{Path(str(url).split('?')[0]).suffix}"
     folder.mkdir(parents=True, exist_ok=True)
-    lock = folder / f"reading-{os.getpid()}-{secrets.token_hex(4)}"
-    lock.touch()
-    try:
+    # The suffix is kept because decoders look at it. Who reads holds the lock; it is free again when its process dies.
+    copy = folder / f"medium{Path(str(url).split('?')[0]).suffix}"
+    with open(folder / "lock", "ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
         if not copy.exists():
             _make_room(folder.parent, limit_bytes - size)
-            part = folder / f"part-{secrets.token_hex(4)}"
-            with _media_errors(url):
-                system, inner = _remote(str(url))
-                system.get_file(inner, str(part))
-            os.replace(part, copy)
+            _download(url, copy)
         os.utime(copy)
         yield copy
+
+
+def _download(url: str | Path, copy: Path) -> None:
+    part = copy.with_name(f"part-{secrets.token_hex(4)}")
+    try:
+        with _media_errors(url):
+            system, inner = _remote(str(url))
+            system.get_file(inner, str(part))
+        os.replace(part, copy)
     finally:
-        lock.unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
 
 
 def digest_of(url: str | Path, store: ArtifactStore) -> str:
@@ -137,23 +142,19 @@ def _read_digest(url: str, store: ArtifactStore) -> str:
 
 
 def _make_room(folder: Path, room: int) -> None:
-    """Remove the least recently used copies until at most ``room`` bytes are left."""
-    copies = []
-    for item in folder.iterdir():
-        for copy in item.glob("medium*"):
-            copies.append((copy.stat().st_mtime, copy.stat().st_size, item, copy))
-    total = sum(size for _, size, _, _ in copies)
-    for _, size, item, copy in sorted(copies, key=lambda found: found[0]):
+    """Remove the least recently used copies that nobody reads until at most ``room`` bytes are left."""
+    found = [(copy.stat(), copy) for copy in folder.glob("*/medium*")]
+    total = sum(status.st_size for status, _ in found)
+    for status, copy in sorted(found, key=lambda item: item[0].st_mtime_ns):
         if total <= max(room, 0):
             return
-        if any(_alive(lock) for lock in item.glob("reading-*")):
-            continue
-        copy.unlink(missing_ok=True)
-        total -= size
-
-
-def _alive(lock: Path) -> bool:
-    return Path(f"/proc/{lock.name.split('-')[1]}").exists()
+        with open(copy.with_name("lock"), "ab") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            copy.unlink(missing_ok=True)
+        total -= status.st_size
 
 
 def _local_path(url: str | Path) -> Path | None:

@@ -7,6 +7,8 @@ import json
 import os
 import re
 import secrets
+import threading
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -25,6 +27,9 @@ _STAGE = re.compile(r"[a-z][a-z0-9_]*")
 _KEY = re.compile(r"[A-Za-z0-9_-]+")
 _RESERVED = ("objects", "commits", "scratch")
 """Top folders that documents cannot be written to."""
+
+_REMEMBERED = 4096
+"""Manifests kept by ``lookup_many``: one with 100 pictures takes some 30 KB of memory."""
 
 
 class ArtifactStore:
@@ -65,8 +70,9 @@ class ArtifactStore:
     def _forget_process(self) -> None:
         self._owner = os.getpid()
         self._scratch: Path | None = None
+        self._lock = threading.Lock()
         self._downloads: Downloads | None = None
-        self._manifests: dict[str, tuple[Entry, Manifest]] = {}
+        self._manifests: OrderedDict[str, tuple[Entry, Manifest]] = OrderedDict()
 
     def __getstate__(self) -> dict[str, object]:
         return {"backend": self.backend, "scratch": self._scratch_parent}
@@ -90,16 +96,17 @@ class ArtifactStore:
         """This process's local scratch folder, made at the first use; those of dead processes are removed then."""
         if self._owner != os.getpid():
             self._forget_process()
-        if self._scratch is None:
-            parent = self._scratch_parent
-            if parent is None:
-                inside = self.backend.local_path("scratch")
-                parent = inside if inside is not None else scratch_folders.default_parent()
-            with translated("making the scratch folder", str(parent)):
-                scratch_folders.remove_stale(parent)
-                self._scratch = scratch_folders.make(parent)
-            atexit.register(self.close)
-        return self._scratch
+        with self._lock:
+            if self._scratch is None:
+                parent = self._scratch_parent
+                if parent is None:
+                    inside = self.backend.local_path("scratch")
+                    parent = inside if inside is not None else scratch_folders.default_parent()
+                with translated("making the scratch folder", str(parent)):
+                    scratch_folders.remove_stale(parent)
+                    self._scratch = scratch_folders.make(parent)
+                atexit.register(self.close)
+            return self._scratch
 
     def close(self) -> None:
         """Remove the scratch folder. The store can be used again; it then makes a new one."""
@@ -126,18 +133,22 @@ class ArtifactStore:
                 if name.removesuffix(".json") in keys:
                     key = name.removesuffix(".json")
                     listed[_manifest_path(stage, key)] = ((stage, key), entry)
-        fresh = [path for path, (_, entry) in listed.items() if self._manifests.get(path, (None,))[0] != entry]
-        for path, data in self.backend.read_many(fresh).items():
-            manifest = _parse(data)
-            if manifest is None:
-                self._manifests.pop(path, None)
-            else:
-                self._manifests[path] = (listed[path][1], manifest)
-        found = {}
+        found: dict[tuple[str, str], Manifest] = {}
+        fresh: list[str] = []
         for path, (item, entry) in listed.items():
             known = self._manifests.get(path)
             if known is not None and known[0] == entry:
                 found[item] = known[1]
+            else:
+                fresh.append(path)
+        for path, data in self.backend.read_many(fresh).items():
+            manifest = _parse(data)
+            if manifest is not None:
+                item, entry = listed[path]
+                found[item] = manifest
+                self._manifests[path] = (entry, manifest)
+        while len(self._manifests) > _REMEMBERED:
+            self._manifests.popitem(last=False)
         return found
 
     def committed(self, stage: str) -> set[str]:
@@ -218,7 +229,6 @@ class ArtifactStore:
     def withdraw(self, stage: str, key: str) -> None:
         """Forget a commit, so that it is computed again. Its objects stay until gc; readers that hold them are not disturbed."""
         path = _manifest_path(stage, key)
-        self._manifests.pop(path, None)
         self.backend.delete([path])
 
     # Documents: run records, failures, digests of sources

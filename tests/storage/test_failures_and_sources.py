@@ -107,12 +107,12 @@ def test_copies_stay_within_the_limit_and_never_go_while_they_are_read(remote_me
 
 def test_a_reader_that_died_does_not_hold_its_copy(remote_media: Place, tmp_path: Path) -> None:
     with sources.fetch(remote_url(remote_media, "a.mp4"), tmp_path) as local:
-        folder = local.parent
+        pass
     process = os.fork()
     if process == 0:
-        (folder / f"reading-{os.getpid()}-00000000").touch()
-        os._exit(0)
-    os.waitpid(process, 0)
+        with sources.fetch(remote_url(remote_media, "a.mp4"), tmp_path):
+            os._exit(0 if local.exists() else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0
     with sources.fetch(remote_url(remote_media, "b.mp4"), tmp_path, 1000):
         assert not local.exists()
 
