@@ -24,7 +24,9 @@ class LandmarkParameters(StageParameters):
     detection_interval: int = Field(10, ge=1, description="frames between full-range face detections of the whole frame")
     minimum_score: float = Field(0.5, ge=0, le=1, description="lowest face detection score")
     maximum_people: int = Field(4, ge=1, le=16)
-    shoulder_interval: int = Field(15, ge=1, description="frames between body pose detections; shoulders between are interpolated")
+    shoulder_interval: int = Field(
+        15, ge=1, description="frames between body pose detections; shoulders between are interpolated"
+    )
 
 
 class TrackParameters(StageParameters):
@@ -36,13 +38,17 @@ class TrackParameters(StageParameters):
 
 class FitParameters(StageParameters):
     identity_frames: int = Field(128, ge=1, description="frames, evenly spread, from which the identity is fitted")
-    smoothing_frames: float = Field(0.0, ge=0, description="temporal smoothing of pose and expression; 0 keeps every frame as it is")
+    smoothing_frames: float = Field(
+        0.0, ge=0, description="temporal smoothing of pose and expression; 0 keeps every frame as it is"
+    )
 
 
 class MaskParameters(StageParameters):
     crop_size: int = Field(512, ge=128, le=1024, multiple_of=32)
     hair: Literal["auto", "network", "colour"] = Field("auto", description="'auto' takes the hair network where it is registered")
-    dilation: float = Field(0.02, ge=0, le=0.2, description="of the person mask before blocks are drawn, share of the crop's side")
+    dilation: float = Field(
+        0.02, ge=0, le=0.2, description="of the person mask before blocks are drawn, share of the crop's side"
+    )
 
 
 class InpaintParameters(StageParameters):
@@ -53,6 +59,8 @@ class InpaintParameters(StageParameters):
 class RetargetParameters(StageParameters):
     neutralise: bool = Field(True, description="Neu-Exp: remove the source's (and the driver's neutral frame's) own expression")
     scale_aware: bool = Field(True, description="scale expression deltas by the ratio of feature sizes")
+    steadiness: float = Field(1.0, ge=0, le=5, description="frames over which the detector's tremor is averaged; motion passes")
+    crop_size: int = Field(512, ge=128, le=1024, multiple_of=32, description="of the aligned landmarks; the same as of the masks")
 
 
 class RenderParameters(StageParameters):

@@ -172,6 +172,24 @@ def aligned_table(expressions: int) -> TableSchema:
     )
 
 
+def neutral_table(expressions: int) -> TableSchema:
+    """One row: the source's face as detected in its best frame, and at rest. Crop pixels are those of the source's own crop."""
+    return TableSchema(
+        "neutral",
+        1,
+        (
+            column("frame", pa.int32()),  # of the source
+            column("crop", numbers(3)),  # centre x, centre y, side, source frame pixels
+            column("landmarks", numbers(LANDMARK_VALUES)),  # as detected, crop pixels
+            column("neutral", numbers(LANDMARK_VALUES)),  # without the expression, in the source's own pose, crop pixels
+            column("expression", numbers(expressions)),
+            column("rotation", numbers(9)),
+            column("translation", numbers(3)),  # crop pixels
+            column("scale", pa.float32()),  # crop pixels per model unit
+        ),
+    )
+
+
 # Beside the generated crops (PNG). region: the blocks that may replace the target's pixels. Statistics: mean L, a, b and
 # standard deviation L, a, b of the ring just outside the region, in the target and in the generated crop.
 RENDERED = TableSchema(

@@ -12,7 +12,7 @@ from schemas.tables import fit_table, identity_table
 from stages.contract import Input, Scope, Stage, Work
 from stages.face3d.fitting import Poses, euler_angles, fit_frames, fit_identity
 from stages.face3d.model import FaceModel
-from stages.face3d.smoothing import smooth_poses, steady
+from stages.face3d.smoothing import EXPRESSION_TREMOR, margin, smooth_poses, steady
 from storage.artifacts import Artifact
 from storage.tables import array
 
@@ -80,10 +80,10 @@ def _fitted(track: Artifact, identity: NDArray[np.float64], smoothing: float) ->
     """Columns of the fit table in batches. Smoothing needs neighbours: each batch is fitted with a margin of them."""
     flags = track.table("subject", columns=["frame", "shot"])
     shots = array(flags, "shot")
-    margin = int(np.ceil(4 * smoothing))
+    around = margin(smoothing)
     for start in range(0, len(shots), _ROWS):
         stop = min(start + _ROWS, len(shots))
-        low, high = max(start - margin, 0), min(stop + margin, len(shots))
+        low, high = max(start - around, 0), min(stop + around, len(shots))
         table = track.table("subject", columns=["frame", "detected", "landmarks"], frames=range(low, high))
         detected = array(table, "detected")
         landmarks = array(table, "landmarks").reshape(-1, 478, 3).astype(np.float64)
@@ -92,7 +92,7 @@ def _fitted(track: Artifact, identity: NDArray[np.float64], smoothing: float) ->
         if smoothing > 0:
             runs = shots[low:high][detected]
             poses = smooth_poses(poses, runs, smoothing)
-            expression = np.clip(steady(expression, runs, smoothing), 0, 1)
+            expression = np.clip(steady(expression, runs, smoothing, EXPRESSION_TREMOR), 0, 1)
         inner = slice(start - low, stop - low)
         columns: dict[str, NDArray[np.generic]] = {
             "frame": np.arange(low, high, dtype=np.int32),

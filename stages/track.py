@@ -306,7 +306,7 @@ def _write_subject(
 def find_gaps(detected: NDArray[np.bool_], shots: NDArray[np.int64], longest: int) -> tuple[NDArray[np.bool_], list[list[int]]]:
     """Frames to bridge, ``[n]``, and the losses that stay, as ``[first frame, end frame]``.
 
-    A run of undetected frames is bridged where it is at most ``longest`` frames long and lies between detected frames of one shot.
+    A run of undetected frames is bridged where it is at most ``longest`` frames long and lies between detected frames of a shot.
     """
     bridged = np.zeros(len(detected), bool)
     losses: list[list[int]] = []

@@ -1,8 +1,9 @@
 """Steadies what a detector saw, without lag: the tremor of a still head goes, a blink or a spoken word stays as it was.
 
-Like the one-euro filter, the smoothing depends on speed; unlike it, both directions of time count (the clip is there already), so
-nothing comes late. A signal is averaged over a few frames and mixed with itself: where it moves clearly faster than its own
-tremor, it is taken as it is.
+Like the one-euro filter, the smoothing depends on speed; unlike it, both directions of time count (the clip is there already),
+so nothing comes late. A signal is averaged over a few frames and mixed with itself: where it leaves its average by clearly more
+than the detector trembles, it is taken as it is. How much a detector trembles is a measured constant, not estimated from the
+clip, so that a frame's result depends on its neighbours alone.
 """
 
 from __future__ import annotations
@@ -17,27 +18,45 @@ from stages.face3d.fitting import Poses, rotation_from_vector
 
 Floats = NDArray[np.float64]
 
-_TREMOR_FLOOR = 1e-9
-_SURE_MOTION = 3.0
+LANDMARK_TREMOR = 0.0035
+"""Of MediaPipe's landmarks on a still head, model units (docs/face-model.md)."""
+
+ROTATION_TREMOR = np.radians(0.25)
+SCALE_TREMOR = 0.0015
+EXPRESSION_TREMOR = 0.02
+
+_REACH = 1.0
+_SURELY_MOTION = 3.0
 
 
-def steady(values: Floats, runs: NDArray[np.integer], frames: float, groups: NDArray[np.integer] | None = None) -> Floats:
+def margin(frames: float) -> int:
+    """Neighbours on either side that a result may depend on."""
+    return int(np.ceil(4 * frames)) + int(np.ceil(4 * _REACH)) + 1 if frames > 0 else 0
+
+
+def steady(
+    values: Floats,
+    runs: NDArray[np.integer],
+    frames: float,
+    tremor: float | Floats,
+    groups: NDArray[np.integer] | None = None,
+) -> Floats:
     """Zero-phase smoothing that lets clear motion pass.
 
     Args:
         values: ``[n, d]``, one row per frame.
         runs: a number per row, ``[n]``; nothing is smoothed across a change of it.
         frames: standard deviation of the average over time; 0 returns the values.
-        groups: a number per column, ``[d]``: columns of a group move together, and their common speed decides. Without it every
+        tremor: root mean square of what the detector adds of its own, in units of ``values``; one number, or ``[n]``.
+        groups: a number per column, ``[d]``: columns of a group move together, and their common motion decides. Without it every
             column decides for itself.
     """
-    if frames <= 0 or len(values) < 3:
+    if frames <= 0:
         return values
     out = values.copy()
     columns = np.arange(values.shape[1]) if groups is None else np.asarray(groups)
+    noise = np.broadcast_to(np.asarray(tremor, np.float64), len(values))
     for start, stop in _pieces(runs):
-        if stop - start < 3:
-            continue
         piece = values[start:stop]
         average = gaussian_filter1d(piece, frames, axis=0, mode="nearest")
         left = piece - average
@@ -45,41 +64,34 @@ def steady(values: Floats, runs: NDArray[np.integer], frames: float, groups: NDA
         for group in np.unique(columns):
             chosen = columns == group
             size = np.sqrt((left[:, chosen] ** 2).mean(1))
-            tremor = max(float(np.median(size)), _TREMOR_FLOOR)
-            # A blink lasts three frames: what is beyond the tremor anywhere in reach counts for its neighbours too.
-            reach = gaussian_filter1d(np.maximum(size / tremor - 1, 0.0), 1.0, mode="nearest")
-            share[:, chosen] = np.clip(reach / (_SURE_MOTION - 1), 0, 1)[:, None] ** 0.5
+            share[:, chosen] = _motion(size / noise[start:stop])[:, None]
         out[start:stop] = average + share * left
     return out
 
 
 def smooth_poses(poses: Poses, runs: NDArray[np.integer], frames: float) -> Poses:
-    """``steady`` for poses: rotations are averaged in the tangent space of their neighbourhood's mean."""
-    if frames <= 0 or len(poses) < 3:
+    """``steady`` for head poses ``[n]``; rotations are averaged where they are, on the sphere of rotations."""
+    if frames <= 0:
         return poses
-    rotation, translation, scale = poses.rotation.copy(), poses.translation.copy(), poses.scale.copy()
+    rotation = poses.rotation.copy()
     for start, stop in _pieces(runs):
-        if stop - start < 3:
-            continue
-        piece = slice(start, stop)
-        one = np.zeros(stop - start, int)
-        average = gaussian_filter1d(poses.rotation[piece].reshape(-1, 9), frames, axis=0, mode="nearest").reshape(-1, 3, 3)
-        left, _, right = np.linalg.svd(average)
+        piece = poses.rotation[start:stop]
+        flat = gaussian_filter1d(piece.reshape(-1, 9), frames, axis=0, mode="nearest")
+        left, _, right = np.linalg.svd(flat.reshape(-1, 3, 3))
         average = left @ right
-        offset = _vector(poses.rotation[piece] @ average.transpose(0, 2, 1))
-        # What the average leaves out is tremor or motion; the same rule as for everything else tells which.
-        kept = _kept(offset)
-        rotation[piece] = rotation_from_vector(offset * kept[:, None]) @ average
-        translation[piece] = steady(poses.translation[piece], one, frames, np.array([0, 0, 1]))
-        scale[piece] = steady(poses.scale[piece, None], one, frames)[:, 0]
+        offset = _vector(piece @ average.transpose(0, 2, 1))
+        share = _motion(np.linalg.norm(offset, axis=1) / ROTATION_TREMOR)
+        rotation[start:stop] = rotation_from_vector(offset * share[:, None]) @ average
+    trembling = LANDMARK_TREMOR * poses.scale
+    translation = steady(poses.translation, runs, frames, trembling, np.array([0, 0, 1]))
+    scale = steady(poses.scale[:, None], runs, frames, SCALE_TREMOR * poses.scale)[:, 0]
     return Poses(rotation, translation, scale)
 
 
-def _kept(left: Floats) -> Floats:
-    size = np.linalg.norm(left, axis=1)
-    tremor = max(float(np.median(size)), _TREMOR_FLOOR)
-    reach = gaussian_filter1d(np.maximum(size / tremor - 1, 0.0), 1.0, mode="nearest")
-    return np.asarray(np.clip(reach / (_SURE_MOTION - 1), 0, 1) ** 0.5)
+def _motion(size: Floats) -> Floats:
+    """How far to believe what the average leaves out: 0 tremor, 1 motion. A blink's neighbours count as motion too."""
+    reach = gaussian_filter1d(np.maximum(size - 1, 0.0), _REACH, mode="nearest")
+    return np.asarray(np.clip(reach / (_SURELY_MOTION - 1), 0, 1) ** 0.5)
 
 
 def _vector(rotation: Floats) -> Floats:
@@ -99,4 +111,4 @@ def _vector(rotation: Floats) -> Floats:
 
 def _pieces(runs: NDArray[np.integer]) -> list[tuple[int, int]]:
     edges = [0, *(np.flatnonzero(np.diff(runs)) + 1).tolist(), len(runs)]
-    return list(itertools.pairwise(edges))
+    return [(start, stop) for start, stop in itertools.pairwise(edges) if stop > start]

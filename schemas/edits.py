@@ -1,0 +1,147 @@
+"""Edits of the expression and the head pose, as a person writes them in a catalogue or a file; they act after retargeting.
+
+{"curves": {"mouthSmileLeft": {"scale": 0.5}, "jawOpen": {"keyframes": [{"frame": 0, "value": 0}, {"frame": 24, "value": 0.6}]},
+            "eyeBlink": {"freeze": 12}},
+ "head_pose": {"yaw": 5}, "head_scale": 1.05, "mirror": false}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from schemas.problems import UsageError
+
+SIDED = (
+    *("browDown", "browInnerUp", "browOuterUp", "cheekPuff", "cheekRaiser", "cheekSquint", "eyeBlink", "eyeLookDown"),
+    *("eyeLookIn", "eyeLookOut", "eyeLookUp", "eyeSquint", "eyeWide", "mouthDimple", "mouthFrown", "mouthLowerDown"),
+    *("mouthPress", "mouthSmile", "mouthStretch", "mouthUpperUp", "noseSneer"),
+)
+"""Expressions with a left and a right."""
+
+MIDDLE = (
+    *("jawForward", "jawLeft", "jawOpen", "jawRight", "mouthClose", "mouthFunnel", "mouthLeft", "mouthPucker"),
+    *("mouthRight", "mouthRollLower", "mouthRollUpper", "mouthShrugLower", "mouthShrugUpper"),
+)
+
+_SPELLINGS = {
+    **{name.lower(): name for name in (*SIDED, *MIDDLE)},
+    **{f"{name}{long}".lower(): f"{name}_{side}" for name in SIDED for side, long in (("L", "Left"), ("R", "Right"))},
+    **{f"{name}_{side}".lower(): f"{name}_{side}" for name in SIDED for side in "LR"},
+}
+
+
+class _Edit(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Keyframe(_Edit):
+    frame: int = Field(ge=0, description="frame of the target")
+    value: float
+
+
+def _ascending(keyframes: tuple[Keyframe, ...]) -> tuple[Keyframe, ...]:
+    frames = [keyframe.frame for keyframe in keyframes]
+    if frames != sorted(set(frames)):
+        raise ValueError("frames of keyframes must ascend, each given once")
+    return keyframes
+
+
+Keyframes = Annotated[tuple[Keyframe, ...], AfterValidator(_ascending)]
+
+
+class Curve(_Edit):
+    """What becomes of one expression's weight: ``scale * value + offset``, held between 0 and 1.
+
+    The value is the target's own, that of one frame of the target (``freeze``), or drawn by keyframes.
+    """
+
+    keyframes: Keyframes = ()
+    interpolation: Literal["smooth", "linear", "hold"] = "smooth"
+    scale: float = Field(1.0, ge=-4, le=4)
+    offset: float = Field(0.0, ge=-1, le=1)
+    freeze: int | None = Field(None, ge=0, description="frame of the target whose value is kept throughout")
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Curve:
+        if self.keyframes and self.freeze is not None:
+            raise ValueError("give keyframes or freeze, not both")
+        return self
+
+
+class Angle(_Edit):
+    """Degrees added to the head's own angle: a constant, or keyframes."""
+
+    offset: float = Field(0.0, ge=-60, le=60)
+    keyframes: Keyframes = ()
+    interpolation: Literal["smooth", "linear", "hold"] = "smooth"
+
+
+def _angle(value: object) -> object:
+    return {"offset": value} if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+class HeadPose(_Edit):
+    """Positive yaw turns the nose to the image right, positive pitch down, positive roll anticlockwise in the picture."""
+
+    yaw: Angle = Angle()
+    pitch: Angle = Angle()
+    roll: Angle = Angle()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _numbers(cls, values: Any) -> Any:
+        return {name: _angle(value) for name, value in values.items()} if isinstance(values, dict) else values
+
+
+class Edits(_Edit):
+    """All edits of a job. Names of curves are ARKit's (``eyeBlinkLeft``, or ``eyeBlink_L``); without a side both are meant."""
+
+    curves: dict[str, Curve] = Field(default_factory=dict)
+    head_pose: HeadPose = HeadPose()
+    head_scale: float = Field(1.0, ge=0.5, le=2, description="size of the new head against what fits the body")
+    mirror: bool = Field(False, description="swap the expression's left and right")
+
+    @model_validator(mode="after")
+    def _known_names(self) -> Edits:
+        unknown = sorted(name for name in self.curves if name.lower() not in _SPELLINGS)
+        if unknown:
+            raise ValueError(f"unknown expressions {', '.join(unknown)}; known: {', '.join((*SIDED, *MIDDLE))}")
+        return self
+
+    def to_options(self) -> dict[str, Any]:
+        """As JSON with nothing in it that is a default: equal edits have equal keys."""
+        return self.model_dump(mode="json", exclude_defaults=True)
+
+
+def read_edits(document: Mapping[str, Any] | None, where: str = "edits") -> Edits:
+    """Edits from a document.
+
+    Raises:
+        UsageError: with every problem found, each with its place in the document.
+    """
+    try:
+        return Edits.model_validate(document or {})
+    except ValidationError as error:
+        problems = [f"{'.'.join([where, *map(str, item['loc'])])}: {item['msg']}" for item in error.errors()]
+        raise UsageError(problems, "See docs/edits.md for what can be written.") from error
+
+
+def interpolate(
+    keyframes: Keyframes, frames: NDArray[np.integer], interpolation: Literal["smooth", "linear", "hold"]
+) -> NDArray[np.float64]:
+    """Values of keyframes at ``frames`` ``[n]``; before the first and after the last their values hold."""
+    places = np.array([keyframe.frame for keyframe in keyframes], np.float64)
+    values = np.array([keyframe.value for keyframe in keyframes], np.float64)
+    if interpolation == "hold":
+        return np.asarray(values[np.clip(np.searchsorted(places, frames, side="right") - 1, 0, len(values) - 1)])
+    where = np.interp(np.asarray(frames, np.float64), places, np.arange(len(places), dtype=np.float64))
+    left = np.minimum(np.floor(where).astype(int), max(len(values) - 2, 0))
+    share = where - left
+    if interpolation == "smooth":
+        share = share * share * (3 - 2 * share)
+    return np.asarray(values[left] + share * (values[np.minimum(left + 1, len(values) - 1)] - values[left]))

@@ -1,0 +1,277 @@
+"""Expression from one face to another: the paper's Neu-Exp module and scale-aware retargeting, on landmarks in model space.
+
+*Neu-Exp*: a face's neutral landmarks are ``L - L_t + L_t(expression = 0)``, with ``L_t`` the fitted model: the detail of the
+landmarks is kept, the expression that the model explains is taken away. Applied to the source, and to a nearly neutral frame of
+the driver.
+
+*Scale-aware retargeting*: what the driver's landmarks do beyond the driver's neutral face is added to the source's neutral face,
+scaled around eyes and mouth by the ratio of the features' sizes (the paper gives no formula; ours are in ``feature_ratios``).
+
+Sums of scaled displacements do not close an eye or a mouth whose size differs. So the openings are carried over as such: each
+pair of lid landmarks opens by the same share of its neutral opening as in the driver, each pair of lip landmarks by the driver's
+gap times the mouth's scale. The gaze is carried over as the iris's place between the corners of the eye.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import linear_sum_assignment
+
+from stages.face3d.fitting import Poses, euler_angles
+from stages.face3d.model import FaceModel
+from stages.face3d.topology import (
+    CHIN,
+    EYES,
+    INNER_CORNERS,
+    INNER_LOWER,
+    INNER_UPPER,
+    LEFT_EYE,
+    LIPS,
+    OUTER_CORNERS,
+    RIGHT_EYE,
+    UNDER_NOSE,
+    Eye,
+)
+
+Floats = NDArray[np.float64]
+
+CLOSED = 0.12
+"""Share of its neutral opening below which an eye counts as closed: what MediaPipe leaves open of a closed eye."""
+
+_SURELY_OPEN = 0.4
+_CLOSED_LIPS = 0.012  # of the mouth's width: what MediaPipe leaves between closed lips
+_PARTED_LIPS = 0.05
+_EYE_REACH = 0.16
+_MOUTH_REACH = 0.45
+_RATIO_LIMITS = (0.5, 2.0)
+_FRONTAL_DEGREES = 20.0
+
+
+@dataclass(frozen=True)
+class FeatureRatios:
+    """Sizes of the source's features as multiples of the driver's, each across and up: s_eye (left, right) and s_mouth."""
+
+    left_eye: tuple[float, float] = (1.0, 1.0)
+    right_eye: tuple[float, float] = (1.0, 1.0)
+    mouth: tuple[float, float] = (1.0, 1.0)
+
+
+def canonical_landmarks(landmarks: ArrayLike, poses: Poses) -> Floats:
+    """Landmarks ``[n, 478, 3]`` in pixels without their head pose: model space."""
+    return poses.canonical(landmarks)
+
+
+def neutral_landmarks(shapes: ArrayLike, expression: ArrayLike, model: FaceModel) -> Floats:
+    """Neu-Exp in model space: ``[..., 478, 3]`` and its fitted weights ``[..., E]`` -> the face at rest, lips closed."""
+    shapes = np.asarray(shapes, np.float64)
+    flat = (shapes - model.displacement(expression)).reshape(-1, *shapes.shape[-2:])
+    gaps = lip_gaps(flat)
+    return _open_lips(flat, -gaps, _kernels()).reshape(shapes.shape)
+
+
+def nearly_neutral_frames(expression: Floats, rotation: Floats, count: int = 9) -> NDArray[np.int64]:
+    """The ``count`` frames whose fitted expression is smallest among those seen nearly from the front, the best first.
+
+    Args:
+        expression: ``[n, E]`` weights.
+        rotation: ``[n, 3, 3]`` head rotations; without a frontal frame the straightest quarter is taken.
+    """
+    yaw, pitch, _ = np.abs(euler_angles(rotation)).T
+    turned = np.maximum(yaw, pitch)
+    limit = max(_FRONTAL_DEGREES, float(np.quantile(turned, 0.25)))
+    size = np.linalg.norm(expression, axis=1) + np.where(turned <= limit, 0.0, 1e3)
+    return np.argsort(size, kind="stable")[: min(count, int((turned <= limit).sum()))]
+
+
+def feature_ratios(source: Floats, driver: Floats) -> FeatureRatios:
+    """s_eye and s_mouth of two neutral faces ``[478, 3]`` in model space.
+
+    Eyes: distance of the corners across, mean opening up. Mouth: distance of the corners across; up, how far a jaw drops goes
+    with the length of the lower face rather than with how full the lips are, so the (geometric) mean of both is taken.
+    """
+
+    def ratio(one: float, other: float) -> float:
+        return float(np.clip(one / max(other, 1e-6), *_RATIO_LIMITS))
+
+    def eye(part: Eye) -> tuple[float, float]:
+        across = ratio(_distance(source, *part.corners), _distance(driver, *part.corners))
+        return across, ratio(float(lid_gaps(source[None], part).mean()), float(lid_gaps(driver[None], part).mean()))
+
+    mouth = ratio(_distance(source, *OUTER_CORNERS), _distance(driver, *OUTER_CORNERS))
+    jaw = ratio(_distance(source, UNDER_NOSE, CHIN), _distance(driver, UNDER_NOSE, CHIN))
+    return FeatureRatios(eye(LEFT_EYE), eye(RIGHT_EYE), (mouth, float(np.sqrt(mouth * jaw))))
+
+
+def face_size(neutral: Floats) -> float:
+    """Size of a neutral face ``[478, 3]`` in model units: root mean square distance of its landmarks from their centre."""
+    return float(np.sqrt(((neutral - neutral.mean(0)) ** 2).sum(-1).mean()))
+
+
+def retarget(
+    driver: Floats,
+    driver_neutral: Floats,
+    source_neutral: Floats,
+    ratios: FeatureRatios,
+    *,
+    lids: Floats | None = None,
+) -> Floats:
+    """The source's face with the driver's expression.
+
+    Args:
+        driver: landmarks of the driver's frames in model space, ``[n, 478, 3]``.
+        driver_neutral: the driver's face at rest, ``[478, 3]``.
+        source_neutral: the source's face at rest, ``[478, 3]``.
+        ratios: s_eye and s_mouth.
+        lids: factor on the opening of the left and the right eye, ``[n, 2]`` (edits of blinks); none by default.
+
+    Returns:
+        ``[n, 478, 3]`` model space.
+    """
+    kernels = _kernels()
+    moved = source_neutral + scale_field(ratios) * (driver - driver_neutral)
+    for index, eye in enumerate(EYES):
+        factor = np.ones(len(driver)) if lids is None else lids[:, index]
+        opening = closing(opening_ratios(driver, driver_neutral, eye) * factor[:, None])
+        wanted = opening * np.maximum(lid_gaps(source_neutral[None], eye), 0.0)
+        moved = _move(moved, wanted - lid_gaps(moved, eye), kernels.upper_lids[index])
+        moved = _place_iris(moved, driver, source_neutral, eye)
+    gaps = lip_gaps(driver)
+    width = np.linalg.norm(driver[:, INNER_CORNERS[0]] - driver[:, INNER_CORNERS[1]], axis=-1)[:, None]
+    wanted = gaps * _smoothstep(gaps / np.maximum(width, 1e-6), _CLOSED_LIPS, _PARTED_LIPS) * ratios.mouth[1]
+    return _open_lips(moved, wanted - lip_gaps(moved), kernels)
+
+
+def scale_field(ratios: FeatureRatios) -> Floats:
+    """The factor on each landmark's displacement, ``[478, 3]``: the features' ratios, fading smoothly into 1 around them."""
+    field = np.ones((478, 3))
+    kernels = _kernels()
+    for share, (across, up) in zip(kernels.regions, (ratios.left_eye, ratios.right_eye, ratios.mouth), strict=True):
+        wanted = np.array([across, up, np.sqrt(across * up)])
+        field += share[:, None] * (wanted - 1)
+    return field
+
+
+def lid_gaps(shapes: Floats, eye: Eye) -> Floats:
+    """Vertical distance of upper and lower lid at the seven pairs, ``[n, 478, 3]`` -> ``[n, 7]``; negative where they cross."""
+    return np.asarray(shapes[:, list(eye.upper), 1] - shapes[:, list(eye.lower), 1])
+
+
+def lip_gaps(shapes: Floats) -> Floats:
+    """Vertical distance of the inner lips at the nine pairs, ``[n, 478, 3]`` -> ``[n, 9]``."""
+    return np.asarray(shapes[:, list(INNER_UPPER), 1] - shapes[:, list(INNER_LOWER), 1])
+
+
+def opening_ratios(driver: Floats, neutral: Floats, eye: Eye) -> Floats:
+    """Opening of the lid pairs as shares of the neutral one, ``[n, 7]``; pairs near the corners lean on the eye as a whole."""
+    gaps, rest = lid_gaps(driver, eye), np.maximum(lid_gaps(neutral[None], eye), 1e-6)
+    whole = gaps.mean(1, keepdims=True) / rest.mean()
+    lean = 0.3 * rest.max()
+    return np.asarray(np.clip((gaps + lean * whole) / (rest + lean), 0.0, 2.5))
+
+
+def closing(ratio: Floats) -> Floats:
+    """Opening shares with the detector's remainder of a closed eye taken away: 0 up to ``CLOSED``, unchanged from 0.4."""
+    return np.asarray(ratio * _smoothstep(ratio, CLOSED, _SURELY_OPEN))
+
+
+def mirrored_displacement(displacement: Floats) -> Floats:
+    """The same movement on the other side of the face, ``[..., 478, 3]``."""
+    return np.asarray(displacement[..., mirrored_landmarks(), :] * (-1.0, 1.0, 1.0))
+
+
+@functools.cache
+def mirrored_landmarks() -> NDArray[np.int64]:
+    """For each landmark the one on the other side of the face, ``[478]``, measured on the mean face."""
+    mean = FaceModel.builtin().mean
+    distance = np.linalg.norm(mean[:, None] - (mean * (-1.0, 1.0, 1.0))[None], axis=-1) ** 2
+    _, partner = linear_sum_assignment(distance + distance.T)
+    for right, left in zip(RIGHT_EYE.iris_points, (473, 476, 475, 474, 477), strict=True):
+        partner[right], partner[left] = left, right
+    return partner
+
+
+@dataclass(frozen=True)
+class _Kernels:
+    """How corrections at lids and lips spread: ``[478, k]`` weights for k points; and the regions' shares ``[3, 478]``."""
+
+    upper_lids: tuple[Floats, Floats]
+    upper_lips: Floats
+    lower_lips: Floats
+    regions: Floats
+
+
+@functools.cache
+def _kernels() -> _Kernels:
+    mean = FaceModel.builtin().mean[:, :2]
+
+    def reach(points: tuple[int, ...]) -> Floats:
+        return np.asarray(np.linalg.norm(mean[:, None] - mean[None, list(points)], axis=-1).min(1))
+
+    def spread(points: tuple[int, ...], near: float, far: float, allowed: NDArray[np.bool_]) -> Floats:
+        distance = np.linalg.norm(mean[:, None] - mean[None, list(points)], axis=-1)
+        weight = np.exp(-((distance / near) ** 2) / 2) + 1e-12
+        weight = weight / weight.sum(1, keepdims=True) * np.exp(-((distance.min(1, keepdims=True) / far) ** 2) / 2)
+        weight[~allowed] = 0.0
+        weight[list(points)] = np.eye(len(points))
+        return np.asarray(weight)
+
+    lids = []
+    for eye in EYES:
+        line = np.interp(mean[:, 0], *np.sort(mean[list(eye.corners)], axis=0).T)
+        above = mean[:, 1] > line
+        above[[*eye.corners, *eye.lower, *eye.iris_points]] = False
+        lids.append(spread(eye.upper, 0.06, 0.07, above))
+    corners = np.sort(mean[list(INNER_CORNERS)], axis=0)
+    middle = np.interp(mean[:, 0], corners[:, 0], corners[:, 1])
+    free = np.ones(len(mean), bool)
+    free[[*INNER_CORNERS, *OUTER_CORNERS]] = False
+    upper = spread(INNER_UPPER, 0.1, 0.16, free & (mean[:, 1] > middle))
+    lower = spread(INNER_LOWER, 0.1, 0.22, free & (mean[:, 1] <= middle))
+    upper[list(INNER_LOWER)] = 0.0
+    lower[list(INNER_UPPER)] = 0.0
+    regions = np.stack(
+        [np.exp(-((reach(eye.outline) / _EYE_REACH) ** 2) / 2) for eye in EYES]
+        + [np.exp(-((reach(LIPS) / _MOUTH_REACH) ** 2) / 2)]
+    )
+    return _Kernels((lids[0], lids[1]), upper, lower, regions / np.maximum(regions.sum(0), 1.0))
+
+
+def _move(shapes: Floats, amount: Floats, kernel: Floats) -> Floats:
+    """Raise the kernel's points by ``amount`` ``[n, k]``, and what lies around them with them."""
+    moved = shapes.copy()
+    moved[..., 1] += amount @ kernel.T
+    return moved
+
+
+def _open_lips(shapes: Floats, amount: Floats, kernels: _Kernels) -> Floats:
+    return _move(_move(shapes, amount / 2, kernels.upper_lips), -amount / 2, kernels.lower_lips)
+
+
+def _place_iris(shapes: Floats, driver: Floats, neutral: Floats, eye: Eye) -> Floats:
+    """Put the source's iris where the driver's is between the corners of the eye; its size stays the source's."""
+    border = neutral[list(eye.iris_points)] - neutral[eye.iris]
+    outer, inner = driver[:, eye.outer], driver[:, eye.inner]
+    width = np.linalg.norm((outer - inner)[:, :2], axis=1)
+    offset = (driver[:, eye.iris] - (outer + inner) / 2) / width[:, None]
+    offset[:, :2] = np.clip(offset[:, :2], -0.42, 0.42)
+    here_outer, here_inner = shapes[:, eye.outer], shapes[:, eye.inner]
+    here_width = np.linalg.norm((here_outer - here_inner)[:, :2], axis=1)
+    depth = neutral[eye.iris, 2] - neutral[list(eye.corners), 2].mean()
+    centre = (here_outer + here_inner) / 2 + offset * here_width[:, None]
+    centre[:, 2] = (here_outer + here_inner)[:, 2] / 2 + depth
+    moved = shapes.copy()
+    moved[:, list(eye.iris_points)] = centre[:, None] + border
+    return moved
+
+
+def _smoothstep(values: Floats, low: float, high: float) -> Floats:
+    share = np.clip((values - low) / (high - low), 0.0, 1.0)
+    return np.asarray(share * share * (3 - 2 * share))
+
+
+def _distance(shape: Floats, one: int, other: int) -> float:
+    return float(np.linalg.norm(shape[one] - shape[other]))

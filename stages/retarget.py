@@ -1,0 +1,324 @@
+"""The target's expression and head pose on the source's face: landmarks for every frame of the target, in its crop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from schemas.edits import Edits, read_edits
+from schemas.parameters import RetargetParameters
+from schemas.tables import aligned_table, neutral_table
+from stages.contract import Input, Owner, Scope, Stage, Work
+from stages.face3d.editing import edit_expression, edit_poses
+from stages.face3d.fitting import Poses, euler_angles
+from stages.face3d.model import FaceModel
+from stages.face3d.retargeting import (
+    FeatureRatios,
+    canonical_landmarks,
+    face_size,
+    feature_ratios,
+    lid_gaps,
+    lip_gaps,
+    mirrored_displacement,
+    nearly_neutral_frames,
+    neutral_landmarks,
+    retarget,
+)
+from stages.face3d.smoothing import LANDMARK_TREMOR, margin, smooth_poses, steady
+from stages.face3d.topology import EYES, INNER_CORNERS, LEFT_EYE, LIPS, RIGHT_EYE
+from stages.video.crops import to_crop
+from storage.artifacts import Artifact
+from storage.tables import array
+
+Floats = NDArray[np.float64]
+
+_ROWS = 512
+_MODEL = FaceModel.builtin()
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Detected frames of a clip and their fit: numbers, shots ``[n]``; landmarks ``[n, 478, 3]``, crops ``[n, 3]`` in frame pixels."""
+
+    number: NDArray[np.int64]
+    shot: NDArray[np.int64]
+    landmarks: Floats
+    crop: Floats
+    expression: Floats
+    poses: Poses
+
+    def __len__(self) -> int:
+        return len(self.number)
+
+
+@dataclass(frozen=True)
+class Face:
+    """What retargeting needs of one person: the face at rest in model space ``[478, 3]`` and the frames it was taken from."""
+
+    neutral: Floats
+    frames: tuple[int, ...]
+
+
+class Retarget(Stage):
+    """Neu-Exp, scale-aware retargeting, edits, the target's head pose."""
+
+    name = "retarget"
+    version = 1
+    scope = Scope.JOB
+    parameters = RetargetParameters
+    inputs = (Input("track", "source"), Input("fit3dmm", "source"), Input("track", "target"), Input("fit3dmm", "target"))
+    options = ("edits",)
+    tables = (aligned_table(len(_MODEL.names)), neutral_table(len(_MODEL.names)))
+
+    def run(self, work: Work) -> None:
+        parameters = work.parameters
+        assert isinstance(parameters, RetargetParameters)
+        document = work.options.get("edits")
+        assert document is None or isinstance(document, Mapping)
+        edits = read_edits(document)
+        source_clip = _Clip(work, "source")
+        best = source_clip.best_frame()
+        source_frame = source_clip.frames(range(best, best + 1))
+        source_neutral = _at_rest(source_frame, parameters.neutralise)[0]
+        self._write_neutral(work, source_frame, source_neutral, parameters.crop_size)
+        target_clip = _Clip(work, "target")
+        driver = target_clip.neutral_face(parameters.neutralise)
+        ratios = feature_ratios(source_neutral, driver.neutral) if parameters.scale_aware else FeatureRatios()
+        size = face_size(driver.neutral) / face_size(source_neutral) * edits.head_scale
+        shift = driver.neutral.mean(0) - size * source_neutral.mean(0)
+        check = _Invariants()
+        with work.output.table_writer(self.tables[0]) as writer:
+            for rows, seen in target_clip.blocks(parameters.steadiness):
+                generated = np.isin(rows, seen.number)
+                shapes, poses, expression = _retarget(seen, driver.neutral, source_neutral, ratios, edits, target_clip)
+                check.add(canonical_landmarks(seen.landmarks, seen.poses), shapes, driver.neutral, source_neutral)
+                poses = Poses(
+                    poses.rotation,
+                    poses.project(np.broadcast_to(shift, (len(seen), 1, 3)))[:, 0],
+                    poses.scale * size,
+                )
+                crop_scale = parameters.crop_size / seen.crop[:, 2]
+                writer.write(
+                    {
+                        "frame": rows.astype(np.int32),
+                        "generated": generated,
+                        "landmarks": _spread(
+                            to_crop(poses.project(shapes), seen.crop, parameters.crop_size).reshape(len(seen), -1), generated
+                        ),
+                        "expression": _spread(expression, generated),
+                        "rotation": _spread(poses.rotation.reshape(-1, 9), generated),
+                        "translation": _spread(
+                            to_crop(poses.translation[:, None], seen.crop, parameters.crop_size)[:, 0], generated
+                        ),
+                        "scale": _spread(poses.scale * crop_scale, generated),
+                    }
+                )
+                work.progress(len(rows))
+        work.output.facts.update(
+            {
+                "source_frame": best,
+                "neutral_frame": driver.frames[0],
+                "neutral_frames": list(driver.frames),
+                "s_eye": {"left": _rounded(ratios.left_eye), "right": _rounded(ratios.right_eye)},
+                "s_mouth": _rounded(ratios.mouth),
+                "head_size": round(size, 4),
+                "invariants": check.facts(),
+                "expressions": list(_MODEL.names),
+            }
+        )
+
+    def _write_neutral(self, work: Work, source: Frames, neutral: Floats, crop_size: int) -> None:
+        shown = source.poses.project(neutral[None])
+        work.output.write_table(
+            self.tables[1],
+            {
+                "frame": source.number.astype(np.int32),
+                "crop": source.crop,
+                "landmarks": to_crop(source.landmarks, source.crop, crop_size).reshape(1, -1),
+                "neutral": to_crop(shown, source.crop, crop_size).reshape(1, -1),
+                "expression": source.expression,
+                "rotation": source.poses.rotation.reshape(1, -1),
+                "translation": to_crop(source.poses.translation[:, None], source.crop, crop_size)[:, 0],
+                "scale": source.poses.scale * crop_size / source.crop[:, 2],
+            },
+        )
+
+
+class _Clip:
+    """The detected frames of the source or the target, read as they are needed."""
+
+    def __init__(self, work: Work, owner: Owner) -> None:
+        self._track: Artifact = work.inputs.one("track", owner)
+        self._fit: Artifact = work.inputs.one("fit3dmm", owner)
+        flags = self._track.table("subject", columns=["frame", "shot", "detected", "interpolated", "score"])
+        self._shot = array(flags, "shot").astype(np.int64)
+        self._detected = array(flags, "detected")
+        self._seen = self._detected & ~array(flags, "interpolated")
+        self._score = array(flags, "score")
+
+    def frames(self, wanted: range) -> Frames:
+        """The detected ones among some frames."""
+        track = self._track.table("subject", columns=["frame", "landmarks", "crop"], frames=wanted)
+        fit = self._fit.table("fit", columns=["frame", "expression", "rotation", "translation", "scale"], frames=wanted)
+        number = array(track, "frame").astype(np.int64)
+        kept = self._detected[number]
+        return Frames(
+            number[kept],
+            self._shot[number[kept]],
+            array(track, "landmarks")[kept].reshape(-1, 478, 3).astype(np.float64),
+            array(track, "crop")[kept].astype(np.float64),
+            array(fit, "expression")[kept].astype(np.float64),
+            Poses(
+                array(fit, "rotation")[kept].reshape(-1, 3, 3).astype(np.float64),
+                array(fit, "translation")[kept].astype(np.float64),
+                array(fit, "scale")[kept].astype(np.float64),
+            ),
+        )
+
+    def expression_of(self, frame: int) -> Floats:
+        """Fitted weights ``[E]`` of the detected frame nearest to a number."""
+        seen = np.flatnonzero(self._detected)
+        nearest = int(seen[np.abs(seen - frame).argmin()])
+        return array(self._fit.table("fit", columns=["frame", "expression"], frames=range(nearest, nearest + 1)), "expression")[
+            0
+        ].astype(np.float64)
+
+    def best_frame(self) -> int:
+        """The frame of a source from which its head is taken: frontal, at rest, eyes open, mouth closed, not moving."""
+        fit = self._fit.table("fit", columns=["frame", "expression", "rotation", "translation", "scale"])
+        seen = np.flatnonzero(self._seen)
+        expression = array(fit, "expression")[seen].astype(np.float64)
+        yaw, pitch, _ = np.abs(euler_angles(array(fit, "rotation")[seen].reshape(-1, 3, 3))).T
+        blink = expression[:, [*_MODEL.indices("eyeBlink")]].max(1)
+        jaw = expression[:, [*_MODEL.indices("jawOpen")]].max(1)
+        scale = array(fit, "scale")[seen].astype(np.float64)
+        moved = (
+            np.linalg.norm(np.gradient(array(fit, "translation")[seen].astype(np.float64), axis=0), axis=1)
+            if len(seen) > 1
+            else 0.0
+        )
+        cost = (yaw + pitch) / 20 + np.linalg.norm(expression, axis=1) + 2 * blink + jaw + 10 * moved / scale
+        # A larger face is a sharper one; and the mesh should be sure.
+        cost = cost - np.log2(scale / scale.max()) + 2 * (1 - self._score[seen])
+        return int(seen[np.argmin(cost)])
+
+    def neutral_face(self, neutralise: bool) -> Face:
+        """The driver's face at rest: the median of its few most neutral frames, which takes the detector's tremor out."""
+        fit = self._fit.table("fit", columns=["frame", "expression", "rotation"])
+        seen = np.flatnonzero(self._seen)
+        rotation = array(fit, "rotation")[seen].reshape(-1, 3, 3).astype(np.float64)
+        chosen = seen[nearly_neutral_frames(array(fit, "expression")[seen].astype(np.float64), rotation)]
+        faces = [_at_rest(self.frames(range(frame, frame + 1)), neutralise)[0] for frame in chosen.tolist()]
+        return Face(np.median(np.stack(faces), axis=0), tuple(chosen.tolist()))
+
+    def blocks(self, steadiness: float) -> Iterator[tuple[NDArray[np.int64], Frames]]:
+        """Every frame's number in blocks, with the block's detected frames, steadied with their neighbours' help."""
+        around = margin(steadiness)
+        for start in range(0, len(self._shot), _ROWS):
+            stop = min(start + _ROWS, len(self._shot))
+            seen = self.frames(range(max(start - around, 0), min(stop + around, len(self._shot))))
+            if len(seen):
+                seen = _steadied(seen, steadiness)
+            inner = (seen.number >= start) & (seen.number < stop)
+            yield (
+                np.arange(start, stop),
+                Frames(
+                    seen.number[inner],
+                    seen.shot[inner],
+                    seen.landmarks[inner],
+                    seen.crop[inner],
+                    seen.expression[inner],
+                    seen.poses[inner],
+                ),
+            )
+
+
+def _at_rest(frames: Frames, neutralise: bool) -> Floats:
+    shapes = canonical_landmarks(frames.landmarks, frames.poses)
+    return neutral_landmarks(shapes, frames.expression, _MODEL) if neutralise else shapes
+
+
+def _retarget(
+    seen: Frames, driver_neutral: Floats, source_neutral: Floats, ratios: FeatureRatios, edits: Edits, target: _Clip
+) -> tuple[Floats, Poses, Floats]:
+    """Shapes ``[n, 478, 3]`` in model space, poses in the target's frame pixels, weights ``[n, E]``; edits applied."""
+    driver = canonical_landmarks(seen.landmarks, seen.poses)
+    expression = seen.expression
+    if edits.mirror:
+        driver = driver_neutral + mirrored_displacement(driver - driver_neutral)
+        expression = expression[:, _MODEL.mirrored]
+    lids = None
+    if edits.curves:
+
+        def weights_of(frame: int) -> Floats:
+            found = target.expression_of(frame)
+            return found[_MODEL.mirrored] if edits.mirror else found
+
+        edited = edit_expression(expression, seen.number, edits, _MODEL, weights_of)
+        driver = driver + _MODEL.displacement(edited.expression - expression)
+        expression, lids = edited.expression, edited.lids
+    shapes = retarget(driver, driver_neutral, source_neutral, ratios, lids=lids)
+    return shapes, edit_poses(seen.poses, seen.number, edits), expression
+
+
+def _steadied(seen: Frames, steadiness: float) -> Frames:
+    """Landmarks and poses without the detector's tremor. Frames that do not follow each other are not mixed."""
+    if steadiness <= 0:
+        return seen
+    runs = np.cumsum(np.concatenate([[0], (np.diff(seen.number) > 1) | (np.diff(seen.shot) != 0)]))
+    shapes = canonical_landmarks(seen.landmarks, seen.poses)
+    poses = smooth_poses(seen.poses, runs, steadiness)
+    steadied = steady(shapes.reshape(len(seen), -1), runs, steadiness, LANDMARK_TREMOR, _GROUPS)
+    landmarks = poses.project(steadied.reshape(-1, 478, 3))
+    return Frames(seen.number, seen.shot, landmarks, seen.crop, seen.expression, poses)
+
+
+def _groups() -> NDArray[np.int64]:
+    """Parts of the face that move together, a number per column of flattened landmarks ``[1434]``."""
+    groups = np.zeros(478, np.int64)
+    groups[list(LIPS)] = 1
+    for number, eye in ((2, LEFT_EYE), (4, RIGHT_EYE)):
+        groups[list(eye.outline)] = number
+        groups[list(eye.iris_points)] = number + 1
+    return np.repeat(groups, 3)
+
+
+_GROUPS = _groups()
+
+
+class _Invariants:
+    """Counts frames in which the driver's eyes or mouth are closed, and those in which the source's are then not."""
+
+    def __init__(self) -> None:
+        self._counts = {"eye_closed": 0, "eye_left_open": 0, "mouth_closed": 0, "mouth_left_open": 0}
+
+    def add(self, driver: Floats, result: Floats, driver_neutral: Floats, source_neutral: Floats) -> None:
+        for eye in EYES:
+            closed = lid_gaps(driver, eye).mean(1) < 0.1 * lid_gaps(driver_neutral[None], eye).mean()
+            still = lid_gaps(result, eye).mean(1) > 0.05 * lid_gaps(source_neutral[None], eye).mean()
+            self._counts["eye_closed"] += int(closed.sum())
+            self._counts["eye_left_open"] += int((closed & still).sum())
+        closed, still = (
+            lip_gaps(shapes).mean(1) > 0.01 * np.linalg.norm(shapes[:, INNER_CORNERS[0]] - shapes[:, INNER_CORNERS[1]], axis=-1)
+            for shapes in (driver, result)
+        )
+        self._counts["mouth_closed"] += int((~closed).sum())
+        self._counts["mouth_left_open"] += int((~closed & still).sum())
+
+    def facts(self) -> dict[str, object]:
+        held = self._counts["eye_left_open"] == 0 and self._counts["mouth_left_open"] == 0
+        return {**self._counts, "held": held}
+
+
+def _spread(values: Floats, present: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Rows of generated frames among NaN for the others."""
+    every = np.full((len(present), *values.shape[1:]), np.nan, np.float32)
+    every[present] = values
+    return every
+
+
+def _rounded(values: tuple[float, float]) -> list[float]:
+    return [round(value, 4) for value in values]
