@@ -13,11 +13,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Protocol
 
-import decord
 import numpy as np
 from av.video.frame import VideoFrame
 
 from schemas.problems import MediaError
+from stages.video import decord_library as decord
 from stages.video.facts import AudioFacts, Limits, StreamFacts, check_file
 from stages.video.index import DECODE_THREADS, VideoIndex, video_index
 from stages.video.native import native_frames
@@ -237,7 +237,6 @@ def _decord_is_exact(index: VideoIndex) -> bool:
 
 def _open_decord(path: Path, index: VideoIndex) -> _DecordSource | None:
     """None where decord cannot open the file or counts or times its frames in another way."""
-    decord.logging.set_level(decord.logging.QUIET)
     try:
         reader = decord.VideoReader(str(path), ctx=decord.cpu(0), num_threads=DECODE_THREADS)
         count = len(reader)
