@@ -37,6 +37,13 @@ class _Frame:
     hair: np.ndarray | None
 
 
+def outside_picture(crop: np.ndarray, width: int, height: int) -> np.ndarray:
+    """Boolean [GRID, GRID]: where a crop (centre x, centre y, side) reaches beyond a frame of ``width`` x ``height``."""
+    steps = ((np.arange(GRID) + 0.5) / GRID - 0.5) * float(crop[2])
+    x, y = float(crop[0]) + steps, float(crop[1]) + steps
+    return np.asarray(((y < 0) | (y > height))[:, None] | ((x < 0) | (x > width))[None, :])
+
+
 def labels_without_face(person: np.ndarray, size: int) -> np.ndarray:
     """Label map of a frame in which no face was found: all of the person counts as cloth. uint8 [size, size]."""
     return enlarge_labels(np.where(person > 0.5, np.uint8(CLOTH), np.uint8(BACKGROUND)), size)
@@ -149,4 +156,6 @@ def _frames(work: Work, stack: ExitStack, hair: HairNetwork | None) -> Iterator[
         found = None
         if hair is not None and usable:
             found = hair(extract_crop(picture, crops[row], HairNetwork.SIDE))
-        yield _Frame(number, usable, rgb, points, person(rgb), found)
+        shown = person(rgb)
+        shown[outside_picture(crops[row], picture.shape[1], picture.shape[0])] = -1
+        yield _Frame(number, usable, rgb, points, shown, found)

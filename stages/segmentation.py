@@ -323,7 +323,7 @@ class HeadParser:
 
         Args:
             crops: uint8 [size, size, 3] each; landmarks: float [478, 2 or 3] each, crop pixels.
-            persons: float32 [GRID, GRID] each, from :class:`PersonNetwork`.
+            persons: float32 [GRID, GRID] each, from :class:`PersonNetwork`; negative outside the picture.
             hairs: float32 [GRID, GRID] each, from :class:`HairNetwork`, or None.
         """
         side = GRID // 2
@@ -338,7 +338,8 @@ class HeadParser:
             outside = (cv2.dilate(view.oval, np.ones((9, 9), np.uint8)) == 0) & (inside > 0.8)
             skin = (cv2.erode(view.oval, np.ones((5, 5), np.uint8)) > 0) & (view.features == 0) & (view.v > -0.3)
             hairy = outside & ((view.v < -0.45) | ((view.v < 0.05) & (np.abs(view.u) > 0.5)))
-            all_seeds.append(np.stack([hairy, skin, outside & (view.v > 0.95), inside < 0.05]))
+            shown = inside >= 0
+            all_seeds.append(np.stack([hairy, skin & shown, outside & (view.v > 0.95), shown & (inside < 0.05)]))
         cells, inside = np.concatenate(all_cells), np.concatenate(all_inside)
         seeds = np.concatenate(all_seeds, axis=1).astype(np.float32)
         priors = np.concatenate([view.priors for view in views], axis=1)
@@ -358,7 +359,7 @@ class HeadParser:
             posterior = _shares(likelihood, cells, priors)
             weights = posterior**2
             weights[:3] *= inside > 0.5
-            weights[_BEHIND] *= inside < 0.95
+            weights[_BEHIND] *= (inside < 0.95) & (inside >= 0)
             weights += 0.25 * seeds
         masks = []
         for k, view in enumerate(views):
@@ -374,7 +375,8 @@ class HeadParser:
         Args:
             rgb: uint8 [n, n, 3]; a crop of GRID pixels serves as well as a larger one.
             landmarks: float [478, 2 or 3] in pixels of ``rgb``.
-            person, hair: float32 [GRID, GRID], from the networks; hair may be None.
+            person, hair: float32 [GRID, GRID], from the networks; person is negative where the crop reaches beyond the
+                picture (background there), hair may be None.
             size: side of the label map, by default that of ``rgb``.
 
         Returns:
@@ -390,9 +392,9 @@ class HeadParser:
         shares = _edge_aware(shares[:3], cv2.cvtColor(small, cv2.COLOR_RGB2GRAY))
         best = shares.max(0)
         is_hair, is_skin = shares[_HAIR] >= best, shares[_SKIN] >= best
-        inside = best >= 1 - shares.sum(0)
+        inside = (best >= 1 - shares.sum(0)) & (person >= 0)
         inside = _component_at((inside | (view.oval > 0)).astype(np.uint8), view.oval)
-        on = _filled(inside, person) > 0
+        on = (_filled(inside, person) > 0) & (person >= 0)
         hairy = _hanging(is_hair & on & (view.features == 0), view.v, view.oval)
         high, face = view.v < 0.3, view.oval > 0
         result = np.where(on, np.uint8(CLOTH), np.uint8(0))
