@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,11 @@ from flows.planning import Planner
 from flows.reporting import write_report
 from flows.runs import RunRecorder, new_run_id
 from flows.scheduling import Batch, DirectEngine
+from flows.upkeep import collect_garbage
 from flows.workers import Limits, WorkerPool
 from schemas.catalogue import Job
 from schemas.configuration import Settings
+from schemas.problems import HeadswapError
 from stages.networks.registry import ModelRegistry
 from storage.store import ArtifactStore
 
@@ -95,37 +96,56 @@ def run_jobs(
         },
     )
     observers = Observers([recorder, *events])
-    state = "interrupted"
-    totals: dict[str, StageTotals] = {}
-    report: str | None = None
-    with ExitStack() as held:
-        planner = Planner(jobs, store, settings, registry or ModelRegistry(Path(settings.models).expanduser()))
-        planner.survey()
-        observers.run_started(list(planner.jobs.values()), work_seconds(planner))
-        limits = Limits(seconds=settings.time_limits.of, memory_bytes=settings.worker_memory)
-        pool = held.enter_context(WorkerPool(settings.workers, limits=limits, logs=store.scratch))
+    planner = Planner(jobs, store, settings, registry or ModelRegistry(Path(settings.models).expanduser()))
+    planner.survey()
+    observers.run_started(list(planner.jobs.values()), work_seconds(planner))
+    limits = Limits(seconds=settings.time_limits.of, memory_bytes=settings.worker_memory)
+    state, report = "interrupted", None
+    with WorkerPool(settings.workers, limits=limits, logs=store.scratch) as pool:
         batch = Batch(planner, pool, observers, output_url=output_url, retry_failed=retry_failed)
         try:
-            if settings.engine == "prefect":
-                from flows.prefect_engine import run_with_prefect  # Prefect takes seconds to import
-
-                run_with_prefect(batch, run_id=run_id, name=name)
-            else:
-                engine = DirectEngine(batch, threads=2 * max(1, settings.workers) + 2)
-                held.callback(engine.close)
-                batch.run(engine)
-            totals = dict(batch.totals)
-            report = write_report(
-                planner,
-                batch.outcomes,
-                output_url,
-                name=name,
-                folder=report_name,
-                run_id=run_id,
-                seconds=time.perf_counter() - began,
-                step_seconds=batch.seconds,
-            )
-            state = "failed" if any(outcome.status == "failed" for outcome in batch.outcomes.values()) else "completed"
+            _run(batch, settings, run_id=run_id, name=name)
+            report = _report(batch, output_url, name=name, folder=report_name, run_id=run_id, began=began)
+            failed = any(outcome.status == "failed" for outcome in batch.outcomes.values())
+            _apply_retention(store, settings.retention, failed=failed)
+            state = "failed" if failed else "completed"
         finally:
-            record = recorder.finish(state, totals or dict(batch.totals), report)
-    return RunResult(run_id, batch.outcomes, totals, time.perf_counter() - began, output_url, report, record)
+            record = recorder.finish(state, dict(batch.totals), report)
+    return RunResult(run_id, batch.outcomes, dict(batch.totals), time.perf_counter() - began, output_url, report, record)
+
+
+def _run(batch: Batch, settings: Settings, *, run_id: str, name: str) -> None:
+    if settings.engine == "prefect":
+        from flows.prefect_engine import run_with_prefect  # Prefect takes seconds to import
+
+        run_with_prefect(batch, run_id=run_id, name=name)
+        return
+    engine = DirectEngine(batch, threads=2 * max(1, settings.workers) + 2)
+    try:
+        batch.run(engine)
+    finally:
+        engine.close()
+
+
+def _report(batch: Batch, output_url: str, *, name: str, folder: str, run_id: str, began: float) -> str | None:
+    """The page's address; None, with a note, where it cannot be written: the videos are done all the same."""
+    try:
+        return write_report(
+            batch.planner,
+            batch.outcomes,
+            output_url,
+            name=name,
+            folder=folder,
+            run_id=run_id,
+            seconds=time.perf_counter() - began,
+            step_seconds=batch.seconds,
+        )
+    except HeadswapError as error:
+        batch.events.note(str(error))
+        return None
+
+
+def _apply_retention(store: ArtifactStore, retention: str, *, failed: bool) -> None:
+    """Give up what the settings do not want to keep. Jobs that failed keep what resuming them needs."""
+    if retention != "all":
+        collect_garbage(store, retention="resume" if failed else retention)
