@@ -284,7 +284,7 @@ def _job(where: str, row: Mapping[str, Any], location: str, problems: list[str])
                 _check_protocol(value)
                 values[name] = resolve(value, location)
             except ValueError as error:
-                found.append(f"{where}, column {name!r}: {error}.")
+                found.append(f"{where}, column {name!r}: {_ended(str(error))}")
                 values.pop(name)
     try:
         job = Job.model_validate(values)
@@ -293,17 +293,21 @@ def _job(where: str, row: Mapping[str, Any], location: str, problems: list[str])
             name = str(problem["loc"][0]) if problem["loc"] else ""
             if problem["type"] == "missing" and any(f"column {name!r}" in text for text in found):
                 continue
-            found.append(f"{where}, column {name!r}: {_complaint(name, problem)}.")
+            found.append(f"{where}, column {name!r}: {_ended(_complaint(name, problem))}")
         job = None
     problems += found
     return None if found else job
+
+
+def _ended(sentence: str) -> str:
+    return sentence if sentence.endswith((".", "?")) else f"{sentence}."
 
 
 def _complaint(name: str, problem: Mapping[str, Any]) -> str:
     value = problem["input"]
     shown = repr(value) if len(repr(value)) <= 80 else repr(value)[:77] + "..."
     if problem["type"] == "value_error":
-        return str(problem["ctx"]["error"]).rstrip(".")
+        return str(problem["ctx"]["error"])
     if name == "renderer":
         return f"{shown} is no renderer; " + suggestion(str(value), ("warp", "diffusion"))
     if name == "seed":
@@ -376,7 +380,7 @@ def _shortened(problems: list[str]) -> list[str]:
 
 
 def _unknown_columns(names: Sequence[str], where: str) -> list[str]:
-    return [f"{where}: unknown column {name!r}; {suggestion(name, COLUMNS)}." for name in names if name not in COLUMNS]
+    return [f"{where}: unknown column {name!r}; {suggestion(name, COLUMNS)}" for name in names if name not in COLUMNS]
 
 
 def _missing_columns(names: Sequence[str], where: str) -> list[str]:

@@ -119,6 +119,16 @@ class Stages(_Section):
     assemble: parameters.AssembleParameters = parameters.AssembleParameters()
     measure: parameters.MeasureParameters = parameters.MeasureParameters()
 
+    @model_validator(mode="after")
+    def _one_crop_size(self) -> Stages:
+        sizes = {
+            name: getattr(self, name).crop_size for name in type(self).model_fields if hasattr(getattr(self, name), "crop_size")
+        }
+        if len(set(sizes.values())) > 1:
+            listed = ", ".join(f"stages.{name}.crop_size {size}" for name, size in sizes.items())
+            raise ValueError(f"all stages must count in the same crop: {listed}")
+        return self
+
     def of(self, stage: str) -> parameters.StageParameters:
         found = getattr(self, stage)
         assert isinstance(found, parameters.StageParameters)
@@ -270,7 +280,7 @@ def load_settings(
         elif name in _sections(known):
             problems.append(f"{origin}: {name} is a group of settings, not one; give {name}.<name>.")
         else:
-            problems.append(f"{origin}: there is no setting {name!r}; {_hint(name, known)}.")
+            problems.append(f"{origin}: there is no setting {name!r}; {_hint(name, known)}")
     tree: dict[str, Any] = {}
     for name, (value, _) in values.items():
         *path, last = name.split(".")
@@ -358,7 +368,7 @@ def _from_environment(
         if variable in by_variable:
             found.append((by_variable[variable], environment[variable], variable))
         else:
-            problems.append(f"{variable}: no setting goes by this variable; {suggestion(variable, by_variable)[:300]}.")
+            problems.append(f"{variable}: no setting goes by this variable; {suggestion(variable, by_variable)[:300]}")
     return found
 
 
@@ -410,8 +420,10 @@ def _complaints(error: ValidationError, values: Mapping[str, tuple[Any, str]], k
         value, origin = values.get(name, (problem["input"], name))
         text = "its value" if name in _HIDDEN else repr(value)
         permitted = choices(known[name].annotation) if name in known else ()
-        if permitted:
-            problems.append(f"{origin}: {text} is not permitted; {suggestion(str(value), permitted)}.")
+        if name not in known:
+            problems.append(f"{name}: {problem['msg'].removeprefix('Value error, ')}.")
+        elif permitted:
+            problems.append(f"{origin}: {text} is not permitted; {suggestion(str(value), permitted)}")
         else:
             problems.append(f"{origin}: {text}: {problem['msg'][0].lower()}{problem['msg'][1:]}.")
     return problems

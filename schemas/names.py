@@ -15,7 +15,7 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """A sentence to append to a complaint about an unknown name: the nearest one, or all of them."""
+    """What to append to a complaint about an unknown name, with its mark at the end: the nearest one, or all of them."""
     names = sorted(known)
     near = nearest(name, names)
-    return f"did you mean {near!r}?" if near else f"known are {', '.join(names)}"
+    return f"did you mean {near!r}?" if near else f"known are {', '.join(names)}."

@@ -118,6 +118,14 @@ def test_assignments_become_flags() -> None:
         parse_assignments(["crf"])
 
 
+def test_stages_cannot_count_in_different_crops() -> None:
+    stages = [name for name in Stages.model_fields if hasattr(Settings().stages.of(name), "crop_size")]
+    assert load_settings({f"stages.{name}.crop_size": 256 for name in stages}).stages.masks.crop_size == 256
+    if len(stages) > 1:
+        (problem,) = problems_of({"stages.masks.crop_size": 256})
+        assert problem.startswith("stages: all stages must count in the same crop: stages.masks.crop_size 256, ")
+
+
 def test_a_job_chooses_subject_renderer_and_seed_over_the_configuration() -> None:
     settings = load_settings({"renderer": "diffusion", "seed": 10, "stages.track.subject": "1"})
     assert settings.parameters("render") == parameters.RenderParameters(renderer="diffusion")

@@ -21,7 +21,7 @@ def test_the_nearest_name(wrong: str, right: str | None) -> None:
 
 def test_without_a_near_name_all_are_listed() -> None:
     assert suggestion("rendrer", KNOWN) == "did you mean 'renderer'?"
-    assert suggestion("xyz", ("b", "a")) == "known are a, b"
+    assert suggestion("xyz", ("b", "a")) == "known are a, b."
 
 
 @given(st.text(max_size=30))
