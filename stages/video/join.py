@@ -223,7 +223,7 @@ def _original_container(path: Path) -> InputContainer | _NoContainer:
 def _supports(container: str, audio: Sequence[Stream]) -> bool:
     with av.open(io.BytesIO(), "w", format=_FORMATS[container]) as trial:
         names = trial.supported_codecs
-    return all(stream.codec_context.codec.canonical_name in names for stream in audio)
+    return all({stream.codec_context.codec.canonical_name, stream.codec_context.name} & names for stream in audio)
 
 
 def _audio_streams(source: InputContainer | None) -> list[Stream]:

@@ -262,7 +262,9 @@ def own_copy(frame: VideoFrame) -> VideoFrame:
     copy = VideoFrame(frame.width, frame.height, frame.format.name)
     for source, target in zip(planes(frame), planes(copy), strict=True):
         target[...] = source
-    copy.pts, copy.time_base = frame.pts, frame.time_base
+    copy.pts = frame.pts
+    if frame.time_base is not None:
+        copy.time_base = frame.time_base
     copy.colorspace, copy.color_range = frame.colorspace, frame.color_range
     copy.color_primaries, copy.color_trc = frame.color_primaries, frame.color_trc
     return copy
