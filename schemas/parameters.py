@@ -84,5 +84,6 @@ class AssembleParameters(StageParameters):
 
 
 class MeasureParameters(StageParameters):
+    every: int = Field(1, ge=1, le=100, description="measure every n-th frame of a shot; values between are left empty")
     landmark_flag: float = Field(0.12, gt=0, description="landmark error above which a frame is flagged")
     pose_flag: float = Field(12.0, gt=0, description="pose error in degrees above which a frame is flagged")
