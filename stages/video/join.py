@@ -108,7 +108,7 @@ def join_segments(
             pictures = _video_packets(segments, times, video)
             sounds = _audio_packets(source, copies, shift) if source and copies else iter(())
             counts = _interleave(target, pictures, sounds, video)
-    _verify(output, times, container)
+    notes += _verify(output, times, container)
     return Joined(counts[video.index], tuple(counts[copy.index] for copy in copies.values()), tuple(notes))
 
 
@@ -267,15 +267,21 @@ def _different(segment: Path, reason: str) -> MediaError:
     return MediaError("segments_differ", f"{reason} ({segment.name}).", "Remove the segments and encode them again.")
 
 
-def _verify(output: Path, times: _Times, container: str) -> None:
+def _verify(output: Path, times: _Times, container: str) -> list[str]:
+    """Read the result back. Returns notes: Matroska counts milliseconds and knows no time before zero."""
     index = video_index(output)
     expected = [pts * times.time_base for pts in times.pts.tolist()]
     found = [pts * index.time_base for pts in index.pts.tolist()]
-    tolerance = Fraction(1, 1000) if container == "mkv" else Fraction(0)
-    exact = len(found) == len(expected) and all(abs(a - b) <= tolerance for a, b in zip(expected, found, strict=True))
-    if not exact:
+    loose = container == "mkv"
+    offset = found[0] - expected[0] if loose and found else Fraction(0)
+    tolerance = Fraction(1, 1000) if loose else Fraction(0)
+    same = len(found) == len(expected) and all(abs(b - a - offset) <= tolerance for a, b in zip(expected, found, strict=True))
+    if not same:
         raise MediaError(
             "join_failed",
             f"{output.name} does not have the target's {len(expected)} frame times.",
             "Report this with the target video: it is a fault of this program.",
         )
+    if abs(offset) <= tolerance:
+        return []
+    return [f"Matroska has no time before zero: picture and sound start {float(offset):.3f} seconds later."]

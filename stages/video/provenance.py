@@ -62,8 +62,9 @@ def sign(
 ) -> None:
     """Write a signed copy of a finished video. Signing is the last step: any later change breaks the signature.
 
-    The manifest holds ``c2pa.opened`` with the target as ``parentOf`` (where the target's file is given; else
-    ``c2pa.created``), then ``c2pa.edited``, both in the C2PA specification, section "Actions", and ``facts`` as an assertion.
+    The manifest holds ``c2pa.opened`` with the target as ``parentOf`` (``c2pa.created`` where C2PA cannot read the target's
+    file or none is given; the record then names it by its digest), then ``c2pa.edited`` (C2PA specification, section
+    "Actions"), and ``facts`` as an assertion.
 
     Args:
         video: finished MP4 or QuickTime file.
@@ -86,15 +87,10 @@ def sign(
         )
     chain, private, algorithm = _credentials(certificate, key)
     try:
-        signer = c2pa.Signer.from_info(c2pa.C2paSignerInfo(algorithm.encode(), chain, private, b""))
-        builder = c2pa.Builder.from_json(_manifest(video, target, facts))
-        with signer, builder:
-            if target is not None:
-                with target.open("rb") as stream:
-                    ingredient = json.dumps({"title": target.name, "relationship": "parentOf", "label": "target"})
-                    builder.add_ingredient(ingredient, mimetypes.guess_type(target.name)[0] or kind, stream)
-            with video.open("rb") as source, output.open("w+b") as signed:
-                builder.sign(signer, kind, source, signed)
+        signer = c2pa.Signer.from_info(c2pa.C2paSignerInfo(algorithm.encode(), chain, private, None))
+        builder = _builder(video, kind, target, facts)
+        with signer, builder, video.open("rb") as source, output.open("w+b") as signed:
+            builder.sign(signer, kind, source, signed)
     except c2pa.C2paError as error:
         output.unlink(missing_ok=True)
         raise MediaError(
@@ -102,6 +98,21 @@ def sign(
             f"{video.name} could not be signed with {certificate.name} ({error}).",
             "Check that the certificate allows digital signatures, has not expired, and belongs to the key.",
         ) from error
+
+
+def _builder(video: Path, kind: str, target: Path | None, facts: Mapping[str, Any] | None) -> c2pa.Builder:
+    """With the target as an ingredient where C2PA can read it: not Matroska, not a file that is cut off."""
+    if target is not None:
+        builder = c2pa.Builder.from_json(_manifest(video, target, facts))
+        ingredient = json.dumps({"title": target.name, "relationship": "parentOf", "label": "target"})
+        try:
+            with target.open("rb") as stream:
+                builder.add_ingredient(ingredient, mimetypes.guess_type(target.name)[0] or kind, stream)
+        except c2pa.C2paError:
+            builder.close()
+        else:
+            return builder
+    return c2pa.Builder.from_json(_manifest(video, None, facts))
 
 
 def _manifest(video: Path, target: Path | None, facts: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -1,0 +1,141 @@
+"""Signed results: the manifest says what was done, and one changed byte is noticed."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from pathlib import Path
+
+import c2pa
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from PIL import Image
+
+from schemas.problems import MediaError, UsageError
+from stages.video.provenance import DIGITAL_SOURCE_TYPE, RECORD_LABEL, provenance_comment, provenance_record, sign
+from tests.media import cut_off, moving_pictures, write_video
+
+RECORD = provenance_record(
+    {"rights": "own likeness", "renderer": "warp", "edits": 3}, software="1", stage_versions={"b": 2, "a": 1}
+)
+
+
+def name(common: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common), x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Test")])
+
+
+@pytest.fixture(scope="module")
+def credentials(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A throw-away ES256 chain: leaf and authority."""
+    now = datetime.datetime.now(datetime.UTC)
+    keys = [ec.generate_private_key(ec.SECP256R1()) for _ in range(2)]
+    chain = []
+    for subject, key, is_authority in (("leaf", keys[0], False), ("authority", keys[1], True)):
+        usage = dict.fromkeys(
+            (
+                "content_commitment",
+                "key_encipherment",
+                "data_encipherment",
+                "key_agreement",
+                "encipher_only",
+                "decipher_only",
+            ),
+            False,
+        )
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(name(subject))
+            .issuer_name(name("authority"))
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - datetime.timedelta(days=1))
+            .not_valid_after(now + datetime.timedelta(days=30))
+            .add_extension(x509.BasicConstraints(ca=is_authority, path_length=None), critical=True)
+            .add_extension(
+                x509.KeyUsage(digital_signature=not is_authority, key_cert_sign=is_authority, crl_sign=is_authority, **usage),
+                critical=True,
+            )
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(keys[1].public_key()), critical=False)
+        )
+        if not is_authority:
+            builder = builder.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.EMAIL_PROTECTION]), critical=False)
+        chain.append(builder.sign(keys[1], hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+    folder = tmp_path_factory.mktemp("credentials")
+    (folder / "chain.pem").write_bytes(b"".join(chain))
+    (folder / "key.pem").write_bytes(
+        keys[0].private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return folder / "chain.pem", folder / "key.pem"
+
+
+def manifest(path: Path) -> tuple[dict, dict]:
+    with c2pa.Reader(str(path)) as reader:
+        document = json.loads(reader.json())
+    return document, document["manifests"][document["active_manifest"]]
+
+
+@pytest.mark.parametrize("with_target", [True, False])
+def test_a_signed_result_says_what_was_done(tmp_path: Path, credentials: tuple[Path, Path], with_target: bool) -> None:
+    video = write_video(tmp_path / "video.mp4", moving_pictures(5), audio=True)
+    target = write_video(tmp_path / "target.mp4", moving_pictures(5, seed=1)) if with_target else None
+    output = tmp_path / "signed.mp4"
+    sign(video, output, certificate=credentials[0], key=credentials[1], target=target, facts=RECORD)
+    document, active = manifest(output)
+    assert document["validation_state"] == "Valid"
+    assertions = {entry["label"]: entry["data"] for entry in active["assertions"]}
+    actions = assertions["c2pa.actions.v2"]["actions"]
+    assert [action["action"] for action in actions] == ["c2pa.opened" if with_target else "c2pa.created", "c2pa.edited"]
+    assert actions[1]["digitalSourceType"] == DIGITAL_SOURCE_TYPE
+    assert assertions[RECORD_LABEL] == RECORD
+    if with_target:
+        (ingredient,) = active["ingredients"]
+        assert (ingredient["relationship"], ingredient["title"]) == ("parentOf", "target.mp4")
+
+
+@pytest.mark.parametrize("kind", ["matroska", "cut off", "picture"])
+def test_any_target_can_be_named_in_a_signed_result(tmp_path: Path, credentials: tuple[Path, Path], kind: str) -> None:
+    video = write_video(tmp_path / "video.mp4", moving_pictures(3))
+    if kind == "matroska":
+        target = write_video(tmp_path / "target.mkv", moving_pictures(3))
+    elif kind == "picture":
+        target = tmp_path / "target.png"
+        Image.fromarray(moving_pictures(1)[0]).save(target)
+    else:
+        target = cut_off(write_video(tmp_path / "whole.mp4", moving_pictures(20)), tmp_path / "target.mp4")
+    sign(video, tmp_path / "signed.mp4", certificate=credentials[0], key=credentials[1], target=target, facts=RECORD)
+    document, active = manifest(tmp_path / "signed.mp4")
+    assert document["validation_state"] == "Valid"
+    assert any(entry["label"] == RECORD_LABEL for entry in active["assertions"])
+
+
+def test_a_changed_byte_is_noticed(tmp_path: Path, credentials: tuple[Path, Path]) -> None:
+    video = write_video(tmp_path / "video.mp4", moving_pictures(5))
+    sign(video, tmp_path / "signed.mp4", certificate=credentials[0], key=credentials[1])
+    data = bytearray((tmp_path / "signed.mp4").read_bytes())
+    position = data.index(b"mdat") + 200
+    data[position] ^= 1
+    (tmp_path / "changed.mp4").write_bytes(bytes(data))
+    assert manifest(tmp_path / "changed.mp4")[0]["validation_state"] == "Invalid"
+
+
+def test_what_cannot_be_signed_says_why(tmp_path: Path, credentials: tuple[Path, Path]) -> None:
+    chain, key = credentials
+    matroska = write_video(tmp_path / "video.mkv", moving_pictures(2))
+    with pytest.raises(MediaError, match="holds no C2PA manifest"):
+        sign(matroska, tmp_path / "x.mkv", certificate=chain, key=key)
+    video = write_video(tmp_path / "video.mp4", moving_pictures(2))
+    with pytest.raises(UsageError, match=r"nothing\.pem"):
+        sign(video, tmp_path / "x.mp4", certificate=tmp_path / "nothing.pem", key=key)
+    with pytest.raises(UsageError, match="no PEM certificate"):
+        sign(video, tmp_path / "x.mp4", certificate=key, key=key)
+    assert not (tmp_path / "x.mp4").exists()
+
+
+def test_the_record_is_the_same_for_the_same_work() -> None:
+    assert "edits" not in RECORD
+    assert provenance_comment(RECORD) == provenance_comment(json.loads(provenance_comment(RECORD)))
+    assert list(RECORD["stage_versions"]) == ["a", "b"]
