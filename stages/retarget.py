@@ -25,9 +25,11 @@ from stages.face3d.retargeting import (
     mirrored_displacement,
     nearly_neutral_frames,
     neutral_landmarks,
+    openings,
+    restlessness,
     retarget,
 )
-from stages.face3d.smoothing import LANDMARK_TREMOR, margin, smooth_poses, steady
+from stages.face3d.smoothing import landmark_tremor, margin, smooth_poses, steady
 from stages.face3d.topology import EYES, INNER_CORNERS, LEFT_EYE, LIPS, RIGHT_EYE
 from stages.video.crops import to_crop
 from storage.artifacts import Artifact
@@ -41,7 +43,7 @@ _MODEL = FaceModel.builtin()
 
 @dataclass(frozen=True)
 class Frames:
-    """Detected frames of a clip and their fit: numbers, shots ``[n]``; landmarks ``[n, 478, 3]``, crops ``[n, 3]`` in frame pixels."""
+    """Detected frames of a clip, fitted: numbers, shots ``[n]``; landmarks ``[n, 478, 3]``, crops ``[n, 3]`` in frame pixels."""
 
     number: NDArray[np.int64]
     shot: NDArray[np.int64]
@@ -158,6 +160,14 @@ class _Clip:
         self._detected = array(flags, "detected")
         self._seen = self._detected & ~array(flags, "interpolated")
         self._score = array(flags, "score")
+        self._opened = self._openings()
+
+    def _openings(self) -> Floats:
+        found = [
+            openings(array(batch, "landmarks").reshape(-1, 478, 3))
+            for batch in self._track.batches("subject", columns=["landmarks"], rows=_ROWS)
+        ]
+        return np.concatenate(found)
 
     def frames(self, wanted: range) -> Frames:
         """The detected ones among some frames."""
@@ -192,25 +202,21 @@ class _Clip:
         seen = np.flatnonzero(self._seen)
         expression = array(fit, "expression")[seen].astype(np.float64)
         yaw, pitch, _ = np.abs(euler_angles(array(fit, "rotation")[seen].reshape(-1, 3, 3))).T
-        blink = expression[:, [*_MODEL.indices("eyeBlink")]].max(1)
-        jaw = expression[:, [*_MODEL.indices("jawOpen")]].max(1)
         scale = array(fit, "scale")[seen].astype(np.float64)
-        moved = (
-            np.linalg.norm(np.gradient(array(fit, "translation")[seen].astype(np.float64), axis=0), axis=1)
-            if len(seen) > 1
-            else 0.0
-        )
-        cost = (yaw + pitch) / 20 + np.linalg.norm(expression, axis=1) + 2 * blink + jaw + 10 * moved / scale
+        place = array(fit, "translation")[seen, :2].astype(np.float64)
+        moved = np.linalg.norm(np.gradient(place, axis=0), axis=1) if len(seen) > 1 else np.zeros(1)
+        cost = (yaw + pitch) / 20 + restlessness(expression, self._opened[seen]) + 10 * moved / scale
         # A larger face is a sharper one; and the mesh should be sure.
         cost = cost - np.log2(scale / scale.max()) + 2 * (1 - self._score[seen])
         return int(seen[np.argmin(cost)])
 
     def neutral_face(self, neutralise: bool) -> Face:
-        """The driver's face at rest: the median of its few most neutral frames, which takes the detector's tremor out."""
+        """The driver's face at rest: the median of its few most neutral frames, so that no frame's error is everybody's."""
         fit = self._fit.table("fit", columns=["frame", "expression", "rotation"])
         seen = np.flatnonzero(self._seen)
         rotation = array(fit, "rotation")[seen].reshape(-1, 3, 3).astype(np.float64)
-        chosen = seen[nearly_neutral_frames(array(fit, "expression")[seen].astype(np.float64), rotation)]
+        restless = restlessness(array(fit, "expression")[seen].astype(np.float64), self._opened[seen])
+        chosen = seen[nearly_neutral_frames(restless, rotation)]
         faces = [_at_rest(self.frames(range(frame, frame + 1)), neutralise)[0] for frame in chosen.tolist()]
         return Face(np.median(np.stack(faces), axis=0), tuple(chosen.tolist()))
 
@@ -271,7 +277,7 @@ def _steadied(seen: Frames, steadiness: float) -> Frames:
     runs = np.cumsum(np.concatenate([[0], (np.diff(seen.number) > 1) | (np.diff(seen.shot) != 0)]))
     shapes = canonical_landmarks(seen.landmarks, seen.poses)
     poses = smooth_poses(seen.poses, runs, steadiness)
-    steadied = steady(shapes.reshape(len(seen), -1), runs, steadiness, LANDMARK_TREMOR, _GROUPS)
+    steadied = steady(shapes.reshape(len(seen), -1), runs, steadiness, landmark_tremor(seen.poses.scale), _GROUPS)
     landmarks = poses.project(steadied.reshape(-1, 478, 3))
     return Frames(seen.number, seen.shot, landmarks, seen.crop, seen.expression, poses)
 

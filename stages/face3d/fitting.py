@@ -27,7 +27,7 @@ _INDEPENDENT_SHARE = 0.2  # errors of neighbouring landmarks go together: so muc
 _EXPRESSION_PENALTY = 4.0  # one over the variance of a weight
 _RESIDUAL_FLOOR = 0.012
 _ALTERNATIONS = 4
-_SWEEPS = 12
+_SWEEPS = 6
 _HUBER = 2.5
 
 
@@ -79,7 +79,12 @@ class Fit:
 
 
 def align(
-    shapes: ArrayLike, landmarks: ArrayLike, weights: ArrayLike | None = None, depth_weight: float = _DEPTH_WEIGHT
+    shapes: ArrayLike,
+    landmarks: ArrayLike,
+    weights: ArrayLike | None = None,
+    depth_weight: float = _DEPTH_WEIGHT,
+    start: Poses | None = None,
+    steps: int = 3,
 ) -> Poses:
     """The poses that bring shapes onto landmarks: weighted Umeyama, then robust Gauss-Newton steps with depth weighted down.
 
@@ -88,13 +93,18 @@ def align(
         landmarks: pixels, ``[n, p, 3]``.
         weights: of the points, ``[p]``; equal by default.
         depth_weight: of z against x and y, 0..1.
+        start: poses to improve; Umeyama's closed form by default.
+        steps: of Gauss-Newton.
     """
     seen = np.asarray(landmarks, np.float64) * FLIP
     shapes = np.broadcast_to(np.asarray(shapes, np.float64), seen.shape)
     weight = np.ones(seen.shape[1]) if weights is None else np.asarray(weights, np.float64)
     weight = weight / weight.sum()
-    rotation, translation, scale = _umeyama(shapes, seen, weight)
-    for _ in range(4):
+    if start is None:
+        rotation, translation, scale = _umeyama(shapes, seen, weight)
+    else:
+        rotation, translation, scale = start.rotation, start.translation * FLIP, start.scale
+    for _ in range(steps):
         turned = scale[:, None, None] * (shapes @ rotation.transpose(0, 2, 1))
         error = seen - turned - translation[:, None]
         distance = np.linalg.norm(error * (1.0, 1.0, depth_weight), axis=-1)
@@ -157,9 +167,11 @@ def fit_identity(landmarks: ArrayLike, model: FaceModel, weights: ArrayLike | No
     solver = _Solver(model)
     identity = np.zeros(len(model.identity))
     expression = np.zeros((len(landmarks), len(model.names)))
+    poses: Poses | None = None
     for _ in range(2 * _ALTERNATIONS):
         neutral = model.shape(identity)
-        poses = align((neutral + model.displacement(expression))[:, model.rigid], landmarks[:, model.rigid])
+        shapes = (neutral + model.displacement(expression))[:, model.rigid]
+        poses = align(shapes, landmarks[:, model.rigid], start=poses, steps=3 if poses is None else 1)
         seen = poses.canonical(landmarks)
         expression = solver.expression(seen - neutral, expression)
         left = seen - neutral - model.displacement(expression)
@@ -243,12 +255,12 @@ class _Solver:
 def _fit_block(landmarks: Floats, neutral: Floats, solver: _Solver) -> Fit:
     model = solver.model
     expression = np.zeros((len(landmarks), len(model.names)))
-    shapes = np.broadcast_to(neutral, landmarks.shape)
+    rigid = landmarks[:, model.rigid]
+    poses = align(neutral[model.rigid], rigid)
     for _ in range(_ALTERNATIONS - 1):
-        poses = align(shapes[:, model.rigid], landmarks[:, model.rigid])
         expression = solver.expression(poses.canonical(landmarks) - neutral, expression)
         shapes = neutral + model.displacement(expression)
-    poses = align(shapes[:, model.rigid], landmarks[:, model.rigid])
+        poses = align(shapes[:, model.rigid], rigid, start=poses, steps=1)
     distance = ((poses.project(shapes) - landmarks)[..., :2] ** 2).sum(-1).mean(-1) ** 0.5
     return Fit(expression, poses, distance / poses.scale)
 
@@ -260,7 +272,7 @@ def _bounded_least_squares(normal: Floats, right: Floats, start: Floats) -> Floa
     diagonal = np.diag(normal)
     for _ in range(_SWEEPS):
         for index in range(len(normal)):
-            moved = np.clip(weights[index] - gradient[index] / diagonal[index], 0.0, 1.0)
+            moved = np.minimum(np.maximum(weights[index] - gradient[index] / diagonal[index], 0.0), 1.0)
             step = moved - weights[index]
             weights[index] = moved
             gradient += normal[index][:, None] * step

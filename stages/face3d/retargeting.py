@@ -73,18 +73,43 @@ def neutral_landmarks(shapes: ArrayLike, expression: ArrayLike, model: FaceModel
     return _open_lips(flat, -gaps, _kernels()).reshape(shapes.shape)
 
 
-def nearly_neutral_frames(expression: Floats, rotation: Floats, count: int = 9) -> NDArray[np.int64]:
-    """The ``count`` frames whose fitted expression is smallest among those seen nearly from the front, the best first.
+def openings(landmarks: ArrayLike) -> Floats:
+    """How far the left eye, the right eye and the mouth are open, in widths of each: ``[n, 478, 3]`` -> ``[n, 3]``, any pose."""
+    points = np.asarray(landmarks, np.float64)
+
+    def opening(upper: tuple[int, ...], lower: tuple[int, ...], corners: tuple[int, int]) -> Floats:
+        middle = slice(len(upper) // 2 - 1, len(upper) // 2 + 2)
+        gap = np.linalg.norm(points[:, list(upper[middle])] - points[:, list(lower[middle])], axis=-1).mean(-1)
+        return np.asarray(gap / np.linalg.norm(points[:, corners[0]] - points[:, corners[1]], axis=-1))
+
+    eyes = [opening(eye.upper, eye.lower, eye.corners) for eye in EYES]
+    return np.stack([*eyes, opening(INNER_UPPER, INNER_LOWER, INNER_CORNERS)], axis=1)
+
+
+def restlessness(expression: Floats, opened: Floats) -> Floats:
+    """How far from rest faces are, ``[n]``: the size of the fitted expression (weights ``[n, E]``), an open mouth, closing eyes.
 
     Args:
-        expression: ``[n, E]`` weights.
+        opened: ``openings`` of the same frames, ``[n, 3]``. They are counted beside the weights because a face that talks all
+            the time is easily fitted with an identity that pouts.
+    """
+    usual = np.maximum(np.quantile(opened[:, :2], 0.75, axis=0), 1e-6)
+    closing_eyes = np.maximum(1 - opened[:, :2] / usual, 0.0).max(1)
+    return np.asarray(np.linalg.norm(expression, axis=1) + 4 * opened[:, 2] + 2 * closing_eyes)
+
+
+def nearly_neutral_frames(restless: Floats, rotation: Floats, count: int = 9) -> NDArray[np.int64]:
+    """The ``count`` frames nearest to rest among those seen nearly from the front, the best first.
+
+    Args:
+        restless: ``restlessness`` of the frames, ``[n]``.
         rotation: ``[n, 3, 3]`` head rotations; without a frontal frame the straightest quarter is taken.
     """
     yaw, pitch, _ = np.abs(euler_angles(rotation)).T
     turned = np.maximum(yaw, pitch)
     limit = max(_FRONTAL_DEGREES, float(np.quantile(turned, 0.25)))
-    size = np.linalg.norm(expression, axis=1) + np.where(turned <= limit, 0.0, 1e3)
-    return np.argsort(size, kind="stable")[: min(count, int((turned <= limit).sum()))]
+    order = np.argsort(restless + np.where(turned <= limit, 0.0, 1e3), kind="stable")
+    return order[: min(count, int((turned <= limit).sum()))]
 
 
 def feature_ratios(source: Floats, driver: Floats) -> FeatureRatios:

@@ -18,15 +18,24 @@ from stages.face3d.fitting import Poses, rotation_from_vector
 
 Floats = NDArray[np.float64]
 
-LANDMARK_TREMOR = 0.0035
-"""Of MediaPipe's landmarks on a still head, model units (docs/face-model.md)."""
-
-ROTATION_TREMOR = np.radians(0.25)
-SCALE_TREMOR = 0.0015
 EXPRESSION_TREMOR = 0.02
+"""Of fitted weights."""
+
+_LANDMARK_TREMOR = 0.0018
+_PIXEL_TREMOR = 0.1
+_ROTATION_TREMOR = np.radians(0.15) / _LANDMARK_TREMOR
+_SCALE_TREMOR = 0.6
 
 _REACH = 1.0
 _SURELY_MOTION = 3.0
+
+
+def landmark_tremor(scale: Floats) -> Floats:
+    """How much MediaPipe's landmarks tremble on a still head, model units, given the scale ``[n]`` in pixels per unit.
+
+    Measured as the second difference over time in quiet stretches of the trial clips, eye centres 26 to 180 pixels apart.
+    """
+    return np.asarray(np.hypot(_LANDMARK_TREMOR, _PIXEL_TREMOR / scale))
 
 
 def margin(frames: float) -> int:
@@ -74,17 +83,17 @@ def smooth_poses(poses: Poses, runs: NDArray[np.integer], frames: float) -> Pose
     if frames <= 0:
         return poses
     rotation = poses.rotation.copy()
+    tremor = landmark_tremor(poses.scale)
     for start, stop in _pieces(runs):
         piece = poses.rotation[start:stop]
         flat = gaussian_filter1d(piece.reshape(-1, 9), frames, axis=0, mode="nearest")
         left, _, right = np.linalg.svd(flat.reshape(-1, 3, 3))
         average = left @ right
         offset = _vector(piece @ average.transpose(0, 2, 1))
-        share = _motion(np.linalg.norm(offset, axis=1) / ROTATION_TREMOR)
+        share = _motion(np.linalg.norm(offset, axis=1) / (_ROTATION_TREMOR * tremor[start:stop]))
         rotation[start:stop] = rotation_from_vector(offset * share[:, None]) @ average
-    trembling = LANDMARK_TREMOR * poses.scale
-    translation = steady(poses.translation, runs, frames, trembling, np.array([0, 0, 1]))
-    scale = steady(poses.scale[:, None], runs, frames, SCALE_TREMOR * poses.scale)[:, 0]
+    translation = steady(poses.translation, runs, frames, tremor * poses.scale, np.array([0, 0, 1]))
+    scale = steady(poses.scale[:, None], runs, frames, _SCALE_TREMOR * tremor * poses.scale)[:, 0]
     return Poses(rotation, translation, scale)
 
 
