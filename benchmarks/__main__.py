@@ -1,0 +1,36 @@
+"""Measures speed and memory of the main job and writes ``docs/benchmarks.md``.
+
+    python -m benchmarks [stages] [job] [memory] [cached] [sharing]
+
+Each part is a section of its own in the document; parts not named stay as they were. Machines are noisy: figures of one part come from
+one run of this command, and compare only with each other.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from benchmarks import document, parts
+
+PARTS = {
+    "stages": parts.stages,
+    "job": parts.job,
+    "memory": parts.memory,
+    "cached": parts.cached,
+    "sharing": parts.sharing,
+}
+
+
+def main(names: list[str]) -> None:
+    unknown = [name for name in names if name not in PARTS]
+    if unknown:
+        sys.exit(f"There is no part {', '.join(unknown)}; there are {', '.join(PARTS)}.")
+    for name in names or PARTS:
+        print(f"{name} ...", file=sys.stderr, flush=True)
+        text = PARTS[name]()
+        document.replace(name, text)
+        print(text)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
