@@ -16,10 +16,9 @@ from schemas.parameters import RenderParameters
 from schemas.problems import ModelError
 from schemas.tables import FOREGROUND_BLOCKS, LANDMARKS, RENDERED
 from stages.blocks import block_grid, dilate, expand_grid
-from stages.bodies import clean_target
 from stages.contract import Chunk, Input, Scope, Stage, Work
 from stages.plates import background_crop
-from stages.portrait import choose_frame, read_portrait
+from stages.portrait import read_portrait
 from stages.renderer import Generated, Renderer, Scene
 from stages.segmentation import FACE, HAIR
 from stages.video.crops import extract_crop, to_crop
@@ -50,8 +49,6 @@ class Render(Stage):
     scope = Scope.JOB_CHUNK
     parameters = RenderParameters
     inputs = (
-        Input("track", "source"),
-        Input("fit3dmm", "source"),
         Input("masks", "source"),
         Input("track", "target"),
         Input("masks", "target", "same"),
@@ -139,7 +136,7 @@ class Target:
                 yield Scene(
                     frame,
                     picture,
-                    clean_target(picture, labels, background),
+                    background,
                     labels,
                     to_crop(self._landmarks[row], crop, self.size),
                     self._aligned[row].astype(np.float64),
@@ -198,9 +195,7 @@ def _renderer(work: Work, parameters: RenderParameters, target: Target) -> Rende
             f"The renderer '{parameters.renderer}' has no weights here.",
             "Choose the renderer 'warp', which needs none.",
         )
-    portrait, frame = read_portrait(work, choose_frame(work))
-    work.output.facts["source_frame"] = frame
-    return WarpRenderer(portrait, shot_skin(work, work.chunk, target.size), parameters.match_neck)
+    return WarpRenderer(read_portrait(work), shot_skin(work, work.chunk, target.size), parameters.match_neck)
 
 
 def _rendered(renderer: Renderer, scenes: Iterator[Scene]) -> Iterator[tuple[Scene, Generated]]:

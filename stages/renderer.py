@@ -21,6 +21,7 @@ class Portrait:
 
     Attributes:
         picture: uint8 RGB [size, size, 3], crop.
+        colours: uint8 RGB [size, size, 3], the head's own colours, without what shines through its border; continued outside.
         matte: float32 [size, size] in 0..1, opacity of the head with hair, ears and a little neck.
         labels: uint8 [size, size], label map (``schemas.tables.LABELS``).
         landmarks: float [478, 3], pixels of the crop.
@@ -28,6 +29,7 @@ class Portrait:
     """
 
     picture: NDArray[np.uint8]
+    colours: NDArray[np.uint8]
     matte: NDArray[np.float32]
     labels: NDArray[np.uint8]
     landmarks: NDArray[np.floating]
@@ -41,7 +43,7 @@ class Scene:
     Attributes:
         frame: its number in the clip.
         picture: uint8 RGB [size, size, 3], the target's crop.
-        clean: uint8 RGB [size, size, 3], the same without the target's head.
+        background: uint8 RGB [size, size, 3], what is behind the whole person.
         labels: uint8 [size, size], label map.
         landmarks: float [478, 3], the target's own, pixels of the crop.
         aligned: float [478, 3], the source's face with the target's pose and expression, pixels of the crop.
@@ -50,7 +52,7 @@ class Scene:
 
     frame: int
     picture: NDArray[np.uint8]
-    clean: NDArray[np.uint8]
+    background: NDArray[np.uint8]
     labels: NDArray[np.uint8]
     landmarks: NDArray[np.floating]
     aligned: NDArray[np.floating]

@@ -87,6 +87,12 @@ def towards(picture: NDArray[np.uint8], source: SkinStatistics, target: SkinStat
     return cv2.cvtColor(np.clip(lab + 0.5, 0, 255).astype(np.uint8), cv2.COLOR_LAB2RGB)
 
 
+def saturation(source: SkinStatistics, target: SkinStatistics) -> float:
+    """How colourful the source is against the target, 0 (grey) to 1 (as colourful as half the target's skin, or more)."""
+    chroma = [float(np.hypot(*(one.mean[1:] - 128))) for one in (source, target)]
+    return float(np.clip(2 * chroma[0] / max(chroma[1], 1.0), 0, 1))
+
+
 def to_linear(values: NDArray[np.uint8]) -> NDArray[np.float32]:
     """8-bit sRGB to linear light in 0..1 (a power of 2.2 is near enough for gains)."""
     return (values.astype(np.float32) / np.float32(255)) ** np.float32(2.2)

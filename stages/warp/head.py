@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from stages.renderer import Portrait, Scene
 from stages.warp import topology
 from stages.warp.eyes import Eye, draw_eye, take_eye
-from stages.warp.filling import fill_smoothly
 from stages.warp.geometry import FLIP, HeadMesh, Pose
 from stages.warp.mouth import draw_mouth
 from stages.warp.neck import FACE, HAIR, NECK, OTHER, jaw_shadow, underlay
@@ -25,16 +24,19 @@ FOLD = 7.0
 
 
 class Head:
-    """A source's head, its colours already matched to the target's shot."""
+    """A source's head, its colours already matched to the target's shot.
 
-    def __init__(self, portrait: Portrait) -> None:
+    Args:
+        portrait: of the source.
+        saturation: of the target's mouth when shown in this head.
+    """
+
+    def __init__(self, portrait: Portrait, saturation: float = 1.0) -> None:
+        self._saturation = saturation
         matte = portrait.matte * _neck_fade(portrait)
         self.mesh = HeadMesh(portrait.landmarks, portrait.pose, matte)
         opacity = matte[..., None]
-        # Half transparent pixels show the source's background: take their colour from the head beside them.
-        solid = np.clip((portrait.matte - 0.9) / 0.1, 0, 1)
-        colour = fill_smoothly(portrait.picture, cv2.erode(solid, np.ones((3, 3), np.uint8)))
-        layers = np.concatenate([colour * opacity, 255 * opacity], axis=2)
+        layers = np.concatenate([portrait.colours * opacity, 255 * opacity], axis=2)
         self._texture = np.clip(layers + 0.5, 0, 255).astype(np.uint8)
         self._eyes: list[tuple[Eye, NDArray[np.int64], NDArray[np.int64]]] = [
             (take_eye(portrait.picture, portrait.landmarks[contour], portrait.landmarks[iris]), contour, iris)
@@ -72,7 +74,7 @@ class Head:
         turn = self._turn(pose)
         for eye, contour, iris in self._eyes:
             draw_eye(head, eye, shown[contour], shown[iris], turn)
-        draw_mouth(head, target, target_landmarks[topology.INNER_LIPS], shown[topology.INNER_LIPS])
+        draw_mouth(head, target, target_landmarks[topology.INNER_LIPS], shown[topology.INNER_LIPS], self._saturation)
         return head, layers[..., 3].astype(np.float32) / np.float32(255)
 
     def _turn(self, pose: Pose) -> NDArray[np.float64]:
@@ -127,7 +129,7 @@ def compose(head: Head, scene: Scene, gain: NDArray[np.floating] | None) -> tupl
     """
     colour, opacity = head.draw(scene.aligned, scene.pose, scene.picture, scene.landmarks)
     unit = scene.pose.scale
-    base, skin = underlay(scene.picture, scene.clean, scene.labels, scene.landmarks, unit, gain)
+    base, skin = underlay(scene.picture, scene.background, scene.labels, scene.landmarks, unit, gain)
     shadow = jaw_shadow(opacity, skin, unit)
     result = base * (shadow * (1 - opacity))[..., None] + colour
     occluder = scene.labels == OTHER

@@ -33,7 +33,11 @@ def openness(contour: NDArray[np.floating]) -> float:
 
 
 def draw_mouth(
-    picture: NDArray[np.uint8], target: NDArray[np.uint8], target_lips: NDArray[np.floating], lips: NDArray[np.floating]
+    picture: NDArray[np.uint8],
+    target: NDArray[np.uint8],
+    target_lips: NDArray[np.floating],
+    lips: NDArray[np.floating],
+    saturation: float = 1.0,
 ) -> None:
     """Draw the inside of the mouth into the opening of the lips, in place.
 
@@ -42,6 +46,7 @@ def draw_mouth(
         target: uint8 RGB [height, width, 3], the target's crop.
         target_lips: float [20, 2 or 3], inner lip contour in the target's crop.
         lips: float [20, 2 or 3], inner lip contour wanted, in the picture.
+        saturation: of the inside; a head of marble has no red tongue.
     """
     lips = np.asarray(lips, np.float64)[:, :2]
     target_lips = np.asarray(target_lips, np.float64)[:, :2]
@@ -61,6 +66,8 @@ def draw_mouth(
     inside = cv2.remap(target, drawn[..., 0] - 0.5, drawn[..., 1] - 0.5, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     shown = _ramp(openness(target_lips))
     layer = shown * inside.astype(np.float32) + (1 - shown) * DARK.astype(np.float32)
+    grey = layer.mean(axis=2, keepdims=True)
+    layer = grey + np.float32(saturation) * (layer - grey)
     coverage = polygon_coverage(local, (bottom - top, right - left))
     layer *= _shade(coverage, float(np.linalg.norm(lips[0] - lips[10])))[..., None]
     soft = cv2.GaussianBlur(coverage, (0, 0), 0.8) * np.float32(strength)

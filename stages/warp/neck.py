@@ -1,4 +1,7 @@
-"""What lies under the new head: the target's body with its neck continued upwards and shaded towards the new skin."""
+"""What lies under the new head: the background, the target's body completed where the old head hid it, and the neck.
+
+The neck is continued upwards behind the new chin and shaded towards the new skin, so that neither a gap nor the old chin shows.
+"""
 
 from __future__ import annotations
 
@@ -9,108 +12,162 @@ from numpy.typing import NDArray
 from schemas.tables import LABELS
 from stages.warp.filling import fill_smoothly
 
-HAIR, FACE, NECK, CLOTH, OTHER = (LABELS.index(name) for name in ("hair", "face", "neck", "cloth", "other"))
-COARSE = 4
-"""Neck colours are filled at a quarter of the crop's size: they are smooth."""
+BACKGROUND, HAIR, FACE, NECK, CLOTH, OTHER = (
+    LABELS.index(name) for name in ("background", "hair", "face", "neck", "cloth", "other")
+)
+HALF, QUARTER = 2, 4
+"""Masks are made at half the crop's size, colours that are filled in at a quarter: both are smooth."""
 
 SHADOW = 0.38
 """How much darker the neck is right under the jaw of the new head."""
 
+Mask = NDArray[np.uint8]
+Soft = NDArray[np.float32]
 
-def neck_column(labels: NDArray[np.uint8], landmarks: NDArray[np.floating], unit: float) -> NDArray[np.float32]:
-    """Where the neck would go on under the old head: from the visible neck's sides up to the height of the mouth.
+
+def neck_column(labels: Mask, landmarks: NDArray[np.floating], unit: float) -> tuple[Soft, float, float]:
+    """Where the neck would go on under the old head: between the visible neck's sides, up to the height of the mouth.
 
     Args:
-        labels: uint8 [height, width] label map of the target's crop.
-        landmarks: float [478, 3] of the target, pixels of the crop.
-        unit: distance of the eye centres, pixels.
+        labels: uint8 [height, width] label map.
+        landmarks: float [478, 2 or 3] of the target, pixels of the label map.
+        unit: distance of the eye centres, pixels of the label map.
 
     Returns:
-        float32 [height, width] soft mask in 0..1.
+        float32 [height, width] soft mask in 0..1, and the columns of its left and right edge.
     """
     height, width = labels.shape
     chin = landmarks[152, :2]
-    up = landmarks[10, :2] - chin
-    up = up / max(float(np.linalg.norm(up)), 1e-6)
-    mouth = landmarks[[13, 14], :2].mean(0)
     neck = labels == NECK
-    half = 0.95 * unit
-    centre = float(chin[0])
-    top = int(np.clip(mouth[1], 0, height))
-    rows = np.flatnonzero(neck.sum(1) > 0.3 * unit)
-    lower = int(np.clip(chin[1] + 0.6 * unit, 0, height))
+    half, centre = 0.85 * unit, float(chin[0])
+    lower = float(chin[1]) + 0.6 * unit
+    # Only what lies under the chin is neck for sure; a hand has the same label's colour.
+    left, right = (int(np.clip(chin[0] + side * 1.4 * unit, 0, width)) for side in (-1, 1))
+    rows = np.flatnonzero(neck[:, left:right].sum(1) > 0.3 * unit)
     if len(rows):
-        band = neck[rows[0] : rows[0] + max(2, int(0.5 * unit))]
-        columns = np.flatnonzero(band.sum(0) >= max(1, 0.3 * len(band)))
+        band = neck[rows[0] : rows[0] + max(2, int(0.5 * unit)), left:right]
+        columns = np.flatnonzero(band.sum(0) >= max(1, 0.4 * len(band))) + left
         if len(columns) > 0.4 * unit:
             centre = float((columns[0] + columns[-1] + 1) / 2)
-            half = float(np.clip((columns[-1] + 1 - columns[0]) / 2, 0.6 * unit, 1.15 * unit))
-            lower = max(lower, int(rows[0] + 0.3 * unit))
+            half = float(np.clip((columns[-1] + 1 - columns[0]) / 2, 0.6 * unit, 1.1 * unit))
+            lower = max(lower, rows[0] + 0.3 * unit)
+    top = float(landmarks[[13, 14], 1].mean())
     x = np.arange(width, dtype=np.float32)[None] + 0.5
     y = np.arange(height, dtype=np.float32)[:, None] + 0.5
     inside = np.clip((half - np.abs(x - centre)) / (0.12 * unit) + 0.5, 0, 1)
-    below = np.clip((y - top) / (0.25 * unit), 0, 1) * np.clip((lower - y) / (0.1 * unit) + 1, 0, 1)
-    return np.asarray(inside * below, np.float32)
+    below = np.clip((y - top) / (0.25 * unit), 0, 1) * np.clip((lower - y) / (0.15 * unit) + 1, 0, 1)
+    return np.asarray(inside * below, np.float32), centre - half, centre + half
+
+
+def shoulder_line(labels: Mask, left: float, right: float) -> Soft:
+    """The row at which neck and shoulders begin in each column, float32 [width].
+
+    Where the body's upper edge borders on the background it is seen. Where hair hangs over it, the line runs straight between
+    what is seen on both sides and the foot of the neck, whose edges are ``left`` and ``right``.
+    """
+    height, width = labels.shape
+    body = (labels == CLOTH) | (labels == NECK)
+    columns = np.arange(width)
+    top = np.where(body.any(0), body.argmax(0), height)
+    above = labels[np.maximum(top - 1, 0), columns]
+    outside = (columns < left) | (columns > right)
+    seen = (top < height) & (above == BACKGROUND) & outside
+    known = {int(column): float(top[column]) for column in np.flatnonzero(seen)}
+    neck = labels == NECK
+    for edge in (left, right):
+        column = int(np.clip(round(edge), 0, width - 1))
+        rows = np.flatnonzero(neck[:, column])
+        if len(rows):
+            known[column] = float(rows[-1])
+    if not known:
+        return np.full(width, height, np.float32)
+    places = np.array(sorted(known))
+    values = np.array([known[int(place)] for place in places])
+    line = np.interp(columns, places, values)
+    # Beyond what is seen a shoulder slopes down.
+    line += 0.35 * (np.maximum(places[0] - columns, 0) + np.maximum(columns - places[-1], 0))
+    return line.astype(np.float32)
 
 
 def underlay(
     picture: NDArray[np.uint8],
-    clean: NDArray[np.uint8],
-    labels: NDArray[np.uint8],
+    background: NDArray[np.uint8],
+    labels: Mask,
     landmarks: NDArray[np.floating],
     unit: float,
     gain: NDArray[np.floating] | None,
-) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+) -> tuple[Soft, Soft]:
     """The picture the new head is laid on.
 
     Args:
         picture: uint8 RGB [height, width, 3], the target's crop.
-        clean: uint8 RGB, the same without the old head.
+        background: uint8 RGB, what is behind the person.
         labels: uint8 [height, width].
         landmarks: float [478, 3] of the target, pixels of the crop.
-        unit: distance of the eye centres, pixels.
+        unit: distance of the eye centres, pixels of the crop.
         gain: float [3] on the neck's RGB towards the new skin; None leaves its colour.
 
     Returns:
-        uint8 RGB, and how much of each pixel is skin of the neck, float32 [height, width].
+        float32 RGB [height, width, 3], 0..255, and how much of each pixel is skin of the neck, float32 [height, width].
     """
-    shape = labels.shape
-    column = neck_column(labels, landmarks, unit)
-    old_head = (labels == FACE) | (labels == HAIR)
-    neck = (labels == NECK).astype(np.uint8)
-    # The border between jaw and neck is never sharp: what is near the old face is filled rather than kept.
-    grown = cv2.dilate(old_head.astype(np.uint8), np.ones((7, 7), np.uint8))
-    kept = cv2.erode(neck, np.ones((5, 5), np.uint8)) & (1 - grown)
-    small = (shape[1] // COARSE, shape[0] // COARSE)
-    weight = cv2.resize(kept.astype(np.float32), small, interpolation=cv2.INTER_AREA)
-    reference = picture
-    if weight.sum() < 4:
-        face = cv2.erode((labels == FACE).astype(np.uint8), np.ones((9, 9), np.uint8))
-        below = np.arange(shape[0])[:, None] > landmarks[1, 1]
-        weight = 0.999 * cv2.resize((face & below).astype(np.float32), small, interpolation=cv2.INTER_AREA)
-    tone = fill_smoothly(cv2.resize(reference, small, interpolation=cv2.INTER_AREA), weight)
-    tone = cv2.resize(tone, (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR)
+    height, width = labels.shape
+    size = (width, height)
+    half = np.ascontiguousarray(labels[::HALF, ::HALF])
+    points, distance = landmarks[:, :2] / HALF, unit / HALF
+    column, left, right = neck_column(half, points, distance)
+    old = ((half == HAIR) | (half == FACE)).astype(np.uint8)
+    body = ((half == CLOTH) | (half == NECK)).astype(np.uint8)
+    near = cv2.dilate(old, np.ones((5, 5), np.uint8))
+    # Strands of hair that the labels miss go with the head.
+    strands = cv2.dilate(old, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (11, 11))) & (half == BACKGROUND)
+    below = np.arange(half.shape[0], dtype=np.float32)[:, None] >= shoulder_line(half, left, right)[None]
+    hidden = old | strands | (near & body)
+    covered = (hidden & (below | (body > 0)) & (half != BACKGROUND)).astype(np.uint8)
 
-    filled = column * cv2.GaussianBlur(
-        (grown & ~((labels == CLOTH) | (labels == OTHER)).astype(np.uint8) & 1).astype(np.float32), (0, 0), 1.5
-    )
-    base = clean.astype(np.float32)
-    base += (tone - base) * filled[..., None]
-    skin = np.maximum(cv2.GaussianBlur(neck.astype(np.float32), (0, 0), 1.2), filled)
+    small = cv2.resize(picture, (width // QUARTER, height // QUARTER), interpolation=cv2.INTER_AREA)
+    sure = 1 - cv2.dilate(near, np.ones((3, 3), np.uint8))
+    clothes = _continued(small, body & sure)
+    neck = cv2.erode((half == NECK).astype(np.uint8), np.ones((3, 3), np.uint8)) & sure
+    if neck.sum() < 12:  # the neck is hidden: the face's own skin, below the nose
+        low = np.arange(half.shape[0])[:, None] > points[1, 1]
+        neck = (cv2.erode((half == FACE).astype(np.uint8), np.ones((5, 5), np.uint8)) & low).astype(np.uint8)
+    tone = _continued(small, neck)
+
+    filled = column * ((hidden > 0) & (half != CLOTH))
+    layer = _mix(background, cv2.resize(clothes, size, interpolation=cv2.INTER_LINEAR), _enlarged(covered, size, 1.0))
+    layer = _mix(layer, cv2.resize(tone, size, interpolation=cv2.INTER_LINEAR), _enlarged(filled, size, 0.8))
+    base = _mix(picture, layer, _enlarged(hidden, size, 1.0)).astype(np.float32)
+    skin = _enlarged(np.maximum(filled, half == NECK), size, 0.8)
     if gain is not None:
-        y = np.arange(shape[0], dtype=np.float32)[:, None] + 0.5
-        depth = (y - landmarks[152, 1]) / unit
+        y = np.arange(height, dtype=np.float32)[:, None] + 0.5
+        depth = (y - np.float32(landmarks[152, 1])) / np.float32(unit)
         falloff = np.clip(1 - (depth - 1.2) / 1.6, 0.25, 1).astype(np.float32)
         base *= 1 + (gain.astype(np.float32) - 1) * (skin * falloff)[..., None]
-    return np.clip(base + 0.5, 0, 255).astype(np.uint8), skin
+    return base, skin
 
 
-def jaw_shadow(head: NDArray[np.float32], skin: NDArray[np.float32], unit: float) -> NDArray[np.float32]:
+def jaw_shadow(head: Soft, skin: Soft, unit: float) -> Soft:
     """Factor [height, width] that darkens the neck just below the new head, as any head's shadow does."""
-    small = cv2.resize(head, (head.shape[1] // COARSE, head.shape[0] // COARSE), interpolation=cv2.INTER_AREA)
-    drop = max(1, round(0.22 * unit / COARSE))
+    size = (head.shape[1], head.shape[0])
+    small = cv2.resize(head, (size[0] // QUARTER, size[1] // QUARTER), interpolation=cv2.INTER_AREA)
+    drop = max(1, round(0.22 * unit / QUARTER))
     lowered = np.zeros_like(small)
     lowered[drop:] = small[:-drop]
-    soft = cv2.GaussianBlur(lowered, (0, 0), 0.18 * unit / COARSE)
-    soft = cv2.resize(soft, (head.shape[1], head.shape[0]), interpolation=cv2.INTER_LINEAR)
-    return np.asarray(1 - SHADOW * soft * skin, np.float32)
+    soft = cv2.GaussianBlur(lowered, (0, 0), max(0.18 * unit / QUARTER, 0.5))
+    return np.asarray(1 - SHADOW * cv2.resize(soft, size, interpolation=cv2.INTER_LINEAR) * skin, np.float32)
+
+
+def _continued(small: NDArray[np.uint8], known: Mask) -> NDArray[np.uint8]:
+    """The colours of known places, given at half size, continued everywhere; at quarter size."""
+    weight = cv2.resize(known.astype(np.float32), (small.shape[1], small.shape[0]), interpolation=cv2.INTER_AREA)
+    weight[weight < 0.99] = 0
+    return fill_smoothly(small, weight)
+
+
+def _enlarged(mask: NDArray[np.generic], size: tuple[int, int], softness: float) -> Soft:
+    soft = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), softness)
+    return np.asarray(cv2.resize(soft, size, interpolation=cv2.INTER_LINEAR), np.float32)
+
+
+def _mix(below: NDArray[np.uint8], above: NDArray[np.uint8], share: Soft) -> NDArray[np.uint8]:
+    return np.asarray(cv2.blendLinear(below, above, 1 - share, share), np.uint8)
