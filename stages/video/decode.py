@@ -210,17 +210,37 @@ def to_rgb(frame: VideoFrame, rotation: int) -> np.ndarray:
 
 
 class _DecordSource:
-    def __init__(self, reader: decord.VideoReader) -> None:
+    """Frames through decord.
+
+    decord counts the pictures it gets: where a damaged packet gives none, it is one behind from there on. So it is sent
+    to every key frame by a seek, which makes it count anew; what it refuses altogether is read by PyAV.
+    """
+
+    def __init__(self, reader: decord.VideoReader, path: Path, index: VideoIndex) -> None:
         self._reader: decord.VideoReader | None = reader
+        self._path = path
+        self._index = index
+        self._keys = set(np.searchsorted(index.pts, index.keys).tolist())
+        self._instead: _AvSource | None = None
 
     def read(self, frame: int) -> np.ndarray:
+        if self._instead is not None:
+            return self._instead.read(frame)
         if self._reader is None:
             raise ValueError("the clip is closed")
-        picture: np.ndarray = self._reader[frame].asnumpy()
+        try:
+            if frame in self._keys:
+                self._reader.seek(frame)
+            picture: np.ndarray = self._reader[frame].asnumpy()
+        except (decord.DECORDError, IndexError, RuntimeError):
+            self._reader = None
+            self._instead = _AvSource(self._path, self._index)
+            return self._instead.read(frame)
         return picture
 
     def close(self) -> None:
         self._reader = None  # decord frees its buffers with the object
+        self._instead = None
 
 
 def _decord_is_exact(index: VideoIndex) -> bool:
@@ -249,7 +269,7 @@ def _open_decord(path: Path, index: VideoIndex) -> _DecordSource | None:
     # float32 seconds in decord
     if not np.allclose(starts - starts[0], expected, rtol=1e-6, atol=max(1e-4, 0.51 * float(index.time_base))):
         return None
-    return _DecordSource(reader)
+    return _DecordSource(reader, path, index)
 
 
 def _picture_facts(path: Path, width: int, height: int) -> StreamFacts:

@@ -24,8 +24,8 @@ from av.video.stream import VideoStream
 from schemas.problems import MediaError
 from stages.video.facts import AudioFacts, Limits, check_file, check_pixels, too_large
 
-DECODE_THREADS = 2
-"""Fixed, so that memory does not depend on the machine. Decoded pictures never depend on it."""
+DECODE_THREADS = 1
+"""One: workers share the cores already, and how a decoder conceals damage must not depend on the timing of threads."""
 
 # In these, every packet is one picture with its own timestamp; elsewhere (transport streams, AVI) the index decodes.
 _PACKET_CONTAINERS = frozenset({"mov", "mp4", "matroska", "webm"})
