@@ -174,9 +174,16 @@ def duration(seconds: float) -> str:
 
 
 def embedded(value: Any) -> str:
-    """JSON that is safe inside a script element: no ``<``, ``>`` or ``&``, no line separators, no NaN."""
+    """JSON that is safe inside a script element: no ``<``, ``>`` or ``&``, no line separators, no NaN, no literal address."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    for character, escape in (("<", "\\u003c"), (">", "\\u003e"), ("&", "\\u0026"), ("\u2028", "\\u2028"), ("\u2029", "\\u2029")):
+    for character, escape in (
+        ("<", "\\u003c"),
+        (">", "\\u003e"),
+        ("&", "\\u0026"),
+        ("://", ":\\/\\/"),
+        ("\u2028", "\\u2028"),
+        ("\u2029", "\\u2029"),
+    ):
         text = text.replace(character, escape)
     return text
 

@@ -1,6 +1,6 @@
 "use strict";
 (() => {
-  const SVG = "http://www.w3.org/2000/svg";
+  const SVG = document.getElementById("drawing").namespaceURI;
   const plots = JSON.parse(document.getElementById("plots").textContent);
   const area = document.getElementById("job");
   const rows = [...document.querySelectorAll("#jobs tr")];
@@ -161,6 +161,7 @@
           const scale = Math.min(canvas.width / reader.videoWidth, canvas.height / reader.videoHeight);
           const width = reader.videoWidth * scale, height = reader.videoHeight * scale;
           canvas.getContext("2d").drawImage(reader, (canvas.width - width) / 2, (canvas.height - height) / 2, width, height);
+          canvas.dataset.frame = item[0];
           next();
         }, { once: true });
         reader.currentTime = control.time.seconds(item[0]);
