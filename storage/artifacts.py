@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -81,12 +81,13 @@ class ArtifactWriter:
     def table_writer(self, schema: TableSchema, name: str | None = None) -> Iterator[TableWriter]:
         """Write a table piece by piece: each ``write(columns)`` appends a row group and frees the memory."""
         path = self._claim(f"{name or schema.name}.parquet")
-        with translated(f"writing {path.name}", str(self.directory)):
-            writer = TableWriter(path, schema)
-            try:
-                yield writer
-            finally:
-                writer.close()
+        writer = TableWriter(path, schema)
+        try:
+            yield writer
+        except BaseException:
+            writer.abandon()
+            raise
+        writer.close()
         self._check_frames(path.name, writer.frames)
         self._finish(path.name)
 
@@ -191,17 +192,27 @@ class TableWriter:
     """Appends row groups to one table of an artifact."""
 
     def __init__(self, path: Path, schema: TableSchema) -> None:
-        self._writer = tables.ParquetTableWriter(path, schema)
+        self._path = path
+        with self._writing():
+            self._writer = tables.ParquetTableWriter(path, schema)
         self.frames: set[int] | None = set() if "frame" in schema.arrow.names else None
 
     def write(self, columns: Mapping[str, object]) -> None:
         """Append rows: numpy [rows] or [rows, ...], lists, or Arrow arrays, by column name."""
-        table = self._writer.write(columns)
+        with self._writing():
+            table = self._writer.write(columns)
         if self.frames is not None:
             self.frames.update(np.unique(tables.array(table, "frame")).tolist())
 
+    def abandon(self) -> None:
+        self._writer.abandon()
+
     def close(self) -> None:
-        self._writer.close()
+        with self._writing():
+            self._writer.close()
+
+    def _writing(self) -> AbstractContextManager[None]:
+        return translated(f"writing {self._path.name}", str(self._path.parent))
 
 
 class PictureWriter:

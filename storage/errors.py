@@ -31,7 +31,7 @@ def store_error(error: BaseException, doing: str, url: str) -> StoreError:
     if number in _DENIED or isinstance(error, PermissionError):
         return StoreError(
             "store_denied",
-            f"{doing.capitalize()} in the store {url} is not allowed ({detail}).",
+            f"{doing[:1].upper()}{doing[1:]} in the store {url} is not allowed ({detail}).",
             "Check the permissions of that place and the credentials in the environment.",
         )
     return StoreError(

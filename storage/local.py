@@ -58,7 +58,7 @@ class LocalBackend(Backend):
     def create(self, path: str, data: bytes) -> bool:
         with translated(f"publishing {path}", self.url):
             final = self.root / path
-            self._make_folders(final.parent)
+            self._make_safe_folders(final.parent)
             temporary = self._write_temporary(final, data)
             try:
                 os.link(temporary, final)
@@ -77,7 +77,7 @@ class LocalBackend(Backend):
     def replace(self, path: str, data: bytes) -> None:
         with translated(f"writing {path}", self.url):
             final = self.root / path
-            self._make_folders(final.parent)
+            self._make_safe_folders(final.parent)
             os.replace(self._write_temporary(final, data), final)
             _flush(final.parent)
 
@@ -86,35 +86,37 @@ class LocalBackend(Backend):
             return
         with translated(f"storing {target}", self.url):
             folder = self.root / target
-            self._make_folders(folder.parent)
-            flush(directory, files)
             os.utime(directory)  # gc tells by it how long ago the attempt arrived
+            changed = {folder.parent, *self._make_folders(folder.parent)}
             try:
-                self._rename(directory, folder)
+                changed.update(self._rename(directory, folder))
             except OSError as error:
                 if error.errno != errno.EXDEV:
                     raise
                 # Scratch on another disk: copy beside the final place, so that the last step is again one rename.
                 beside = folder.parent / f"{TEMPORARY}{folder.name}"
                 shutil.copytree(directory, beside)
-                flush(beside, files)
                 os.utime(beside)
-                self._rename(beside, folder)
+                changed.update(self._rename(beside, folder))
                 remove_tree(directory)
-            _flush(folder.parent)
+            # Flushed under its final name, so that one wait covers contents and names. A crash before leaves an orphan at most.
+            flush(folder, files, changed)
 
-    def _rename(self, directory: Path, folder: Path) -> None:
+    def _rename(self, directory: Path, folder: Path) -> list[Path]:
+        """Move a folder; gives back other folders that hold new names."""
         try:
             os.rename(directory, folder)
+            return []
         except FileNotFoundError:
             # gc of another process has just removed the key's folder because it was empty.
-            self._make_folders(folder.parent)
+            changed = self._make_folders(folder.parent)
             os.rename(directory, folder)
+            return changed
 
     def upload(self, local: Path, path: str) -> None:
         with translated(f"writing {path}", self.url):
             final = self.root / path
-            self._make_folders(final.parent)
+            self._make_safe_folders(final.parent)
             temporary = final.parent / _temporary_name(final.name)
             shutil.copyfile(local, temporary)
             _flush(temporary)
@@ -131,11 +133,16 @@ class LocalBackend(Backend):
         with translated(f"listing {folder}", self.url):
             try:
                 with os.scandir(self.root / folder) as found:
-                    return {
-                        item.name: _entry(item.stat()) for item in found if item.is_file() and not item.name.startswith(TEMPORARY)
-                    }
+                    items = [item for item in found if not item.name.startswith(TEMPORARY) and item.is_file()]
             except (FileNotFoundError, NotADirectoryError):
                 return {}
+            entries = {}
+            for item in items:
+                try:
+                    entries[item.name] = _entry(item.stat())
+                except FileNotFoundError:
+                    continue  # removed by another process since the folder was listed
+            return entries
 
     def subfolders(self, folder: str) -> list[str]:
         with translated(f"listing {folder}", self.url):
@@ -148,7 +155,7 @@ class LocalBackend(Backend):
     def walk(self, folder: str) -> dict[str, Entry]:
         with translated(f"listing {folder}", self.url):
             found = {}
-            for parent, _, names in os.walk(self.root / folder):
+            for parent, _, names in os.walk(self.root / folder, onerror=_raise_unless_gone):
                 for name in names:
                     path = Path(parent, name)
                     try:
@@ -198,16 +205,28 @@ class LocalBackend(Backend):
             return False
         return True
 
-    def _make_folders(self, folder: Path) -> None:
-        """Make a folder and its parents; a new name is only safe once the folder that holds it is flushed."""
+    def _make_folders(self, folder: Path) -> list[Path]:
+        """Make a folder and its parents; gives back the folders that hold new names, which are only safe once flushed."""
         if folder.is_dir():
-            return
-        self._make_folders(folder.parent)
+            return []
+        changed = self._make_folders(folder.parent)
         try:
             os.mkdir(folder)
         except FileExistsError:
-            return
-        _flush(folder.parent)
+            # Made by another process, which may not have flushed its name yet.
+            if not folder.is_dir():
+                raise
+        return [*changed, folder.parent]
+
+    def _make_safe_folders(self, folder: Path) -> None:
+        for changed in self._make_folders(folder):
+            _flush(changed)
+
+
+def _raise_unless_gone(error: OSError) -> None:
+    """What cannot be listed must not look empty: fsck would take it for lost."""
+    if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        raise error
 
 
 def remove_tree(folder: Path) -> None:
@@ -219,15 +238,35 @@ def remove_tree(folder: Path) -> None:
     shutil.rmtree(folder)
 
 
-def flush(directory: Path, files: Sequence[str]) -> None:
-    """Wait until files and the folders that name them are on the disk."""
+def flush(directory: Path, files: Sequence[str], folders: Iterable[Path] = ()) -> None:
+    """Wait until files of a directory, and the folders that name them, are on the disk; ``folders`` are more to wait for."""
     paths = [directory / name for name in files]
-    if len(paths) > 2:
-        # Started together, the writes share the disk's journal: 100 pictures take 8 ms instead of 18.
-        for path in paths:
-            _start_writing(path)
-    for path in [*paths, *sorted({path.parent for path in paths} | {directory})]:
+    if len(paths) > _FEW and _sync_file_system(directory):
+        return
+    for path in [*paths, *sorted({directory, *(path.parent for path in paths), *folders})]:
         _flush(path)
+
+
+_FEW = 4
+_syncfs = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)  # Linux
+
+
+def _sync_file_system(folder: Path) -> bool:
+    """Flush everything on the file system of ``folder``, at once; False where the system has no call for it.
+
+    One wait and one journal commit instead of one per picture: 100 small files take 2 ms instead of 18, and on a busy machine,
+    where every wait costs the process its turn, 16 instead of 67. The price is to wait for what others have just written there.
+    """
+    if _syncfs is None:
+        return False
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        if _syncfs(descriptor) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), str(folder))
+    finally:
+        os.close(descriptor)
+    return True
 
 
 def _flush(path: Path) -> None:
@@ -235,20 +274,6 @@ def _flush(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-_sync_file_range = getattr(ctypes.CDLL(None), "sync_file_range", None)  # Linux only; elsewhere fsync does all the work
-_SYNC_FILE_RANGE_WRITE = 2
-
-
-def _start_writing(path: Path) -> None:
-    if _sync_file_range is None:
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        _sync_file_range(descriptor, ctypes.c_int64(0), ctypes.c_int64(0), _SYNC_FILE_RANGE_WRITE)
     finally:
         os.close(descriptor)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import secrets
 import time
 from collections.abc import Callable, Collection, Iterable
@@ -13,6 +14,7 @@ from typing import Literal
 
 from storage import scratch as scratch_folders
 from storage.backends import Entry
+from storage.errors import store_error
 from storage.keys import digest_file
 from storage.local import TEMPORARY, remove_tree
 from storage.manifests import FileEntry, Manifest, content_digest
@@ -63,15 +65,18 @@ def gc(store: ArtifactStore, *, drop: Dropped = (), dry_run: bool = False, minim
     for stage in store.stages():
         # Objects are listed before manifests: an attempt published in between is then seen as reached.
         attempts = _attempts(store, stage)
-        manifests = _manifests(store, stage)
-        reached = {manifest.folder for manifest in manifests.values()}
-        for key, manifest in sorted(manifests.items()):
+        reached = set()
+        for key, manifest in store.manifests(stage):
+            if manifest is None:
+                continue  # damaged; fsck's business
             held = attempts.get(manifest.folder)
-            if _is_dropped(manifest, drop) and (held is None or _age(store, manifest.folder, held, now) >= minimum_age):
+            settled = held is None or _age(store, manifest.folder, held, now) >= minimum_age
+            if settled and _is_dropped(manifest, drop):
                 report.withdrawn.append(f"{stage}/{key}")
-                reached.discard(manifest.folder)
                 if not dry_run:
                     store.withdraw(stage, key)
+            else:
+                reached.add(manifest.folder)
         for folder, attempt in sorted(attempts.items()):
             if folder in reached or _age(store, folder, attempt, now) < minimum_age:
                 continue
@@ -117,11 +122,6 @@ def _age(store: ArtifactStore, folder: str, attempt: _Attempt, now: float) -> fl
     return now - modified
 
 
-def _manifests(store: ArtifactStore, stage: str) -> dict[str, Manifest]:
-    found = store.lookup_many((stage, key) for key in store.committed(stage))
-    return {key: manifest for (_, key), manifest in found.items()}
-
-
 def _remove_temporary(store: ArtifactStore, report: GcReport, now: float, minimum_age: float) -> None:
     """Files and folders of interrupted local writes; object stores have none."""
     if not store.is_local:
@@ -160,7 +160,7 @@ def _abandoned(parent: Path, now: float) -> list[Path]:
     return found
 
 
-Kind = Literal["manifest_unreadable", "manifest_misplaced", "file_missing", "file_size", "file_content", "digest_wrong"]
+Kind = Literal["manifest_unreadable", "file_missing", "file_size", "file_content", "digest_wrong"]
 
 
 @dataclass(frozen=True)
@@ -203,21 +203,27 @@ def fsck(store: ArtifactStore, *, repair: bool = False, stages: Iterable[str] | 
     report = FsckReport()
     with ThreadPoolExecutor(threads) as pool:
         for stage in store.stages() if stages is None else list(stages):
-            # Manifests are listed before objects: what a manifest names was there before it, so nothing seems missing.
-            manifests = _manifests(store, stage)
+            # Keys are listed before objects: what a manifest names was there before it, so nothing seems missing.
+            committed = store.committed(stage)
             attempts = _attempts(store, stage)
-            reached = {manifest.folder for manifest in manifests.values()}
-            unreadable = sorted(store.committed(stage) - set(manifests))
-            damaged = [_unreadable(stage, key) for key in unreadable if store.lookup(stage, key) is None]
-            checks = pool.map(partial(_check, store, stage, attempts), sorted(manifests.items()))
-            for found, hashed in checks:
-                damaged.extend(found)
-                report.checked += 1
+            damaged: list[Damage] = []
+            reached: set[str] = set()
+            for key, manifest in store.manifests(stage):
+                if key not in committed:
+                    continue  # new since then
+                if manifest is None:
+                    found, hashed, attempt = [_unreadable(stage, key)], 0, None
+                else:
+                    found, hashed = _check(store, manifest, attempts.get(manifest.folder), pool)
+                    attempt = manifest.attempt
+                    reached.add(manifest.folder)
+                    report.checked += 1
                 report.bytes += hashed
+                damaged.extend(found)
+                if found and repair and _withdraw(store, stage, key, attempt):
+                    report.withdrawn.append(f"{stage}/{key}")
             report.damaged.extend(damaged)
             report.orphans.extend(sorted(set(attempts) - reached))
-            if repair:
-                report.withdrawn.extend(_withdraw(store, stage, damaged, manifests))
     return report
 
 
@@ -225,29 +231,18 @@ def _unreadable(stage: str, key: str) -> Damage:
     return Damage("manifest_unreadable", stage, key, f"commits/{stage}/{key}.json")
 
 
-def _check(
-    store: ArtifactStore, stage: str, attempts: dict[str, _Attempt], item: tuple[str, Manifest]
-) -> tuple[list[Damage], int]:
+def _check(store: ArtifactStore, manifest: Manifest, held: _Attempt | None, pool: ThreadPoolExecutor) -> tuple[list[Damage], int]:
     """What is wrong with one artifact, and the bytes read to find out."""
-    key, manifest = item
-    place = f"commits/{stage}/{key}.json"
-    if (manifest.stage, manifest.key) != (stage, key):
-        return [Damage("manifest_misplaced", stage, key, place)], 0
     found = []
     if content_digest(manifest.files, manifest.facts) != manifest.digest:
-        found.append(Damage("digest_wrong", stage, key, place))
-    held = attempts.get(manifest.folder)
+        found.append(Damage("digest_wrong", manifest.stage, manifest.key, f"commits/{manifest.stage}/{manifest.key}.json"))
     present = set(held.paths) if held is not None else set()
-    hashed = 0
-    for entry in manifest.stored:
-        path = f"{manifest.folder}/{entry.path}"
-        kind: Kind | None = "file_missing" if path not in present else None
-        if kind is None:
-            kind = _compare(store, path, entry)
-            hashed += entry.bytes
-        if kind is not None:
-            found.append(Damage(kind, stage, key, path))
-    return found, hashed
+    paths = {f"{manifest.folder}/{entry.path}": entry for entry in manifest.stored}
+    readable = [path for path in paths if path in present]
+    kinds: dict[str, Kind | None] = dict.fromkeys(paths, "file_missing")
+    kinds.update(zip(readable, pool.map(partial(_compare, store), readable, [paths[path] for path in readable]), strict=True))
+    found.extend(Damage(kind, manifest.stage, manifest.key, path) for path, kind in kinds.items() if kind is not None)
+    return found, sum(paths[path].bytes for path in readable)
 
 
 def _compare(store: ArtifactStore, path: str, entry: FileEntry) -> Kind | None:
@@ -262,21 +257,20 @@ def _compare(store: ArtifactStore, path: str, entry: FileEntry) -> Kind | None:
         return None if digest_file(source) == entry.digest else "file_content"
     except FileNotFoundError:
         return "file_missing"
-    except OSError:
-        return "file_content"  # a disk that cannot read a block back (EIO)
+    except OSError as error:
+        if error.errno != errno.EIO:  # a block that the disk cannot give back
+            raise store_error(error, f"reading {path}", store.url) from error
+        return "file_content"
     finally:
         copy.unlink(missing_ok=True)
 
 
-def _withdraw(store: ArtifactStore, stage: str, damaged: list[Damage], manifests: dict[str, Manifest]) -> list[str]:
-    done = []
-    for key in sorted({damage.key for damage in damaged}):
-        # Somebody may have repaired and computed it again since it was read.
-        known, current = manifests.get(key), store.lookup(stage, key)
-        if current is None or known is None or current.attempt == known.attempt:
-            store.withdraw(stage, key)
-            done.append(f"{stage}/{key}")
-    return done
+def _withdraw(store: ArtifactStore, stage: str, key: str, attempt: str | None) -> bool:
+    current = store.lookup(stage, key)
+    if current is not None and current.attempt != attempt:
+        return False  # somebody has repaired it and computed it again since it was read
+    store.withdraw(stage, key)
+    return True
 
 
 @dataclass(frozen=True)
@@ -294,9 +288,8 @@ def usage(store: ArtifactStore) -> dict[str, StageUsage]:
     found = {}
     for stage in store.stages():
         attempts = _attempts(store, stage)
-        manifests = _manifests(store, stage)
-        reached = {manifest.folder for manifest in manifests.values()}
+        reached = {manifest.folder for _, manifest in store.manifests(stage) if manifest is not None}
         orphans = [attempt for folder, attempt in attempts.items() if folder not in reached]
         committed = sum(attempt.bytes for folder, attempt in attempts.items() if folder in reached)
-        found[stage] = StageUsage(len(manifests), committed, len(orphans), sum(attempt.bytes for attempt in orphans))
+        found[stage] = StageUsage(len(reached), committed, len(orphans), sum(attempt.bytes for attempt in orphans))
     return found

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from schemas.problems import StoreError
 from storage.keys import canonical_json, digest_value
 
 VERSION = 1
@@ -91,11 +92,22 @@ class Manifest:
 
     @classmethod
     def from_json(cls, data: Data | str) -> Manifest:
-        """Raises ValueError where ``data`` is not a whole manifest of a version known here."""
+        """The manifest in ``data``.
+
+        Raises:
+            ValueError: where ``data`` is not a whole manifest.
+            StoreError: ``store_newer`` for a version that this program does not know. It must not count as damage, or gc would
+                remove what a newer program committed.
+        """
         try:
             plain = json.loads(data)
-            if plain["manifest"] != VERSION:
-                raise ValueError(f"manifest version {plain['manifest']}, known is {VERSION}")
+            version = plain["manifest"]
+            if version != VERSION:
+                raise StoreError(
+                    "store_newer",
+                    f"The artifact {plain['stage']}/{plain['key']} has a manifest of version {version!r}; known is {VERSION}.",
+                    "Use the version of headswap that wrote this store, or a newer one.",
+                )
             return cls(
                 plain["stage"],
                 plain["stage_version"],

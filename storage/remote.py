@@ -23,6 +23,7 @@ from storage.errors import store_error, without_credentials
 T = TypeVar("T")
 
 _THREADS = 8
+_FULL_CODES = {"QuotaExceeded", "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "InsufficientStorage"}
 _LISTED_TIMES = ("LastModified", "mtime", "modified", "updated", "last_modified", "created")
 
 
@@ -48,6 +49,7 @@ class RemoteBackend(Backend):
         self._process = os.getpid()
         self._lock = threading.RLock()
         self._connected: tuple[Any, str] | None = None
+        self._made: set[str] = set()
 
     def __getstate__(self) -> dict[str, object]:
         return {"address": self._address, "options": self._options}
@@ -115,6 +117,7 @@ class RemoteBackend(Backend):
 
     def create(self, path: str, data: bytes) -> bool:
         with self._translated(f"publishing {path}"):
+            self._make_parents(path)
             try:
                 self.system.pipe_file(self._path(path), data, mode="create")
             except FileExistsError:
@@ -127,6 +130,7 @@ class RemoteBackend(Backend):
 
     def replace(self, path: str, data: bytes) -> None:
         with self._translated(f"writing {path}"):
+            self._make_parents(path)
             self.system.pipe_file(self._path(path), data)
 
     def adopt(self, directory: Path, files: Sequence[str], target: str) -> None:
@@ -134,6 +138,7 @@ class RemoteBackend(Backend):
 
     def upload(self, local: Path, path: str) -> None:
         with self._translated(f"writing {path}"):
+            self._make_parents(path)
             self.system.put_file(str(local), self._path(path))
 
     def download(self, path: str, local: Path) -> None:
@@ -147,6 +152,13 @@ class RemoteBackend(Backend):
                 missing = False
         if missing:
             raise FileNotFoundError(errno.ENOENT, "no such object", path)
+
+    def _make_parents(self, path: str) -> None:
+        """Make the folder of an object, which a file system with folders needs (SFTP, SMB, HDFS)."""
+        folder = path.rpartition("/")[0]
+        if folder not in self._made:
+            self.system.makedirs(self._path(folder), exist_ok=True)
+            self._made.add(folder)
 
     def names(self, folder: str) -> dict[str, Entry]:
         return {facts["name"].rsplit("/", 1)[1]: _entry(facts) for facts in self._list(folder) if facts["type"] == "file"}
@@ -208,6 +220,9 @@ class MemoryBackend(RemoteBackend):
         with self._everybody, super()._translated(doing):
             yield
 
+    def _make_parents(self, path: str) -> None:
+        del path  # it has no folders
+
     def _all(self, function: Callable[[str], T], items: Sequence[str]) -> list[T]:
         return [function(item) for item in items]
 
@@ -257,6 +272,8 @@ class S3Backend(RemoteBackend):
                 "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE.",
             ) from error
         except (OSError, BotoCoreError, ClientError) as error:
+            if _code(error) in _FULL_CODES:
+                raise store_error(OSError(errno.ENOSPC, str(error)), doing, self.url) from error
             raise store_error(error, doing, self.url) from error
 
     def prepare(self) -> None:
@@ -282,6 +299,9 @@ class S3Backend(RemoteBackend):
                     "Create the bucket or correct the address.",
                 ) from error
             raise
+
+    def _make_parents(self, path: str) -> None:
+        del path  # it has no folders
 
     def _split(self) -> tuple[str, str, str]:
         bucket, _, inner = self.root.partition("/")
@@ -330,9 +350,12 @@ class S3Backend(RemoteBackend):
 
 
 def _code(error: BaseException | None) -> str:
-    """S3's own name of an error that s3fs has translated."""
-    response = getattr(error.__cause__, "response", None) if error is not None else None
-    return str((response or {}).get("Error", {}).get("Code", ""))
+    """S3's own name of an error, also of one that s3fs has translated."""
+    for source in (error, error.__cause__ if error is not None else None):
+        response = getattr(source, "response", None)
+        if response:
+            return str(response.get("Error", {}).get("Code", ""))
+    return ""
 
 
 def _entry(facts: dict[str, Any]) -> Entry:

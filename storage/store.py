@@ -8,8 +8,9 @@ import os
 import re
 import secrets
 import threading
+import time
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from storage import scratch as scratch_folders
@@ -18,7 +19,7 @@ from storage.backends import Backend, Entry
 from storage.downloads import Downloads, StoredFiles
 from storage.errors import translated
 from storage.keys import canonical_json
-from storage.local import LocalBackend, remove_tree
+from storage.local import TEMPORARY, LocalBackend, remove_tree
 from storage.manifests import Manifest
 from storage.packing import pack
 from storage.remote import MemoryBackend, RemoteBackend, S3Backend
@@ -30,6 +31,9 @@ _RESERVED = ("objects", "commits", "scratch")
 
 _REMEMBERED = 4096
 """Manifests kept by ``lookup_many``: one with 100 pictures takes some 30 KB of memory."""
+
+
+_BATCH = 256
 
 
 class ArtifactStore:
@@ -120,7 +124,7 @@ class ArtifactStore:
     def lookup(self, stage: str, key: str) -> Manifest | None:
         """The manifest of what is committed under a key, or None. A manifest that cannot be read counts as none."""
         data = self.backend.read(_manifest_path(stage, key))
-        return None if data is None else _parse(data)
+        return None if data is None else _parse(data, stage, key)
 
     def lookup_many(self, items: Iterable[tuple[str, str]]) -> dict[tuple[str, str], Manifest]:
         """Manifests of those items that are committed: one listing per stage, then only manifests not read before."""
@@ -142,14 +146,24 @@ class ArtifactStore:
             else:
                 fresh.append(path)
         for path, data in self.backend.read_many(fresh).items():
-            manifest = _parse(data)
+            item, entry = listed[path]
+            manifest = _parse(data, *item)
             if manifest is not None:
-                item, entry = listed[path]
                 found[item] = manifest
                 self._manifests[path] = (entry, manifest)
         while len(self._manifests) > _REMEMBERED:
             self._manifests.popitem(last=False)
         return found
+
+    def manifests(self, stage: str) -> Iterator[tuple[str, Manifest | None]]:
+        """Every key of a stage in order, with its manifest, or None where that cannot be read; in flat memory."""
+        keys = sorted(self.committed(stage))
+        for start in range(0, len(keys), _BATCH):
+            paths = {_manifest_path(stage, key): key for key in keys[start : start + _BATCH]}
+            read = self.backend.read_many(list(paths))
+            for path, key in paths.items():
+                if path in read:
+                    yield key, _parse(read[path], stage, key)
 
     def committed(self, stage: str) -> set[str]:
         """Keys of a stage that are committed: one listing."""
@@ -191,15 +205,28 @@ class ArtifactStore:
             return earlier
         manifest = self._store_objects(writer.directory, manifest)
         path, data = _manifest_path(manifest.stage, manifest.key), manifest.to_json()
-        if not self.backend.create(path, data):
-            winner = self.lookup(manifest.stage, manifest.key)
-            if winner is not None and winner.attempt != manifest.attempt:
-                self.backend.delete_tree(manifest.folder)
-                return winner
-            if winner is None:
-                # A manifest cut off by a crash or damaged on the disk counts as none; nobody can be reading it.
-                self.backend.replace(path, data)
-        return manifest
+        if self.backend.create(path, data):
+            return manifest
+        winner = self._winner(manifest.stage, manifest.key)
+        if winner is None:
+            # A manifest cut off by a crash or damaged on the disk counts as none.
+            self.backend.replace(path, data)
+            return manifest
+        if winner.attempt != manifest.attempt:  # it is one's own where the answer to a first try was lost
+            self.backend.delete_tree(manifest.folder)
+        return winner
+
+    def _winner(self, stage: str, key: str) -> Manifest | None:
+        """The manifest that was there first; None where it stays unreadable.
+
+        Where a place has neither hard links nor whole writes, the winner may still be writing it.
+        """
+        for wait in (0.0, 0.1, 0.3, 0.6):
+            time.sleep(wait)
+            manifest = self.lookup(stage, key)
+            if manifest is not None:
+                return manifest
+        return None
 
     def _store_objects(self, directory: Path, manifest: Manifest) -> Manifest:
         if not self.backend.folders:
@@ -248,7 +275,7 @@ class ArtifactStore:
 
     def list_documents(self, prefix: str) -> list[str]:
         """Paths of all documents and files under a folder, in order."""
-        return sorted(path for path in self.backend.walk(_document(prefix.rstrip("/"))) if "/.tmp-" not in path)
+        return sorted(path for path in self.backend.walk(_document(prefix.rstrip("/"))) if f"/{TEMPORARY}" not in path)
 
     def delete_document(self, path: str) -> None:
         """Remove a document; it may be gone already."""
@@ -280,11 +307,13 @@ def _backend(url: str, storage_options: dict[str, object]) -> Backend:
     return MemoryBackend(url) if scheme == "memory" else RemoteBackend(url, storage_options)
 
 
-def _parse(data: bytes) -> Manifest | None:
+def _parse(data: bytes, stage: str, key: str) -> Manifest | None:
+    """None for what is cut off, damaged or the manifest of something else."""
     try:
-        return Manifest.from_json(data)
+        manifest = Manifest.from_json(data)
     except ValueError:
         return None
+    return manifest if (manifest.stage, manifest.key) == (stage, key) else None
 
 
 def _json(data: bytes | None) -> dict[str, object] | None:

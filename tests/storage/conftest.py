@@ -37,7 +37,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     return make_place(request.param, tmp_path, request)
 
 
-@pytest.fixture(params=["memory", "s3"])
+@pytest.fixture(params=["folders", "memory", "s3"])
 def remote_place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     return make_place(request.param, tmp_path, request)
 

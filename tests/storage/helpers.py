@@ -12,10 +12,12 @@ import pytest
 from schemas.tables import MASKS
 from storage.artifacts import ArtifactWriter
 from storage.manifests import Manifest
+from storage.remote import RemoteBackend
 from storage.store import ArtifactStore
 
 BUCKET = "headswap-tests"
-KINDS = ("local", "memory", "s3")
+KINDS = ("local", "folders", "memory", "s3")
+"""``folders`` is a file system with folders behind fsspec, as SFTP or SMB are: this machine's disk through fsspec's eyes."""
 _numbers = itertools.count()
 
 
@@ -29,6 +31,10 @@ class Place:
     options: dict[str, object] = field(default_factory=dict)
 
     def open(self) -> ArtifactStore:
+        if self.kind == "folders":
+            backend = RemoteBackend(self.url)
+            backend.prepare()
+            return ArtifactStore(backend, self.scratch)
         scratch = None if self.kind == "local" else self.scratch
         return ArtifactStore.open(self.url, scratch=scratch, storage_options=self.options)
 
@@ -37,6 +43,8 @@ def make_place(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> Pla
     if kind == "local":
         return Place(kind, str(tmp_path / "store"), tmp_path)
     name = f"place-{next(_numbers)}"
+    if kind == "folders":
+        return Place(kind, f"file://{tmp_path}/store", tmp_path / "scratch")
     if kind == "memory":
         return Place(kind, f"memory://{name}", tmp_path / "scratch")
     endpoint = request.getfixturevalue("s3_endpoint")

@@ -14,12 +14,14 @@ import pytest
 
 import storage.local as local_module
 from schemas.problems import StoreError
+from schemas.tables import MASKS
+from storage.artifacts import ArtifactWriter
 from storage.errors import store_error
 from storage.maintenance import fsck, gc
 from storage.remote import RemoteBackend, S3Backend
 from storage.store import ArtifactStore
 
-from .helpers import BUCKET, Place, check_whole, commit, fill
+from .helpers import BUCKET, Place, check_whole, commit, fill, mask_columns
 
 
 def check_error(error: StoreError, code: str, url: str) -> None:
@@ -82,6 +84,27 @@ def test_a_full_scratch_disk_is_reported_from_every_kind_of_output(tmp_path: Pat
         with pytest.raises(StoreError) as caught:
             fill(writer)
         assert caught.value.code == "store_full"
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_table_on_a_full_disk_is_reported_by_arrow_as_full(tmp_path: Path) -> None:
+    writer = ArtifactWriter(tmp_path / "work")
+    (writer.directory / "masks.parquet").symlink_to("/dev/full")
+    with pytest.raises(StoreError) as caught:
+        writer.write_table(MASKS, mask_columns())
+    check_error(caught.value, "store_full", str(writer.directory))
+
+
+def test_what_a_stage_itself_raises_while_writing_is_left_as_it_is(tmp_path: Path) -> None:
+    writer = ArtifactWriter(tmp_path / "work")
+
+    def stage() -> None:
+        with writer.table_writer(MASKS) as table:
+            table.write(mask_columns())
+            raise ConnectionResetError("of the stage")
+
+    with pytest.raises(ConnectionResetError, match="of the stage"):
+        stage()
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
@@ -191,6 +214,24 @@ def test_a_remote_store_that_fails_in_the_middle_keeps_what_was_committed(
         gc(store, minimum_age=0)
         check_whole(store)
         check_whole(store, "before")
+
+
+def test_a_bucket_over_its_quota_is_full(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from botocore.exceptions import ClientError
+
+    with ArtifactStore.open(f"s3://{BUCKET}/quota", storage_options={"endpoint_url": s3_endpoint}) as store:
+        assert isinstance(store.backend, RemoteBackend)
+
+        def refuse(*arguments: object, **options: object) -> None:
+            raise OSError(errno.EIO, "quota") from ClientError(
+                {"Error": {"Code": "QuotaExceeded", "Message": "quota"}}, "PutObject"
+            )
+
+        with monkeypatch.context() as patch:
+            patch.setattr(store.backend.system, "put_file", refuse)
+            with pytest.raises(StoreError) as caught:
+                commit(store)
+        check_error(caught.value, "store_full", store.url)
 
 
 def test_names_and_passwords_in_an_address_are_not_shown() -> None:

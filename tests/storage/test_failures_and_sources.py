@@ -14,7 +14,7 @@ from storage.failures import Failure, FailureLog
 from storage.keys import digest_bytes
 from storage.store import ArtifactStore
 
-from .helpers import BUCKET, Place, commit
+from .helpers import BUCKET, Place, commit, make_place
 
 
 def failure(stage: str, key: str, **changes: object) -> Failure:
@@ -55,9 +55,10 @@ def remote_url(place: Place, name: str) -> str:
     return f"{place.url}/media/{name}"
 
 
-@pytest.fixture
-def remote_media(remote_place: Place, monkeypatch: pytest.MonkeyPatch) -> Place:
+@pytest.fixture(params=["memory", "s3"])
+def remote_media(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     """A place with three media of 1000 bytes, reached as a user's catalogue reaches them: by address, without options."""
+    remote_place = make_place(request.param, tmp_path / "place", request)
     if remote_place.options:
         monkeypatch.setenv("AWS_ENDPOINT_URL", str(remote_place.options["endpoint_url"]))
     system, _ = fsspec.core.url_to_fs(remote_place.url)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from pathlib import Path
@@ -170,7 +171,7 @@ def test_missing_short_and_misplaced_files_and_manifests_are_found(store: Artifa
     assert kinds == {
         "missing": "file_missing",
         "short": "file_size",
-        "elsewhere": "manifest_misplaced",
+        "elsewhere": "manifest_unreadable",
         "edited": "digest_wrong",
         "cut": "manifest_unreadable",
     }
@@ -223,6 +224,36 @@ def test_a_damaged_picture_is_an_error_that_names_it(store: ArtifactStore) -> No
             store.artifact(manifest).pictures("labels").read(FRAMES[1])
         assert caught.value.code == "artifact_damaged"
         assert entry.path in caught.value.message
+
+
+def test_a_store_of_a_newer_program_is_left_alone(store: ArtifactStore) -> None:
+    manifest = commit(store)
+    store.backend.replace("commits/masks/key.json", manifest.to_json().replace(b'"manifest":1', b'"manifest":2'))
+    for operation in (
+        lambda: gc(store, minimum_age=0),
+        lambda: fsck(store, repair=True),
+        lambda: store.lookup("masks", "key"),
+        lambda: store.lookup_many([("masks", "key")]),
+        lambda: commit(store),
+    ):
+        with pytest.raises(StoreError) as caught:
+            operation()
+        assert caught.value.code == "store_newer"
+    store.backend.replace("commits/masks/key.json", manifest.to_json())
+    check_whole(store)
+
+
+def test_fsck_does_not_take_what_it_may_not_read_for_damage(local_store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    commit(local_store)
+
+    def refuse(path: Path) -> str:
+        raise PermissionError(errno.EACCES, "denied", str(path))
+
+    monkeypatch.setattr("storage.maintenance.digest_file", refuse)
+    with pytest.raises(StoreError) as caught:
+        fsck(local_store, repair=True)
+    assert caught.value.code == "store_denied"
+    assert local_store.lookup("masks", "key") is not None
 
 
 def test_usage_counts_by_stage(store: ArtifactStore) -> None:
