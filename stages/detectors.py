@@ -281,10 +281,21 @@ class BodyPose(_Closing):
 
 def overlap(one: NDArray[np.floating], other: NDArray[np.floating]) -> float:
     """Intersection over union of two boxes x0, y0, x1, y1."""
-    low, high = np.maximum(one[:2], other[:2]), np.minimum(one[2:], other[2:])
-    shared = float(np.prod(np.maximum(high - low, 0.0)))
-    both = float(np.prod(one[2:] - one[:2]) + np.prod(other[2:] - other[:2])) - shared
+    shared, areas = _shared(one, other)
+    both = sum(areas) - shared
     return shared / both if both > 0 else 0.0
+
+
+def covered(one: NDArray[np.floating], other: NDArray[np.floating]) -> float:
+    """Share of the smaller of two boxes that lies in the other."""
+    shared, areas = _shared(one, other)
+    return shared / min(areas) if min(areas) > 0 else 0.0
+
+
+def _shared(one: NDArray[np.floating], other: NDArray[np.floating]) -> tuple[float, tuple[float, float]]:
+    low, high = np.maximum(one[:2], other[:2]), np.minimum(one[2:], other[2:])
+    areas = float(np.prod(one[2:] - one[:2])), float(np.prod(other[2:] - other[:2]))
+    return float(np.prod(np.maximum(high - low, 0.0))), areas
 
 
 _resources = threading.Lock()
