@@ -32,6 +32,9 @@ SAMPLE_BYTES = 160 << 20
 PERSON_MARGIN = 0.025
 """The person is grown by this share of the crop's side before what is left counts as background."""
 
+HAIR_MARGIN = 0.05
+"""The same for hair, whose single strands stick out."""
+
 POOR = 14.0
 """Mean difference (0..255) between a plate and its frames above which a shot gets more plates of fewer frames each."""
 
@@ -150,10 +153,13 @@ class _Labels:
         self._of = {frame: reader for reader in readers for frame in reader.frames}
 
     def person(self, frame: int) -> np.ndarray:
-        """Boolean [size, size]: the person, with a margin."""
+        """Boolean [256, 256] over the crop: the person, with a margin."""
         labels = self._of[frame].read(frame)
-        small = cv2.resize((labels != BACKGROUND).astype(np.uint8), (256, 256), interpolation=cv2.INTER_AREA)
-        return dilate(small > 0, PERSON_MARGIN * small.shape[0])
+        person, hair = (
+            cv2.resize(mask.astype(np.uint8), (256, 256), interpolation=cv2.INTER_AREA) > 0
+            for mask in (labels != BACKGROUND, labels == HAIR)
+        )
+        return dilate(person, PERSON_MARGIN * 256) | dilate(hair, HAIR_MARGIN * 256)
 
 
 class _PlateMaker:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from schemas.problems import ModelError
 from schemas.tables import FOREGROUND_BLOCKS, HAIR_BLOCKS, LABELS, LANDMARKS, MASKS
 from stages import blocks
 from stages.contract import Input, Scope, Stage, Work
+from stages.hands import POINTS, Awaiting, HandNetwork, find_hands, hand_mask, hand_window
 from stages.segmentation import BACKGROUND, CLOTH, GRID, HAIR, HairNetwork, HeadParser, PersonNetwork, enlarge_labels
 from stages.video.crops import extract_crop, to_crop
 from stages.video.decode import open_clip
@@ -35,6 +37,8 @@ class _Frame:
     """float64 [478, 3], pixels of ``rgb``."""
     person: np.ndarray
     hair: np.ndarray | None
+    hands: np.ndarray
+    """float64 [hands, 21, 2], pixels of ``rgb``: hands at the head."""
 
 
 def outside_picture(crop: np.ndarray, width: int, height: int) -> np.ndarray:
@@ -97,7 +101,7 @@ class MaskStage(Stage):
             rows: dict[str, list[object]] = {column.name: [] for column in MASKS.columns}
             for item, parser in _with_parser(_frames(work, stack, _hair_network(work, parameters)), work.chunk.frames):
                 labels = (
-                    parser.labels(item.rgb, item.landmarks, item.person, item.hair, size)
+                    parser.labels(item.rgb, item.landmarks, item.person, item.hair, size, hand_mask(item.hands, GRID, GRID))
                     if parser is not None and item.detected
                     else labels_without_face(item.person, size)
                 )
@@ -142,20 +146,31 @@ def _hair_network(work: Work, parameters: MaskParameters) -> HairNetwork | None:
 
 def _frames(work: Work, stack: ExitStack, hair: HairNetwork | None) -> Iterator[_Frame]:
     assert work.chunk is not None
-    subject = work.inputs.table("track", "subject", frames=work.chunk.frames, columns=["frame", "detected", "crop", "landmarks"])
+    frames = work.chunk.frames
+    subject = work.inputs.table("track", "subject", frames=frames, columns=["frame", "detected", "crop", "landmarks"])
     rows = {int(number): row for row, number in enumerate(array(subject, "frame"))}
     detected, crops = array(subject, "detected"), array(subject, "crop")
     landmarks = array(subject, "landmarks").reshape(-1, LANDMARKS, 3)
     person = stack.enter_context(PersonNetwork(careful=len(work.chunk.frames) == 1))
     clip = stack.enter_context(open_clip(work.media["clip"]))
-    for number, picture in clip.iterate(work.chunk.frames):
-        row = rows[number]
-        points = to_crop(landmarks[row], crops[row], GRID)
-        usable = bool(detected[row]) and bool(np.isfinite(points).all())
-        rgb = extract_crop(picture, crops[row], GRID)
-        found = None
-        if hair is not None and usable:
-            found = hair(extract_crop(picture, crops[row], HairNetwork.SIDE))
-        shown = person(rgb)
-        shown[outside_picture(crops[row], picture.shape[1], picture.shape[0])] = -1
-        yield _Frame(number, usable, rgb, points, shown, found)
+    ready: deque[_Frame] = deque()
+
+    def awaiting() -> Iterator[Awaiting]:
+        for number, picture in clip.iterate(frames):
+            row = rows[number]
+            points = to_crop(landmarks[row], crops[row], GRID)
+            usable = bool(detected[row]) and bool(np.isfinite(points).all())
+            rgb = extract_crop(picture, crops[row], GRID)
+            found = None
+            if hair is not None and usable:
+                found = hair(extract_crop(picture, crops[row], HairNetwork.SIDE))
+            shown = person(rgb)
+            shown[outside_picture(crops[row], picture.shape[1], picture.shape[0])] = -1
+            ready.append(_Frame(number, usable, rgb, points, shown, found, np.zeros((0, POINTS, 2))))
+            window, place = hand_window(picture, crops[row])
+            yield Awaiting(number, points if usable else None, crops[row], GRID, window, place)
+
+    for hands in find_hands(awaiting(), stack.enter_context(HandNetwork())):
+        frame = ready.popleft()
+        frame.hands = hands
+        yield frame

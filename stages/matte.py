@@ -1,7 +1,7 @@
 """The source's head cut out of its picture: opacity to the single strand, without a fringe of the old background's colour.
 
-For stills and single frames; takes about a second. ``rgb`` is uint8 [size, size, 3], ``labels`` uint8 [size, size] with the values of
-``schemas.tables.LABELS``, ``landmarks`` float [478, 2 or 3] in crop pixels.
+For stills and single frames; takes about half a second. ``rgb`` is uint8 [size, size, 3], ``labels`` uint8 [size, size] with the
+values of ``schemas.tables.LABELS``, ``landmarks`` float [478, 2 or 3] in crop pixels.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ class PersonNetwork:
         """Probability that a pixel shows the person: float32 [GRID, GRID] of ``rgb`` uint8 [size, size, 3]."""
         small = rgb if rgb.shape[0] == GRID else cv2.resize(rgb, (GRID, GRID), interpolation=cv2.INTER_AREA)
         small = np.ascontiguousarray(small)
-        found = np.asarray(self._general.process(small).segmentation_mask, np.float32)
+        found = np.array(self._general.process(small).segmentation_mask, np.float32)
         if self._landscape is None:
             return found
         mirrored = self._general.process(np.ascontiguousarray(small[:, ::-1])).segmentation_mask[:, ::-1]
@@ -301,15 +301,17 @@ class HeadParser:
 
     ROUNDS = 4
 
-    def __init__(self, likelihood: np.ndarray, habit: np.ndarray) -> None:
+    def __init__(self, likelihood: np.ndarray, habit: np.ndarray, neck: np.ndarray) -> None:
         """Take models as they are; usually made by :meth:`fit`.
 
         Args:
             likelihood: float32 [4, 32768], density of hair, skin, cloth and background per colour cell.
             habit: float32 [48, 48], how often hair was found at a place of the head's coordinates, 0 to 1.
+            neck: the same of skin: what is usually bare, as opposed to a hand that comes and goes.
         """
         self.likelihood = likelihood
         self.habit = habit
+        self.neck = neck
 
     @classmethod
     def fit(
@@ -361,14 +363,21 @@ class HeadParser:
             weights[:3] *= inside > 0.5
             weights[_BEHIND] *= (inside < 0.95) & (inside >= 0)
             weights += 0.25 * seeds
-        masks = []
+        hair_masks, skin_masks = [], []
         for k, view in enumerate(views):
-            found = posterior[:, k * side : (k + 1) * side].argmax(0) == _HAIR
-            masks.append(_hanging(found & (view.features == 0), view.v, view.oval).astype(np.float32))
-        return cls(likelihood, _habit(masks, views))
+            kind = posterior[:, k * side : (k + 1) * side].argmax(0)
+            hair_masks.append(_hanging((kind == _HAIR) & (view.features == 0), view.v, view.oval).astype(np.float32))
+            skin_masks.append(((kind == _SKIN) | (view.oval > 0)).astype(np.float32))
+        return cls(likelihood, _habit(hair_masks, views), _habit(skin_masks, views))
 
     def labels(
-        self, rgb: np.ndarray, landmarks: np.ndarray, person: np.ndarray, hair: np.ndarray | None = None, size: int | None = None
+        self,
+        rgb: np.ndarray,
+        landmarks: np.ndarray,
+        person: np.ndarray,
+        hair: np.ndarray | None = None,
+        size: int | None = None,
+        front: np.ndarray | None = None,
     ) -> np.ndarray:
         """Label map of one crop; see ``schemas.tables.LABELS``.
 
@@ -378,6 +387,7 @@ class HeadParser:
             person, hair: float32 [GRID, GRID], from the networks; person is negative where the crop reaches beyond the
                 picture (background there), hair may be None.
             size: side of the label map, by default that of ``rgb``.
+            front: uint8 [GRID, GRID], not zero where a hand may be (its outline is adjusted to where skin is).
 
         Returns:
             uint8 [size, size].
@@ -402,6 +412,13 @@ class HeadParser:
         result[on & (face | (is_skin & high))] = FACE
         result[on & hairy] = HAIR
         result[(result == CLOTH) & (view.v < 0.12)] = HAIR  # hats, ribbons: they go with the head
+        if front is not None and front.any():
+            usual = cv2.remap(self.neck, columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+            arm = (result == NECK) & (usual < 0.7) & ((view.v > 0.65) | (np.abs(view.u) > 0.3))
+            hand = (front > 0) & on & (is_skin | face)
+            hand |= (cv2.dilate(front, np.ones((9, 9), np.uint8)) > 0) & is_skin & on & ~face
+            hand = _component_at((arm | hand).astype(np.uint8), front & hand) > 0
+            result[hand] = OTHER
         return enlarge_labels(result, size or rgb.shape[0])
 
 
