@@ -2,8 +2,8 @@
 
     python -m benchmarks [stages] [job] [memory] [cached] [sharing]
 
-Each part is a section of its own in the document; parts not named stay as they were. Machines are noisy: figures of one part come from
-one run of this command, and compare only with each other.
+Each part is a section of its own in the document; parts not named stay as they were. Machines are noisy: figures of one
+part come from one run of this command, and compare only with each other.
 """
 
 from __future__ import annotations

@@ -12,7 +12,8 @@ import psutil
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"
 HEAD = """# Benchmarks
 
-Made by `make bench` (`python -m benchmarks [PART ...]`), which replaces the sections below. Media: the example clips, repeated to length.
+Made by `make bench` (`python -m benchmarks [PART ...]`), which replaces the sections below.
+Media: the example clips, repeated to length.
 """
 
 

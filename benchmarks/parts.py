@@ -131,7 +131,7 @@ def stages() -> str:
         f"## Stages: one job on a 1280x720 clip of {frames} frames, one worker\n\n"
         + table(["stage", "ms a frame", "frames/s", "bookkeeping"], rows)
         + f"\n\nLandmarks to retarget together: {1 / to_retarget:.1f} frames a second on one core (goal: 25). "
-        f"Bookkeeping (opening inputs, hashing, committing) over all stages: {100 * book / work:.2f} % of the work (goal: below 2 %). "
+        f"Bookkeeping (opening inputs, hashing, committing): {100 * book / work:.2f} % of the work (goal: below 2 %). "
         "The source picture's own passes are included, warm-up of the libraries too."
     )
 
@@ -144,7 +144,7 @@ def job() -> str:
         measured = run(place, [{"id": "one", "source": EXAMPLES / "portrait_ada.png", "target": clip}], "--workers", "2")
     return (
         f"## A whole warp job: 1280x720, {frames} frames, two workers\n\n"
-        f"{measured.seconds:.1f} s from the command to the finished video and report, {frames / measured.seconds:.1f} frames a second "
+        f"{measured.seconds:.1f} s from the command to video and report, {frames / measured.seconds:.1f} frames a second "
         f"(goal: 8), start of the program and its processes included."
     )
 
@@ -181,8 +181,8 @@ def cached() -> str:
     return (
         "## A fully cached catalogue of 100 jobs\n\n"
         f"First run (clips of 4 to 13 frames): {first.seconds:.0f} s. The same command again: {again.seconds:.1f} s, of which "
-        f"{again.document['seconds']:.1f} s for planning, checking the delivered files and writing the report; the rest is the start "
-        "of the program."
+        f"{again.document['seconds']:.1f} s for planning, checking the delivered files and writing the report; the rest "
+        "is the start of the program."
     )
 
 

@@ -11,7 +11,7 @@ import fsspec
 
 from flows import pipeline
 from flows.events import JobOutcome
-from flows.planning import JOB_RECORD, JOB_RECORD_VERSION, JobPlan, Node, Planner
+from flows.planning import JOB_RECORD, JOB_RECORD_VERSION, Clip, JobPlan, Node, Planner
 from schemas.problems import HeadswapError, StoreError
 from storage import sources
 from storage.artifacts import Artifact, Manifest
@@ -58,10 +58,11 @@ def deliver(planner: Planner, plan: JobPlan, output_url: str) -> JobOutcome:
     facts: dict[str, Any] = dict(manifests["measure"].facts)
     verdict: dict[str, Any] = facts.get("verdict", {})
     counts: dict[str, Any] = verdict.get("frames", {})
-    notes += [str(note) for note in facts.get("notes", [])]
     cached = plan.record is not None
-    if not cached:
-        _commit_record(planner, plan, manifests)
+    if plan.record is None:
+        told = [*_media_notes(planner, plan), *facts.get("notes", [])]
+        plan.record = _commit_record(planner, plan, manifests, told)
+    notes += cast(list[str], plan.record.facts.get("notes", []))
     return JobOutcome(
         id=plan.job.id,
         status="cached" if cached else "done",
@@ -79,12 +80,25 @@ def video_name(video: Artifact) -> str:
     return name
 
 
-def _commit_record(planner: Planner, plan: JobPlan, manifests: dict[str, Manifest]) -> None:
+def _media_notes(planner: Planner, plan: JobPlan) -> list[str]:
+    """What ingest found odd about source and target: cut off in the middle, damaged frames."""
+    notes = []
+    for clip in (plan.source, plan.target):
+        units = planner.step(Node(Clip(clip.url), "ingest")).units or []
+        facts: dict[str, Any] = dict(units[0].manifest.facts) if units and units[0].manifest else {}
+        notes += [f"{clip.name}: {note}" for note in facts.get("stream", {}).get("notes", [])]
+        damaged = facts.get("damaged_frames", [])
+        if damaged:
+            notes.append(f"{clip.name}: {len(damaged)} frames cannot be decoded and repeat the one before.")
+    return notes
+
+
+def _commit_record(planner: Planner, plan: JobPlan, manifests: dict[str, Manifest], notes: list[str]) -> Manifest:
     assert plan.record_key is not None
     recipe = planner.job_recipe(plan.job.id)
     with planner.store.begin(JOB_RECORD, plan.record_key, recipe=recipe, stage_version=JOB_RECORD_VERSION) as writer:
-        writer.facts.update({name: manifest.key for name, manifest in manifests.items()})
-        plan.record = writer.commit()
+        writer.facts.update({name: manifest.key for name, manifest in manifests.items()}, notes=notes)
+        return writer.commit()
 
 
 def _place(planner: Planner, plan: JobPlan, video: Artifact, name: str, address: str, record: dict[str, Any]) -> None:

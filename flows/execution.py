@@ -13,9 +13,11 @@ from typing import Any
 
 from flows import pipeline
 from flows.planning import InputName, Planner, Unit
+from schemas.configuration import Settings
 from schemas.parameters import StageParameters
 from schemas.problems import HeadswapError, StoreError
 from stages.contract import Chunk, Inputs, Work
+from stages.video.facts import Limits as MediaLimits
 from storage import sources
 from storage.artifacts import Manifest
 from storage.store import ArtifactStore
@@ -39,6 +41,7 @@ class WorkItem:
     seed: int
     frames: int
     """How many frames the work passes over, for progress and time limits; 1 while that is unknown."""
+    limits: MediaLimits
     media_folder: Path
     """Local folder, shared by all workers of this machine, for copies of remote media."""
     media_bytes: int
@@ -76,8 +79,17 @@ def describe(planner: Planner, unit: Unit) -> WorkItem:
         options=planner.options(node),
         seed=unit.recipe["seed"] or 0,
         frames=frames,
+        limits=media_limits(planner.settings),
         media_folder=planner.store.scratch,
         media_bytes=planner.settings.scratch_bytes,
+    )
+
+
+def media_limits(settings: Settings) -> MediaLimits:
+    """The settings' limits in the words of the decoders."""
+    limits = settings.limits
+    return MediaLimits(
+        pixels=limits.max_pixels, frames=limits.max_frames, seconds=limits.max_seconds, file_bytes=limits.max_bytes
     )
 
 
@@ -112,6 +124,7 @@ def perform(item: WorkItem, progress: Callable[[int], None]) -> Outcome:
                 chunk=item.chunk,
                 models=item.models,
                 seed=item.seed,
+                limits=item.limits,
                 options=item.options,
                 progress=progress,
             )

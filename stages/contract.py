@@ -9,6 +9,7 @@ stage's business.
 from __future__ import annotations
 
 import enum
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,10 +20,11 @@ import pyarrow as pa
 
 from schemas.parameters import StageParameters
 from schemas.tables import TableSchema
+from stages.video.facts import Limits
 from storage.artifacts import Artifact, ArtifactWriter
 
 Owner = Literal["clip", "source", "target", "job"]
-"""Whose artifact or media is meant. A clip stage only knows its own ``clip``; a job stage sees ``source``, ``target``, ``job``."""
+"""Whose artifact or media is meant. A clip stage knows only its own ``clip``; a job stage ``source``, ``target`` and ``job``."""
 
 
 class Scope(enum.StrEnum):
@@ -73,7 +75,7 @@ def split_shots(shots: Sequence[tuple[int, int]], chunk_frames: int) -> list[Chu
     for shot, (start, stop) in enumerate(shots):
         pieces = max(1, -(-(stop - start) // chunk_frames))
         bounds = [start + (stop - start) * k // pieces for k in range(pieces + 1)]
-        for first, end in zip(bounds[:-1], bounds[1:], strict=True):
+        for first, end in itertools.pairwise(bounds):
             chunks.append(Chunk(len(chunks), shot, first, end))
     return chunks
 
@@ -103,7 +105,9 @@ class Inputs:
             return self._artifacts[stage, of]
         return (self._same_chunk[stage, of],)
 
-    def table(self, stage: str, name: str, of: Owner = "clip", columns: Sequence[str] | None = None, frames: range | None = None) -> pa.Table:
+    def table(
+        self, stage: str, name: str, of: Owner = "clip", columns: Sequence[str] | None = None, frames: range | None = None
+    ) -> pa.Table:
         """A table over all chunks, in order of frames; only rows with ``frame`` in ``frames`` where that is given."""
         parts = [artifact.table(name, columns=columns, frames=frames) for artifact in self.all(stage, of)]
         return parts[0] if len(parts) == 1 else pa.concat_tables(parts)
@@ -126,6 +130,8 @@ class Work:
     models: Mapping[str, Path] = field(default_factory=dict)
     """Local file of each registered model that the stage may use; absent ones are absent."""
     seed: int = 0
+    limits: Limits = field(default_factory=Limits)
+    """Media beyond these are refused. They decide whether a stage runs, never what it writes, so no key has them."""
     options: Mapping[str, object] = field(default_factory=dict)
     """What the catalogue's row adds to the key, by the names in ``Stage.options``: ``edits``, ``rights``, ..."""
     progress: Callable[[int], None] = _no_progress

@@ -38,7 +38,7 @@ class Ingest(Stage):
         parameters = work.parameters
         assert isinstance(parameters, IngestParameters)
         path = work.media["clip"]
-        facts = probe(path)
+        facts = probe(path, work.limits)
         if facts.kind == "picture":
             shots, damaged = _STILL_SHOTS, _NO_FRAMES
             work.progress(1)

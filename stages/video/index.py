@@ -7,6 +7,7 @@ decord and PyAV agree, after a seek as much as from the start.
 from __future__ import annotations
 
 import functools
+import struct
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from av.video.stream import VideoStream
 
 from schemas.problems import MediaError
 from stages.video.facts import AudioFacts, Limits, check_file, check_pixels, too_large
+from stages.video.rotation import boxes
 
 DECODE_THREADS = 1
 """One: workers share the cores already, and how a decoder conceals damage must not depend on the timing of threads."""
@@ -97,11 +99,27 @@ def open_container(path: Path) -> InputContainer:
         # FFmpeg would read a name such as "concat:..." as a protocol; a path never means one.
         return av.open(f"file:{path}", mode="r", metadata_errors="replace")
     except (av.error.FFmpegError, ValueError) as error:
+        if _lacks_its_index(path):
+            raise MediaError(
+                "truncated",
+                f"{path} is cut off: its index, which such a file has at its end, is missing.",
+                "Copy or download the file again.",
+            ) from error
         raise MediaError(
             "not_media",
             f"{path} cannot be opened as a video or picture ({getattr(error, 'strerror', None) or error}).",
             "Check that the file is what its name says and that it was copied completely.",
         ) from error
+
+
+def _lacks_its_index(path: Path) -> bool:
+    """Whether a file begins as MP4 or QuickTime, but the box that says where its frames are never comes."""
+    with open(path, "rb") as file:
+        try:
+            kinds = [kind for kind, _, _ in boxes(file, 0, path.stat().st_size)]
+        except struct.error:
+            return False  # the boxes end in the middle of a header: no such file
+    return kinds[:1] == [b"ftyp"] and b"moov" not in kinds
 
 
 def picture_stream(container: InputContainer, path: Path) -> VideoStream:

@@ -48,7 +48,7 @@ def set_rotation(path: Path, rotation: int, width: int, height: int) -> None:
     raise MediaError("no_frames", f"{path} has no video track.", "Write the video before its rotation.")
 
 
-def _boxes(file: BinaryIO, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
+def boxes(file: BinaryIO, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
     """Kind, start and end of the body of every box between two offsets."""
     while start + 8 <= end:
         file.seek(start)
@@ -65,16 +65,16 @@ def _boxes(file: BinaryIO, start: int, end: int) -> Iterator[tuple[bytes, int, i
 
 
 def _video_track_headers(file: BinaryIO, start: int, end: int) -> Iterator[int]:
-    for kind, body, stop in _boxes(file, start, end):
+    for kind, body, stop in boxes(file, start, end):
         if kind == b"moov":
             yield from _video_track_headers(file, body, stop)
         elif kind == b"trak":
             header = handler = None
-            for inner, inner_body, inner_stop in _boxes(file, body, stop):
+            for inner, inner_body, inner_stop in boxes(file, body, stop):
                 if inner == b"tkhd":
                     header = inner_body
                 elif inner == b"mdia":
-                    for leaf, leaf_body, _ in _boxes(file, inner_body, inner_stop):
+                    for leaf, leaf_body, _ in boxes(file, inner_body, inner_stop):
                         if leaf == b"hdlr":
                             file.seek(leaf_body + 8)
                             handler = file.read(4)

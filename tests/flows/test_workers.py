@@ -11,9 +11,11 @@ import pytest
 
 from flows import pipeline
 from flows.execution import WorkItem
-from flows.workers import Limits, WorkerPool
+from flows.workers import Limits as WorkerLimits
+from flows.workers import WorkerPool
 from schemas.parameters import IngestParameters
 from schemas.problems import HeadswapError
+from stages.video.facts import Limits
 from storage.store import ArtifactStore
 
 
@@ -43,6 +45,7 @@ def item(folder: Path, name: str, **mood: object) -> WorkItem:
         options={},
         seed=0,
         frames=1,
+        limits=Limits(),
         media_folder=folder,
         media_bytes=1 << 30,
     )
@@ -62,7 +65,7 @@ def test_a_crashed_process_is_named_and_replaced(tmp_path: Path) -> None:
 
 
 def test_a_hanging_process_is_killed_after_its_time(tmp_path: Path) -> None:
-    with WorkerPool(1, limits=Limits(seconds=lambda stage: 3.0)) as pool:
+    with WorkerPool(1, limits=WorkerLimits(seconds=lambda stage: 3.0)) as pool:
         error = pool.submit(item(tmp_path, "slow", mood="hang")).exception()
         assert isinstance(error, HeadswapError)
         assert error.code == "timeout"
@@ -70,7 +73,7 @@ def test_a_hanging_process_is_killed_after_its_time(tmp_path: Path) -> None:
 
 
 def test_a_process_that_eats_memory_is_killed(tmp_path: Path) -> None:
-    with WorkerPool(1, limits=Limits(memory_bytes=600 << 20)) as pool:
+    with WorkerPool(1, limits=WorkerLimits(memory_bytes=600 << 20)) as pool:
         error = pool.submit(item(tmp_path, "big", mood="eat")).exception()
         assert isinstance(error, HeadswapError)
         assert error.code == "memory_limit"

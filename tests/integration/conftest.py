@@ -27,6 +27,7 @@ class Ended:
 
     @property
     def document(self) -> dict[str, Any]:
+        assert self.out, self.err
         found = json.loads(self.out)
         assert isinstance(found, dict)
         return found
