@@ -1,0 +1,1 @@
+"""Artifacts on any fsspec location: keys, commit protocol, codecs, failure records, maintenance."""

@@ -198,7 +198,7 @@ def _groups(file: pq.ParquetFile, frames: range) -> list[int]:
     if len(frames) == 0:
         return []
     low, high = min(frames[0], frames[-1]), max(frames[0], frames[-1])
-    position = file.metadata.row_group(0).num_columns and file.schema_arrow.names.index("frame") if file.num_row_groups else 0
+    position = file.schema_arrow.names.index("frame")  # every column, list or not, has one leaf in the file
     found = []
     for group in range(file.num_row_groups):
         statistics = file.metadata.row_group(group).column(position).statistics
