@@ -10,14 +10,14 @@ import cv2
 import numpy as np
 
 from stages.segmentation import HeadFrame, polygon
-from stages.video.crops import extract_crop, to_crop, to_frame
+from stages.video.crops import to_crop
 
 POINTS = 21
 INTERVAL = 4
 """Hands are looked for in frames whose number is a multiple of this, and in all frames next to one with a hand at the head."""
 
 _WIDE, _LOWER, _SIDE = 1.5, 0.15, 320
-"""Hands are looked for in a larger window than the crop, where more of an arm is seen."""
+"""The window in which hands are looked for is larger than the crop and lies lower, to show more of an arm; its longest side."""
 
 _PALM = (0, 1, 5, 9, 13, 17)
 _FINGERS = ((1, 2, 3, 4), (5, 6, 7, 8), (9, 10, 11, 12), (13, 14, 15, 16), (17, 18, 19, 20))
@@ -49,16 +49,24 @@ class HandNetwork:
         self.close()
 
 
-def hand_window(picture: np.ndarray, crop: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The window of a frame in which hands are looked for: its picture uint8 [320, 320, 3] and its place, like a crop's."""
+def hands_in_crop(network: HandNetwork, picture: np.ndarray, crop: np.ndarray, size: int) -> np.ndarray:
+    """Hands found in a window around a crop, float64 [hands, 21, 2] in pixels of the crop.
+
+    Args:
+        network: the network.
+        picture: uint8 [height, width, 3], the whole frame.
+        crop: centre x, centre y, side in frame pixels; size: of the crop's own picture.
+    """
     x, y, side = (float(value) for value in crop)
-    window = np.array([x, y + _LOWER * side, side * _WIDE])
-    return extract_crop(picture, window, _SIDE), window
-
-
-def hands_in_crop(network: HandNetwork, window: np.ndarray, place: np.ndarray, crop: np.ndarray, size: int) -> np.ndarray:
-    """Hands found in a window of :func:`hand_window`, float64 [hands, 21, 2] in pixels of the crop."""
-    return to_crop(to_frame(network(window), place, _SIDE), crop, size)
+    half = _WIDE * side / 2
+    left, top = max(0, int(x - half)), max(0, int(y + _LOWER * side - half))
+    window = picture[top : int(y + _LOWER * side + half), left : int(x + half)]
+    if min(window.shape[:2]) < 2:
+        return np.zeros((0, POINTS, 2))
+    scale = min(1.0, _SIDE / max(window.shape[:2]))
+    small = cv2.resize(window, (round(window.shape[1] * scale), round(window.shape[0] * scale)), interpolation=cv2.INTER_AREA)
+    ratio = (window.shape[1] / small.shape[1], window.shape[0] / small.shape[0])
+    return to_crop(network(small) * ratio + (left, top), crop, size)
 
 
 def at_head(hands: np.ndarray, landmarks: np.ndarray) -> bool:
@@ -95,8 +103,8 @@ class Awaiting:
     """float [478, 2 or 3] in pixels of the crop; None without a face."""
     crop: np.ndarray
     size: int
-    window: np.ndarray
-    place: np.ndarray
+    picture: np.ndarray
+    """uint8 [height, width, 3], the whole frame."""
 
 
 def find_hands(frames: Iterable[Awaiting], network: HandNetwork) -> Iterator[np.ndarray]:
@@ -112,7 +120,7 @@ def find_hands(frames: Iterable[Awaiting], network: HandNetwork) -> Iterator[np.
     def look(frame: Awaiting) -> np.ndarray:
         if frame.landmarks is None:
             return none
-        hands = hands_in_crop(network, frame.window, frame.place, frame.crop, frame.size)
+        hands = hands_in_crop(network, frame.picture, frame.crop, frame.size)
         return hands if len(hands) and at_head(hands, frame.landmarks) else none
 
     last = none

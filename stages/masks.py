@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 
 from schemas.parameters import MaskParameters
@@ -14,9 +15,9 @@ from schemas.problems import ModelError
 from schemas.tables import FOREGROUND_BLOCKS, HAIR_BLOCKS, LABELS, LANDMARKS, MASKS
 from stages import blocks
 from stages.contract import Input, Scope, Stage, Work
-from stages.hands import POINTS, Awaiting, HandNetwork, find_hands, hand_mask, hand_window
+from stages.hands import POINTS, Awaiting, HandNetwork, find_hands, hand_mask
 from stages.segmentation import BACKGROUND, CLOTH, GRID, HAIR, HairNetwork, HeadParser, PersonNetwork, enlarge_labels
-from stages.video.crops import extract_crop, to_crop
+from stages.video.crops import crop_matrix, extract_crop, opencv_matrix, to_crop
 from stages.video.decode import open_clip
 from storage.tables import array
 
@@ -48,6 +49,14 @@ def outside_picture(crop: np.ndarray, width: int, height: int) -> np.ndarray:
     return np.asarray(((y < 0) | (y > height))[:, None] | ((x < 0) | (x > width))[None, :])
 
 
+def _small_crop(picture: np.ndarray, crop: np.ndarray) -> np.ndarray:
+    """The crop at GRID pixels, uint8 [GRID, GRID, 3]: less smooth than from ``extract_crop``, in a quarter of the time."""
+    enlarged = GRID * max(1, int(float(crop[2]) // GRID))
+    matrix = opencv_matrix(crop_matrix(crop, enlarged))
+    found = cv2.warpAffine(picture, matrix, (enlarged, enlarged), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return np.asarray(cv2.resize(found, (GRID, GRID), interpolation=cv2.INTER_AREA) if enlarged > GRID else found, np.uint8)
+
+
 def labels_without_face(person: np.ndarray, size: int) -> np.ndarray:
     """Label map of a frame in which no face was found: all of the person counts as cloth. uint8 [size, size]."""
     return enlarge_labels(np.where(person > 0.5, np.uint8(CLOTH), np.uint8(BACKGROUND)), size)
@@ -58,7 +67,7 @@ def mask_row(labels: np.ndarray, dilation: float) -> dict[str, np.ndarray]:
     return {
         "foreground": blocks.shape_agnostic_grid(labels != BACKGROUND, dilation, FOREGROUND_BLOCKS).ravel(),
         "hair": blocks.hair_grid(labels == HAIR, HAIR_BLOCKS).ravel(),
-        "shares": (np.bincount(labels.ravel(), minlength=len(LABELS))[: len(LABELS)] / labels.size).astype(np.float32),
+        "shares": cv2.calcHist([labels], [0], None, [len(LABELS)], [0, len(LABELS)])[:, 0] / np.float32(labels.size),
     }
 
 
@@ -160,15 +169,14 @@ def _frames(work: Work, stack: ExitStack, hair: HairNetwork | None) -> Iterator[
             row = rows[number]
             points = to_crop(landmarks[row], crops[row], GRID)
             usable = bool(detected[row]) and bool(np.isfinite(points).all())
-            rgb = extract_crop(picture, crops[row], GRID)
+            rgb = _small_crop(picture, crops[row])
             found = None
             if hair is not None and usable:
                 found = hair(extract_crop(picture, crops[row], HairNetwork.SIDE))
             shown = person(rgb)
             shown[outside_picture(crops[row], picture.shape[1], picture.shape[0])] = -1
             ready.append(_Frame(number, usable, rgb, points, shown, found, np.zeros((0, POINTS, 2))))
-            window, place = hand_window(picture, crops[row])
-            yield Awaiting(number, points if usable else None, crops[row], GRID, window, place)
+            yield Awaiting(number, points if usable else None, crops[row], GRID, picture)
 
     for hands in find_hands(awaiting(), stack.enter_context(HandNetwork())):
         frame = ready.popleft()
