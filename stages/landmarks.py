@@ -162,7 +162,7 @@ def observe(mesh: FaceMesh, rgb: NDArray[np.uint8], window: Window, frame: int) 
 def find_in_still(detectors: tuple[FaceDetector, FaceDetector], mesh: FaceMesh, rgb: NDArray[np.uint8]) -> list[Observation]:
     """Faces in a still picture, the surest first.
 
-    It is turned by quarters where that is clearly better, and tried with a lower threshold and a border around it before giving up.
+    It is turned by quarters where that is clearly better, and tried with a lower threshold and a border before giving up.
 
     Args:
         detectors: a strict one and a lenient one.

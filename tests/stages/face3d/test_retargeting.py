@@ -1,0 +1,184 @@
+"""Retargeting keeps what matters: closed stays closed, a face drives itself unchanged, the source's own expression is gone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stages.face3d.model import FaceModel
+from stages.face3d.retargeting import (
+    FeatureRatios,
+    closing,
+    face_size,
+    feature_ratios,
+    lid_gaps,
+    lip_gaps,
+    mirrored_displacement,
+    mirrored_landmarks,
+    nearly_neutral_frames,
+    neutral_landmarks,
+    opening_ratios,
+    openings,
+    restlessness,
+    retarget,
+    scale_field,
+)
+from stages.face3d.topology import CHIN, EYES, LEFT_EYE, LIPS, RIGHT_EYE
+
+MODEL = FaceModel.builtin()
+AT_REST = neutral_landmarks(MODEL.mean, np.zeros(len(MODEL.names)), MODEL)
+
+
+def weights(**named: float) -> np.ndarray:
+    vector = np.zeros(len(MODEL.names))
+    for name, value in named.items():
+        vector[list(MODEL.indices(name))] = value
+    return vector
+
+
+def face(seed: int) -> np.ndarray:
+    """Somebody at rest, with clearly other proportions than the mean face."""
+    rng = np.random.default_rng(seed)
+    shape = MODEL.shape(1.5 * rng.normal(size=len(MODEL.identity)))
+    for eye in EYES:
+        middle = shape[[*eye.corners]].mean(0)
+        points = [*eye.outline, *eye.iris_points]
+        shape[points, 1] = middle[1] + (shape[points, 1] - middle[1]) * rng.uniform(0.6, 1.6)
+    lips = list(LIPS)
+    shape[lips, 0] *= rng.uniform(0.75, 1.3)
+    return neutral_landmarks(shape, np.zeros(len(MODEL.names)), MODEL)
+
+
+def with_closed_eyes(neutral: np.ndarray, left_over: float = 0.0) -> np.ndarray:
+    closed = neutral.copy()
+    for eye in EYES:
+        gap = neutral[list(eye.upper), 1] - neutral[list(eye.lower), 1]
+        closed[list(eye.upper), 1] -= gap * (1 - left_over)
+    return closed
+
+
+def with_open_mouth(neutral: np.ndarray, amount: float) -> np.ndarray:
+    return neutral + MODEL.displacement(weights(jawOpen=amount))
+
+
+def test_neutral_landmarks_have_lost_the_fitted_expression():
+    smiling = weights(mouthSmile=0.8, jawOpen=0.5, browInnerUp=0.6)
+    person = face(3)
+    back = neutral_landmarks(person + MODEL.displacement(smiling), smiling, MODEL)
+    np.testing.assert_allclose(back, person, atol=0.03)
+    assert np.abs(lip_gaps(back[None])).max() < 1e-9
+
+
+def test_a_face_drives_itself_unchanged():
+    driver = np.stack([AT_REST, with_open_mouth(AT_REST, 0.7), AT_REST + MODEL.displacement(weights(mouthSmile=0.7))])
+    result = retarget(driver, AT_REST, AT_REST, feature_ratios(AT_REST, AT_REST))
+    np.testing.assert_allclose(result, driver, atol=0.02)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10_000), st.integers(0, 10_000), st.floats(0, 0.1))
+def test_closed_eyes_stay_closed_whatever_the_proportions(one, other, left_over):
+    driver, source = face(one), face(other)
+    result = retarget(with_closed_eyes(driver, left_over)[None], driver, source, feature_ratios(source, driver))
+    for eye in EYES:
+        assert np.abs(lid_gaps(result, eye)).max() < 0.01
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10_000), st.integers(0, 10_000), st.floats(0, 1))
+def test_a_closed_mouth_stays_closed_whatever_the_proportions_and_expression(one, other, smile):
+    driver, source = face(one), face(other)
+    moving = neutral_landmarks(
+        driver + MODEL.displacement(weights(mouthSmile=smile, mouthPucker=1 - smile)), weights(), MODEL
+    )  # smiles or pouts with closed lips
+    result = retarget(moving[None], driver, source, feature_ratios(source, driver))
+    assert np.abs(lip_gaps(result)).max() < 1e-6
+
+
+def test_open_eyes_open_by_the_same_share():
+    driver, source = face(1), face(2)
+    half = driver.copy()
+    for eye in EYES:
+        half[list(eye.upper), 1] -= 0.5 * (driver[list(eye.upper), 1] - driver[list(eye.lower), 1])
+    result = retarget(half[None], driver, source, feature_ratios(source, driver))
+    for eye in EYES:
+        assert opening_ratios(result, source, eye).mean() == pytest.approx(0.5, abs=0.03)
+
+
+def test_a_wider_mouth_opens_wider():
+    wide = AT_REST.copy()
+    wide[list(LIPS), 0] *= 1.4
+    wide[CHIN, 1] -= 0.2
+    ratios = feature_ratios(wide, AT_REST)
+    assert ratios.mouth[0] == pytest.approx(1.4, abs=0.05)
+    opened = with_open_mouth(AT_REST, 0.6)[None]
+    assert lip_gaps(retarget(opened, AT_REST, wide, ratios)).max() > 1.1 * lip_gaps(opened).max()
+
+
+def test_gaze_is_carried_over_by_its_place_in_the_eye():
+    source = face(5)
+    looking = AT_REST.copy()
+    for eye in EYES:
+        looking[list(eye.iris_points), 0] += 0.08
+    straight, turned = retarget(np.stack([AT_REST, looking]), AT_REST, source, feature_ratios(source, AT_REST))
+    for eye in EYES:
+        moved = turned[eye.iris, 0] - straight[eye.iris, 0]
+        width = np.linalg.norm(source[eye.outer] - source[eye.inner])
+        assert moved == pytest.approx(0.08 * width / np.linalg.norm(AT_REST[eye.outer] - AT_REST[eye.inner]), rel=0.15)
+        size = np.linalg.norm(turned[list(eye.iris_border)] - turned[eye.iris], axis=1)
+        np.testing.assert_allclose(size, np.linalg.norm(source[list(eye.iris_border)] - source[eye.iris], axis=1), rtol=1e-6)
+
+
+def test_lids_can_be_closed_by_an_edit():
+    result = retarget(AT_REST[None], AT_REST, AT_REST, FeatureRatios(), lids=np.array([[0.0, 1.0]]))
+    assert np.abs(lid_gaps(result, LEFT_EYE)).max() < 0.01
+    assert lid_gaps(result, RIGHT_EYE).mean() == pytest.approx(lid_gaps(AT_REST[None], RIGHT_EYE).mean(), rel=0.05)
+
+
+def test_scaling_fades_smoothly_between_regions():
+    field = scale_field(FeatureRatios((1.5, 1.5), (1.5, 1.5), (0.6, 0.6)))
+    assert field[LEFT_EYE.upper[3]].min() > 1.4
+    assert field[13].max() < 0.7
+    assert field[10] == pytest.approx(np.ones(3), abs=0.05)
+    neighbours = np.linalg.norm(MODEL.mean[:, None] - MODEL.mean[None], axis=-1)
+    close = (neighbours > 0) & (neighbours < 0.06)
+    assert np.abs(field[:, None, 0] - field[None, :, 0])[close].max() < 0.3
+
+
+def test_only_openings_far_below_half_are_closed_further():
+    shares = np.linspace(0, 2, 101)
+    closed = closing(shares)
+    assert (closed[shares <= 0.12] == 0).all()
+    np.testing.assert_allclose(closed[shares >= 0.4], shares[shares >= 0.4])
+    assert (np.diff(closed) >= 0).all()
+
+
+def test_openings_do_not_depend_on_size_or_turn():
+    turn, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))
+    shapes = np.stack([AT_REST, with_open_mouth(AT_REST, 0.5)])
+    np.testing.assert_allclose(openings(shapes @ turn.T * 130 + 7), openings(shapes), atol=1e-9)
+    assert openings(shapes)[1, 2] > 0.2 > openings(shapes)[0, 2]
+
+
+def test_the_neutral_frame_is_frontal_and_at_rest():
+    expression = np.stack([weights(), weights(jawOpen=0.1), weights(mouthSmile=0.8), weights()])
+    opened = openings(np.stack([AT_REST, AT_REST, AT_REST, with_open_mouth(AT_REST, 0.5)]))
+    turned = np.tile(np.eye(3), (4, 1, 1))
+    turned[0] = [[0.5, 0, 0.87], [0, 1, 0], [-0.87, 0, 0.5]]
+    chosen = nearly_neutral_frames(restlessness(expression, opened), turned)
+    assert chosen.tolist() == [1, 2, 3]
+
+
+def test_landmarks_mirror_in_pairs():
+    partner = mirrored_landmarks()
+    np.testing.assert_array_equal(partner[partner], np.arange(478))
+    np.testing.assert_array_equal(partner[list(RIGHT_EYE.upper)], LEFT_EYE.upper)
+    blink = MODEL.displacement(weights(eyeBlinkLeft=1.0))
+    np.testing.assert_allclose(mirrored_displacement(mirrored_displacement(blink)), blink)
+    assert np.abs(mirrored_displacement(blink)[list(RIGHT_EYE.upper), 1]).mean() > 0.03
+
+
+def test_size_of_a_face_scales_with_it():
+    assert face_size(AT_REST * 1.3 + 4) == pytest.approx(1.3 * face_size(AT_REST))
