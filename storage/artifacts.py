@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -135,9 +136,11 @@ class ArtifactWriter:
         with translated(f"checking the output of {self._who()}", str(self.directory)):
             files = tuple(entry or self._measure(name) for name, entry in sorted(self._files.items()))
             declared = {entry.path for entry in files}
-            for path in [path for path in self.directory.rglob("*") if not path.is_dir()]:
-                if path.relative_to(self.directory).as_posix() not in declared:
-                    path.unlink()
+            for folder, _, names in os.walk(self.directory):
+                inside = os.path.relpath(folder, self.directory)
+                for name in names:
+                    if (name if inside == "." else f"{inside}/{name}") not in declared:
+                        os.unlink(os.path.join(folder, name))
         facts = json.loads(canonical_json(self.facts))
         created = datetime.now(UTC).isoformat(timespec="seconds")
         digest = content_digest(files, facts)
@@ -232,7 +235,7 @@ class PictureWriter:
         if frame in self.frames or frame < 0:
             raise ValueError(f"frame {frame} of {self.folder.name} was written already or is negative")
         name = f"{frame:06d}.png"
-        with translated(f"writing {self.folder.name}/{name}", str(self.folder)), open(self.folder / name, "xb") as file:
+        with translated(f"writing {self.folder.name}/{name}", str(self.folder)), open(f"{self.folder}/{name}", "xb") as file:
             file.write(data)
         self.frames.add(int(frame))
         self.entries.append(FileEntry(f"{self.folder.name}/{name}", len(data), digest_bytes(data)))
