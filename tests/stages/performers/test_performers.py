@@ -1,0 +1,186 @@
+"""Synthetic people: the truth beside the picture is the truth, and the shipped examples are faces."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from schemas.tables import LABELS
+from stages.detectors import FaceDetector
+from stages.performers.appearance import Appearance, Room, display, linear
+from stages.performers.head import HeadModel, bend, rotation_matrix
+from stages.performers.performance import hum, perform
+from stages.performers.raster import ambient_occlusion, lit, noise, vertex_normals, visibility
+from stages.performers.scene import Camera, Performer
+from stages.video.decode import open_clip, probe
+
+PAIRED = ("eyeBlink", "mouthSmile", "cheekSquint", "browOuterUp", "browDown", "browInnerUp")
+NAMES = [f"{stem}_{side}" for stem in PAIRED for side in "LR"]
+NAMES += [f"eyeLook{way}_{side}" for way in ("In", "Out", "Up", "Down") for side in "LR"]
+NAMES += [f"mouth{shape}_{side}" for shape in ("LowerDown", "UpperUp", "Stretch", "Press") for side in "LR"]
+NAMES += ["jawOpen", "mouthFunnel", "mouthPucker", "mouthRollLower", "mouthRollUpper"]
+
+
+@pytest.fixture(scope="module")
+def model(shared: Path) -> HeadModel:
+    return HeadModel.load(shared / "models" / "ict" / "ict_facekit.npz")
+
+
+@pytest.fixture(scope="module")
+def performer(model: HeadModel) -> Performer:
+    identity = np.random.default_rng(5).normal(size=40).astype(np.float32) * 0.6
+    return Performer(model, identity, Appearance(hair_style="bob", tips=-5.0))
+
+
+def shoot(performer: Performer, pose: tuple[float, float, float], **weights: float):  # type: ignore[no-untyped-def]
+    camera, room = Camera(256, 256), Room()
+    expression = np.zeros(len(performer.model.expression_names), np.float32)
+    for name, weight in weights.items():
+        expression[performer.model.expression_names.index(name)] = weight
+    return camera, performer.shoot(camera, room, room.paint(256, 256), expression, np.array(pose, np.float32))
+
+
+def test_nearest_triangle_is_seen_and_its_weights_interpolate() -> None:
+    points = np.array([[2, 2, 1], [18, 2, 1], [2, 18, 1], [0, 0, 0], [20, 0, 0], [0, 20, 0]], np.float32)
+    triangles = np.array([[3, 4, 5], [0, 1, 2]], np.int32)
+    seen, weights, depth = np.full((20, 20), -1, np.int32), np.zeros((20, 20, 2), np.float32), np.full((20, 20), -1e9, np.float32)
+    nothing = np.zeros(6, np.float32)
+    visibility(points, triangles, nothing, nothing, np.zeros(2, np.float32), seen, weights, depth)
+    assert seen[5, 5] == 1
+    assert seen[1, 0] == 0
+    assert seen[19, 19] == -1
+    a, b = weights[5, 6]
+    np.testing.assert_allclose(a * points[0, :2] + b * points[1, :2] + (1 - a - b) * points[2, :2], (6.5, 5.5), atol=1e-4)
+
+
+def test_shadow_falls_where_light_is_blocked() -> None:
+    y, x = np.mgrid[0:30, 0:30].astype(np.float32)
+    floor = np.stack([x.ravel(), y.ravel(), np.zeros(900, np.float32)], 1)
+    roof = np.array([[10, 10, 8], [20, 10, 8], [10, 20, 8], [20, 20, 8]], np.float32)
+    cells = np.array([(r * 30 + c, r * 30 + c + 1, r * 30 + 30 + c) for r in range(29) for c in range(29)], np.int32)
+    triangles = np.concatenate([cells, np.array([[900, 901, 902], [901, 903, 902]], np.int32)])
+    vertices, normals = np.concatenate([floor, roof]), np.tile(np.array([0, 0, 1], np.float32), (904, 1))
+    light = lit(vertices, normals, triangles, np.array([0, 0, 1], np.float32))[:900].reshape(30, 30)
+    assert light[15, 15] < 0.05
+    assert light[5, 5] > 0.95
+    open_sky = ambient_occlusion(vertices, normals, triangles)[:900].reshape(30, 30)
+    assert open_sky[15, 15] < 0.75 * open_sky[3, 3]
+
+
+def test_normals_of_a_plane_point_up() -> None:
+    vertices = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [1, 1, 0]], np.float32)
+    np.testing.assert_allclose(vertex_normals(vertices, np.array([[0, 1, 2], [1, 3, 2]], np.int32)), [[0, 0, 1]] * 4)
+
+
+def test_noise_is_smooth_and_bounded() -> None:
+    values = np.array([noise(k * 0.01, 0.3, 7.0) for k in range(1000)])
+    assert 0 <= values.min() < values.max() <= 1
+    assert np.abs(np.diff(values)).max() < 0.05
+
+
+def test_colours_survive_the_way_to_light_and_back() -> None:
+    shown = np.array([0, 12, 100, 200], np.uint8)
+    np.testing.assert_array_equal(display(linear(shown.astype(np.float32))), shown)
+
+
+def test_the_neck_bends_and_the_shoulders_stay() -> None:
+    points = np.array([[0, 5, 8], [0, -8, 5], [0, -15, 3]], np.float32)
+    turned = bend(points, points[:, 1], rotation_matrix(0.5, 0, 0), np.zeros(3, np.float32))
+    moved = np.linalg.norm(turned - points, axis=1)
+    assert moved[0] > moved[1] > 0
+    assert moved[2] == 0
+    assert turned[0, 0] > 3  # positive yaw turns to the picture's right
+
+
+def test_a_performance_is_the_same_for_the_same_seed_and_stays_in_range() -> None:
+    first, again, other = (perform(NAMES, 100, 25, seed=seed) for seed in (3, 3, 4))
+    np.testing.assert_array_equal(first.expression, again.expression)
+    assert not np.array_equal(first.expression, other.expression)
+    assert first.expression.min() >= 0
+    assert first.expression.max() <= 1
+    assert first.expression[:, NAMES.index("eyeBlink_L")].max() > 0.9
+    assert first.expression[:, NAMES.index("jawOpen")].std() > 0.03
+    assert np.abs(np.diff(first.pose, axis=0)).max() < 0.05
+
+
+def test_the_hum_is_as_long_as_the_performance_and_silent_with_a_closed_mouth() -> None:
+    performance = perform(NAMES, 75, 25, seed=1)
+    sound = hum(performance, seed=1)
+    assert len(sound) == 3 * 44_100
+    loud = np.abs(sound).reshape(75, -1).mean(1)
+    assert loud[performance.voice > 0.6].mean() > 5 * loud[:4].mean()
+
+
+def test_rendering_is_deterministic(performer: Performer) -> None:
+    first, again = (shoot(performer, (0.2, 0, 0), jawOpen=0.3)[1] for _ in range(2))
+    np.testing.assert_array_equal(first.picture, again.picture)
+    np.testing.assert_array_equal(first.labels, again.labels)
+
+
+def test_labels_and_landmarks_lie_where_the_picture_shows_them(performer: Performer) -> None:
+    camera, shot = shoot(performer, (0, 0, 0))
+    assert set(np.unique(shot.labels)) == {LABELS.index(name) for name in ("background", "hair", "face", "neck", "cloth")}
+    nose = shot.landmarks[30, :2].astype(int)
+    assert shot.labels[nose[1], nose[0]] == LABELS.index("face")
+    chin = shot.landmarks[8, :2].astype(int)
+    assert shot.labels[chin[1] + 14, chin[0]] == LABELS.index("neck")
+    assert shot.labels[-3, 128] == LABELS.index("cloth")
+    rows = np.flatnonzero((shot.labels == LABELS.index("hair")).any(1))
+    assert rows[0] < shot.landmarks[:, 1].min()
+    np.testing.assert_allclose(camera.project(shot.vertices[performer.model.points68])[:, :2], shot.landmarks[:, :2], atol=1e-3)
+
+
+def test_expression_and_pose_move_what_they_should(performer: Performer) -> None:
+    _, still = shoot(performer, (0, 0, 0))
+    _, speaking = shoot(performer, (0, 0, 0), jawOpen=0.6)
+    _, turned = shoot(performer, (0.4, 0, 0))
+    gap = [shot.landmarks[66, 1] - shot.landmarks[62, 1] for shot in (still, speaking)]
+    assert gap[1] > gap[0] + 5
+    assert turned.landmarks[30, 0] > still.landmarks[30, 0] + 5
+    np.testing.assert_allclose(turned.rotation @ turned.rotation.T, np.eye(3), atol=1e-6)
+
+
+def test_every_hair_style_and_garment_can_be_worn(model: HeadModel) -> None:
+    camera, room = Camera(96, 96), Room("shelf", seed=1)
+    background, nothing = room.paint(96, 96), np.zeros(len(model.expression_names), np.float32)
+    shares = {}
+    garments = ("crew", "roll", "shirt")
+    for k, style in enumerate(("bald", "short", "long")):
+        person = Performer(model, np.zeros(4, np.float32), Appearance(hair_style=style, clothes_style=garments[k]))  # type: ignore[arg-type]
+        labels = person.shoot(camera, room, background, nothing, np.zeros(3, np.float32)).labels
+        shares[style] = (labels == LABELS.index("hair")).mean()
+        assert (labels == LABELS.index("cloth")).mean() > 0.1
+    assert shares["bald"] == 0
+    assert 0.02 < shares["short"] < shares["long"]
+
+
+def test_drawn_appearances_differ_and_repeat() -> None:
+    assert Appearance.drawn(4) == Appearance.drawn(4)
+    assert len({Appearance.drawn(seed).hair_style for seed in range(40)}) >= 5
+
+
+def test_examples_are_complete_small_and_synthetic(examples: Path) -> None:
+    with (examples / "catalogue.csv").open(newline="") as file:
+        jobs = list(csv.DictReader(file))
+    assert len(jobs) >= 3
+    assert {job["rights"] for job in jobs} == {"synthetic"}
+    assert all((examples / job[column]).is_file() for job in jobs for column in ("source", "target"))
+    assert sum(path.stat().st_size for path in examples.iterdir() if path.is_file()) < 5e6
+    facts = {path.stem: probe(path) for path in examples.glob("*.mp4")}
+    assert [len(facts[name].audio) for name in ("clip_speech", "clip_smile", "clip_turn")] == [1, 0, 0]
+    assert {facts[name].fps for name in facts} == {"24", "25", "30"}
+
+
+def test_every_frame_of_the_examples_shows_one_face(examples: Path) -> None:
+    with FaceDetector(0.5) as detector:
+        for path in sorted(examples.glob("clip_*.mp4")):
+            with open_clip(path) as clip:
+                counts = [len(detector.detect(picture)) for _, picture in clip.iterate(step=7)]
+            assert counts == [1] * len(counts), path.name
+        for path in sorted(examples.glob("portrait_*.png")):
+            picture = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
+            assert len(detector.detect(picture)) == 1, path.name
