@@ -229,8 +229,7 @@ def test_damage_is_found_where_it_is(case: Case) -> None:
     assert columns["outside_difference"][[3, 8]].max() < 2
     verdict = artifact.facts["verdict"]
     assert verdict["grade"] == "poor"  # type: ignore[index]
-    starts = [first for first, _, _ in verdict["flagged"]]  # type: ignore[index]
-    assert 11 in starts
+    assert any(first <= 11 < end and "face_not_found" in reasons for first, end, reasons in verdict["flagged"])  # type: ignore[index]
 
 
 def test_every_third_frame_may_be_enough(case: Case) -> None:
