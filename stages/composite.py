@@ -105,15 +105,19 @@ def feathered_region(
     return np.asarray(share * share * (3 - 2 * share) * blocks, np.float32)
 
 
-def changed_share(generated: NDArray[np.floating], target: NDArray[np.floating]) -> Weights:
+def changed_share(generated: NDArray[np.float32], target: NDArray[np.float32]) -> Weights:
     """How much a generated picture differs from the target's, softly and a few pixels wide of it; float32 [h, w] in 0..1.
 
     A renderer that leaves the target's pixels as they are (cloth, hands) would otherwise soften them by resampling twice.
     """
-    difference = np.abs(cv2.blur(generated, (3, 3)) - cv2.blur(target, (3, 3))).max(axis=2)
-    share = np.clip((difference - UNCHANGED) / (CHANGED - UNCHANGED), 0, 1).astype(np.float32)
-    share = cv2.dilate(share, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (7, 7)))
-    return np.asarray(cv2.blur(share, (5, 5)), np.float32)
+    height, width = target.shape[:2]
+    half = (max(1, width // 2), max(1, height // 2))
+    small = [cv2.resize(picture, half, interpolation=cv2.INTER_AREA) for picture in (generated, target)]
+    red, green, blue = cv2.split(cv2.absdiff(small[0], small[1]))
+    difference = cv2.max(cv2.max(red, green), blue)
+    share = np.clip((difference - np.float32(UNCHANGED)) * np.float32(1 / (CHANGED - UNCHANGED)), 0, 1)
+    share = cv2.blur(cv2.dilate(share, np.ones((5, 5), np.uint8)), (3, 3))
+    return np.asarray(cv2.resize(share, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
 
 
 def exposure_curves(target: ArrayLike, generated: ArrayLike, shots: ArrayLike, smoothing_frames: float) -> NDArray[np.float64]:
@@ -199,8 +203,11 @@ def compose_window(
         matched = match_exposure(generated, curve)
         if matched is not generated:
             shown = _to_window(matched, crop, window)
-    region = share > 1 / 512
-    return np.where(region[..., None], target + (shown - target) * share[..., None], target), region
+    share[share < 1 / 512] = 0
+    shown -= target
+    shown *= share[..., None]
+    shown += target
+    return shown, share > 0
 
 
 def _to_window(picture: Image | Weights, crop: ArrayLike, window: Window) -> NDArray[np.float32]:

@@ -6,7 +6,8 @@ itself is a renderer's business (``stages.renderer``).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
+from typing import Generic, TypeVar
 
 import cv2
 import numpy as np
@@ -19,7 +20,7 @@ from stages.blocks import block_grid, dilate, expand_grid
 from stages.contract import Chunk, Input, Scope, Stage, Work
 from stages.plates import background_crop
 from stages.portrait import read_portrait
-from stages.renderer import Generated, Renderer, Scene
+from stages.renderer import Generated, Portrait, Renderer, Scene
 from stages.segmentation import FACE, HAIR
 from stages.video.crops import extract_crop, to_crop
 from stages.video.decode import open_clip
@@ -27,6 +28,8 @@ from stages.warp.colour import SkinStatistics, face_skin, skin_statistics
 from stages.warp.geometry import Pose
 from stages.warp.renderer import WarpRenderer
 from storage.tables import array
+
+T = TypeVar("T")
 
 SHOT_SAMPLES = 6
 """Frames of the target's shot whose skin the source's colours are matched to."""
@@ -39,6 +42,9 @@ REGION_MARGIN = 0.045
 
 RING = 0.06
 """Width of the ring around the region in which statistics are taken, share of the crop's side."""
+
+_COARSE = 4
+"""Regions are grown at a quarter of the crop's size."""
 
 
 class Render(Stage):
@@ -76,6 +82,26 @@ class Render(Stage):
                     work.progress(1)
         columns = {name: np.asarray([row[name] for row in rows.values()]) for name in _untouched()}
         work.output.write_table(RENDERED, {"frame": np.asarray(list(rows), np.int32), **columns})
+
+
+class _Recent(Generic[T]):
+    """The last few results of something slow, by what they depend on: the chunks of a job share them."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._held: dict[Hashable, T] = {}
+
+    def get(self, key: Hashable, make: Callable[[], T]) -> T:
+        if key not in self._held:
+            value = make()
+            while len(self._held) >= self._size:
+                del self._held[next(iter(self._held))]
+            self._held[key] = value
+        return self._held[key]
+
+
+_PORTRAITS: _Recent[Portrait] = _Recent(2)
+_SKIN: _Recent[list[SkinStatistics]] = _Recent(4)
 
 
 class Target:
@@ -144,10 +170,10 @@ class Target:
                 )
 
 
-def shot_skin(work: Work, chunk: Chunk, size: int) -> list[SkinStatistics]:
-    """Skin of the target's face in some frames spread over the chunk's shot; the same for every chunk of that shot."""
+def shot_skin(work: Work, shot: int, size: int) -> list[SkinStatistics]:
+    """Skin of the target's face in some frames spread over a shot; the same for every chunk of that shot."""
     subject = work.inputs.table("track", "subject", "target", columns=["frame", "shot", "detected", "crop"])
-    usable = np.flatnonzero((array(subject, "shot") == chunk.shot) & array(subject, "detected").astype(bool))
+    usable = np.flatnonzero((array(subject, "shot") == shot) & array(subject, "detected").astype(bool))
     if not len(usable):
         return []
     rows = usable[np.unique(np.linspace(0, len(usable) - 1, SHOT_SAMPLES).round().astype(int))]
@@ -167,24 +193,32 @@ def shot_skin(work: Work, chunk: Chunk, size: int) -> list[SkinStatistics]:
 
 def changed_region(scene: Scene, result: Generated) -> NDArray[np.bool_]:
     """Blocks, bool [16, 16], that hold the old head, the new head or any other change, with room for the soft border."""
-    changed = cv2.absdiff(result.picture, scene.picture).max(axis=2) > CHANGE
+    difference = cv2.absdiff(result.picture, scene.picture)
+    changed = cv2.max(cv2.max(difference[..., 0], difference[..., 1]), difference[..., 2]) > CHANGE
     touched = changed | (result.head > 0.02) | (scene.labels == HAIR) | (scene.labels == FACE)
-    return block_grid(dilate(touched, REGION_MARGIN * touched.shape[0]), FOREGROUND_BLOCKS)
+    size = touched.shape[0] // _COARSE
+    coarse = touched.reshape(size, _COARSE, size, _COARSE).any(axis=(1, 3))
+    return block_grid(dilate(coarse, REGION_MARGIN * size), FOREGROUND_BLOCKS)
 
 
-def ring_statistics(picture: NDArray[np.uint8], region: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Mean and standard deviation of L, a, b (8 bits) in the ring just outside the region; float32 [6], NaN without a ring.
+def ring_mask(region: NDArray[np.bool_], size: int) -> NDArray[np.bool_]:
+    """The ring just outside a region of blocks [16, 16], at a quarter of the size: bool [size / 4, size / 4]."""
+    coarse = expand_grid(region, size // _COARSE)
+    return dilate(coarse, RING * coarse.shape[0]) & ~coarse
+
+
+def ring_statistics(picture: NDArray[np.uint8], ring: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Mean and standard deviation of L, a, b (8 bits) inside a ring; float32 [6], NaN where there is none.
 
     Args:
         picture: uint8 RGB [size, size, 3].
-        region: bool [16, 16].
+        ring: bool [size / 4, size / 4]; every fourth pixel in both directions is looked at.
     """
-    inside = expand_grid(region, picture.shape[0])
-    ring = dilate(inside, RING * picture.shape[0]) & ~inside
-    if ring.sum() < 64:
+    if ring.sum() < 16:
         return np.full(6, np.nan, np.float32)
-    lab = cv2.cvtColor(picture[ring][None], cv2.COLOR_RGB2LAB)[0].astype(np.float32)
-    return np.concatenate([lab.mean(0), lab.std(0)])
+    pixels = cv2.cvtColor(picture[_COARSE // 2 :: _COARSE, _COARSE // 2 :: _COARSE][ring][None], cv2.COLOR_RGB2LAB)
+    mean, deviation = cv2.meanStdDev(pixels)
+    return np.concatenate([mean[:, 0], deviation[:, 0]]).astype(np.float32)
 
 
 def _renderer(work: Work, parameters: RenderParameters, target: Target) -> Renderer:
@@ -195,7 +229,12 @@ def _renderer(work: Work, parameters: RenderParameters, target: Target) -> Rende
             f"The renderer '{parameters.renderer}' has no weights here.",
             "Choose the renderer 'warp', which needs none.",
         )
-    return WarpRenderer(read_portrait(work), shot_skin(work, work.chunk, target.size), parameters.match_neck)
+    shot = work.chunk.shot
+    retarget, track = work.inputs.one("retarget", "job").digest, work.inputs.one("track", "target").digest
+    masks = tuple(artifact.digest for artifact in work.inputs.all("masks", "source"))
+    portrait = _PORTRAITS.get((retarget, masks), lambda: read_portrait(work))
+    skin = _SKIN.get((track, work.media["target"], shot, target.size), lambda: shot_skin(work, shot, target.size))
+    return WarpRenderer(portrait, skin, parameters.match_neck)
 
 
 def _rendered(renderer: Renderer, scenes: Iterator[Scene]) -> Iterator[tuple[Scene, Generated]]:
@@ -216,11 +255,12 @@ def _rendered(renderer: Renderer, scenes: Iterator[Scene]) -> Iterator[tuple[Sce
 
 def _row(scene: Scene, result: Generated) -> dict[str, object]:
     region = changed_region(scene, result)
+    ring = ring_mask(region, scene.picture.shape[0])
     return {
         "generated": True,
         "region": region.ravel(),
-        "target_statistics": ring_statistics(scene.picture, region),
-        "generated_statistics": ring_statistics(result.picture, region),
+        "target_statistics": ring_statistics(scene.picture, ring),
+        "generated_statistics": ring_statistics(result.picture, ring),
     }
 
 

@@ -11,7 +11,7 @@ from stages.warp import topology
 from stages.warp.eyes import Eye, draw_eye, take_eye
 from stages.warp.geometry import FLIP, HeadMesh, Pose
 from stages.warp.mouth import draw_mouth
-from stages.warp.neck import FACE, HAIR, NECK, OTHER, jaw_shadow, underlay
+from stages.warp.neck import HAIR, OTHER, jaw_shadow, underlay
 from stages.warp.raster import OUTSIDE, rasterise
 from stages.warp.shapes import polygon_coverage
 
@@ -89,31 +89,36 @@ def _soften_folds(layers: NDArray[np.uint8], map_x: NDArray[np.float32], map_y: 
     """Smooth the steps where a nearer part of the head covers a farther one (a cheek before hair); in place."""
     fold = np.zeros(map_x.shape, np.uint8)
     for coordinate in (map_x, map_y):
-        for axis in (0, 1):
-            jump = np.abs(np.diff(coordinate, axis=axis))
+        for here, there in ((np.s_[1:], np.s_[:-1]), (np.s_[:, 1:], np.s_[:, :-1])):
             # Towards the outside of the mesh the picture is transparent: no fold.
-            found = ((jump > FOLD) & (jump < -OUTSIDE / 2)).astype(np.uint8)
-            if axis == 0:
-                fold[1:] |= found
-            else:
-                fold[:, 1:] |= found
-    if fold.any():
-        soft = cv2.GaussianBlur(layers, (0, 0), 1.0)
-        cv2.copyTo(soft, cv2.dilate(fold, np.ones((3, 3), np.uint8)), layers)
+            fold[here] |= cv2.inRange(cv2.absdiff(coordinate[here], coordinate[there]), FOLD, -OUTSIDE / 2)
+    rows, columns = np.flatnonzero(fold.any(1)), np.flatnonzero(fold.any(0))
+    if not len(rows):
+        return
+    box = tuple(slice(max(int(found[0]) - 4, 0), int(found[-1]) + 5) for found in (rows, columns))
+    soft = cv2.GaussianBlur(layers[box], (0, 0), 1.0)
+    mask = cv2.dilate(fold[box], np.ones((3, 3), np.uint8)) > 0
+    np.copyto(layers[box], soft, where=mask[..., None])
 
 
 def _neck_fade(portrait: Portrait) -> NDArray[np.float32]:
-    """Opacity [size, size] that lets the source's neck end softly below its jaw; one elsewhere."""
+    """Opacity [size, size] that lets the source's neck end softly below its jaw; one elsewhere, and on hair."""
     shape = portrait.labels.shape
-    outline = polygon_coverage(portrait.landmarks[topology.FACE_OVAL, :2], shape)
+    landmarks = portrait.landmarks
+    outline = polygon_coverage(landmarks[topology.FACE_OVAL, :2], shape)
     distance = cv2.distanceTransform((outline < 0.5).astype(np.uint8), cv2.DIST_L2, 5) / portrait.pose.scale
     near, far = NECK_FADE
     fade = np.clip(1 - (distance - near) / (far - near), 0, 1)
     fade = fade * fade * (3 - 2 * fade)
-    neck = cv2.dilate((portrait.labels == NECK).astype(np.uint8), np.ones((13, 13), np.uint8))
-    neck[(portrait.labels == HAIR) | (portrait.labels == FACE)] = 0
-    neck = cv2.GaussianBlur(neck.astype(np.float32), (0, 0), 1.5)
-    return np.asarray(1 - neck * (1 - fade), np.float32)
+    # From the tip of the nose downwards: ears lie higher.
+    down = landmarks[152, :2] - landmarks[10, :2]
+    down = down / max(float(np.linalg.norm(down)), 1e-6)
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    height = ((x - landmarks[2, 0]) * down[0] + (y - landmarks[2, 1]) * down[1]) / portrait.pose.scale
+    low = np.clip(height / 0.35, 0, 1)
+    hair = cv2.dilate((portrait.labels == HAIR).astype(np.uint8), np.ones((9, 9), np.uint8))
+    skin = 1 - cv2.GaussianBlur(hair.astype(np.float32), (0, 0), 2.0)
+    return np.asarray(1 - low * skin * (1 - fade), np.float32)
 
 
 def compose(head: Head, scene: Scene, gain: NDArray[np.floating] | None) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
@@ -129,11 +134,16 @@ def compose(head: Head, scene: Scene, gain: NDArray[np.floating] | None) -> tupl
     """
     colour, opacity = head.draw(scene.aligned, scene.pose, scene.picture, scene.landmarks)
     unit = scene.pose.scale
-    base, skin = underlay(scene.picture, scene.background, scene.labels, scene.landmarks, unit, gain)
-    shadow = jaw_shadow(opacity, skin, unit)
-    result = base * (shadow * (1 - opacity))[..., None] + colour
+    result, skin = underlay(scene.picture, scene.background, scene.labels, scene.landmarks, unit, gain)
+    rows, columns = (np.flatnonzero(((opacity > 0) | (skin > 0)).any(axis)) for axis in (1, 0))
+    if len(rows):
+        box = (slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1))
+        share = jaw_shadow(opacity, skin, unit)[box] * (1 - opacity[box])
+        part = result[box] * share[..., None]
+        part += colour[box]
+        result[box] = np.clip(part + np.float32(0.5), 0, 255).astype(np.uint8)
     occluder = scene.labels == OTHER
     if occluder.any():
-        share = cv2.GaussianBlur(occluder.astype(np.float32), (0, 0), 1.2)[..., None]
-        result = result * (1 - share) + scene.picture * share
-    return np.clip(result + 0.5, 0, 255).astype(np.uint8), opacity
+        share = cv2.GaussianBlur(occluder.astype(np.float32), (0, 0), 1.2)
+        result = np.asarray(cv2.blendLinear(result, scene.picture, 1 - share, share), np.uint8)
+    return result, opacity

@@ -55,7 +55,9 @@ def neck_column(labels: Mask, landmarks: NDArray[np.floating], unit: float) -> t
     x = np.arange(width, dtype=np.float32)[None] + 0.5
     y = np.arange(height, dtype=np.float32)[:, None] + 0.5
     inside = np.clip((half - np.abs(x - centre)) / (0.12 * unit) + 0.5, 0, 1)
-    below = np.clip((y - top) / (0.25 * unit), 0, 1) * np.clip((lower - y) / (0.15 * unit) + 1, 0, 1)
+    # It ends in a round neckline.
+    end = lower - 0.7 * unit * ((x - centre) / half) ** 2
+    below = np.clip((y - top) / (0.25 * unit), 0, 1) * np.clip((end - y) / (0.15 * unit) + 1, 0, 1)
     return np.asarray(inside * below, np.float32), centre - half, centre + half
 
 
@@ -96,7 +98,7 @@ def underlay(
     landmarks: NDArray[np.floating],
     unit: float,
     gain: NDArray[np.floating] | None,
-) -> tuple[Soft, Soft]:
+) -> tuple[NDArray[np.uint8], Soft]:
     """The picture the new head is laid on.
 
     Args:
@@ -108,10 +110,9 @@ def underlay(
         gain: float [3] on the neck's RGB towards the new skin; None leaves its colour.
 
     Returns:
-        float32 RGB [height, width, 3], 0..255, and how much of each pixel is skin of the neck, float32 [height, width].
+        uint8 RGB [height, width, 3], and how much of each pixel is skin of the neck, float32 [height, width].
     """
     height, width = labels.shape
-    size = (width, height)
     half = np.ascontiguousarray(labels[::HALF, ::HALF])
     points, distance = landmarks[:, :2] / HALF, unit / HALF
     column, left, right = neck_column(half, points, distance)
@@ -119,14 +120,15 @@ def underlay(
     body = ((half == CLOTH) | (half == NECK)).astype(np.uint8)
     near = cv2.dilate(old, np.ones((5, 5), np.uint8))
     # Strands of hair that the labels miss go with the head.
-    strands = cv2.dilate(old, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (11, 11))) & (half == BACKGROUND)
     below = np.arange(half.shape[0], dtype=np.float32)[:, None] >= shoulder_line(half, left, right)[None]
+    strands = cv2.dilate(old, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (11, 11))) & (half == BACKGROUND) & ~below
     hidden = old | strands | (near & body)
     covered = (hidden & (below | (body > 0)) & (half != BACKGROUND)).astype(np.uint8)
 
     small = cv2.resize(picture, (width // QUARTER, height // QUARTER), interpolation=cv2.INTER_AREA)
     sure = 1 - cv2.dilate(near, np.ones((3, 3), np.uint8))
-    clothes = _continued(small, body & sure)
+    cloth = (half == CLOTH).astype(np.uint8) & sure
+    clothes = _continued(small, cloth if cloth.sum() > 200 else body & sure)
     neck = cv2.erode((half == NECK).astype(np.uint8), np.ones((3, 3), np.uint8)) & sure
     if neck.sum() < 12:  # the neck is hidden: the face's own skin, below the nose
         low = np.arange(half.shape[0])[:, None] > points[1, 1]
@@ -134,16 +136,56 @@ def underlay(
     tone = _continued(small, neck)
 
     filled = column * ((hidden > 0) & (half != CLOTH))
-    layer = _mix(background, cv2.resize(clothes, size, interpolation=cv2.INTER_LINEAR), _enlarged(covered, size, 1.0))
-    layer = _mix(layer, cv2.resize(tone, size, interpolation=cv2.INTER_LINEAR), _enlarged(filled, size, 0.8))
-    base = _mix(picture, layer, _enlarged(hidden, size, 1.0)).astype(np.float32)
-    skin = _enlarged(np.maximum(filled, half == NECK), size, 0.8)
+    changed = cv2.dilate((hidden | (half == NECK)).astype(np.uint8), np.ones((13, 13), np.uint8))
+    base, skin = picture.copy(), np.zeros((height, width), np.float32)
+    box = _box(changed)
+    if box is None:
+        return base, skin
+    coarse, fine, colours = (_scaled(box, scale) for scale in (1, HALF, HALF / QUARTER))
+    size = (fine[1].stop - fine[1].start, fine[0].stop - fine[0].start)
+    clothes, tone = (cv2.resize(part[colours], size, interpolation=cv2.INTER_LINEAR) for part in (clothes, tone))
+    layer = _mix(background[fine], clothes, _enlarged(covered[coarse], size, 1.0))
+    layer = _mix(layer, tone, _enlarged(filled[coarse], size, 0.8))
+    part = _mix(picture[fine], layer, _enlarged(hidden[coarse], size, 1.0))
+    skin[fine] = _enlarged(np.maximum(filled, half == NECK)[coarse], size, 0.8)
     if gain is not None:
-        y = np.arange(height, dtype=np.float32)[:, None] + 0.5
+        y = np.arange(fine[0].start, fine[0].stop, dtype=np.float32)[:, None] + 0.5
         depth = (y - np.float32(landmarks[152, 1])) / np.float32(unit)
         falloff = np.clip(1 - (depth - 1.2) / 1.6, 0.25, 1).astype(np.float32)
-        base *= 1 + (gain.astype(np.float32) - 1) * (skin * falloff)[..., None]
+        _shade(part, skin[fine] * falloff, gain)
+    base[fine] = part
     return base, skin
+
+
+Box = tuple[slice, slice]
+
+
+def _box(mask: Mask) -> Box | None:
+    """Rows and columns around what is not zero, on even numbers."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if not len(rows):
+        return None
+    return tuple(  # type: ignore[return-value]
+        slice(int(found[0]) // 2 * 2, min(-(-(int(found[-1]) + 1) // 2) * 2, length))
+        for found, length in ((rows, mask.shape[0]), (columns, mask.shape[1]))
+    )
+
+
+def _scaled(box: Box, scale: float) -> Box:
+    return (
+        slice(int(box[0].start * scale), int(box[0].stop * scale)),
+        slice(int(box[1].start * scale), int(box[1].stop * scale)),
+    )
+
+
+def _shade(picture: NDArray[np.uint8], share: Soft, gain: NDArray[np.floating]) -> None:
+    """Multiply RGB by a gain where and as far as ``share`` says, in place."""
+    rows = np.flatnonzero(share.any(1))
+    if not len(rows):
+        return
+    inside = slice(int(rows[0]), int(rows[-1]) + 1)
+    factor = 1 + (gain.astype(np.float32) - 1) * share[inside, :, None]
+    picture[inside] = np.clip(picture[inside] * factor + np.float32(0.5), 0, 255).astype(np.uint8)
 
 
 def jaw_shadow(head: Soft, skin: Soft, unit: float) -> Soft:
