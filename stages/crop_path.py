@@ -67,9 +67,9 @@ def crop_path(
 
 def _smooth(raw: Floats, deviation: float, free_play: float) -> Floats:
     """A Gaussian over time that lets the head move by ``free_play`` inside the crop and follows quickly beyond."""
-    if deviation <= 0 or len(raw) < 2:
+    if deviation <= 0 or len(raw) < 3:
         return raw
-    steady = median_filter(raw, size=min(5, len(raw)), mode="nearest")
+    steady = median_filter(raw, size=5, mode="mirror")
     path = gaussian_filter1d(steady, deviation, mode="nearest")
     for _ in range(2):
         left = steady - path
