@@ -80,7 +80,6 @@ def register(
     if good.sum() < 8:
         return None
     there, here = points[good].reshape(-1, 2), found[good].reshape(-1, 2)
-    cv2.setRNGSeed(0)
     matrix, inliers = cv2.estimateAffinePartial2D(here, there, method=cv2.RANSAC, ransacReprojThreshold=1.5, maxIters=500)
     if matrix is None or int(inliers.sum()) < max(8, 0.35 * good.sum()):
         return None

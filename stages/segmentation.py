@@ -32,12 +32,12 @@ _OVAL = (10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 37
 FACE_OVAL = (*_OVAL, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109)
 """Landmark indices around the face, clockwise in the picture from the middle of the forehead."""
 
-_LEFT_EYE = (263, 466, 388, 387, 386, 385, 384, 398, 362, 382, 381, 380, 374, 373, 390, 249)
-_RIGHT_EYE = (33, 246, 161, 160, 159, 158, 157, 173, 133, 155, 154, 153, 145, 144, 163, 7)
-_LIPS = (61, 185, 40, 39, 37, 0, 267, 269, 270, 409, 291, 375, 321, 405, 314, 17, 84, 181, 91, 146)
-_LEFT_BROW = (276, 283, 282, 295, 285, 336, 296, 334, 293, 300)
-_RIGHT_BROW = (46, 53, 52, 65, 55, 107, 66, 105, 63, 70)
-_FEATURES = (_LEFT_EYE, _RIGHT_EYE, _LIPS, _LEFT_BROW, _RIGHT_BROW)
+LEFT_EYE = (263, 466, 388, 387, 386, 385, 384, 398, 362, 382, 381, 380, 374, 373, 390, 249)
+RIGHT_EYE = (33, 246, 161, 160, 159, 158, 157, 173, 133, 155, 154, 153, 145, 144, 163, 7)
+LIPS = (61, 185, 40, 39, 37, 0, 267, 269, 270, 409, 291, 375, 321, 405, 314, 17, 84, 181, 91, 146)
+LEFT_BROW = (276, 283, 282, 295, 285, 336, 296, 334, 293, 300)
+RIGHT_BROW = (46, 53, 52, 65, 55, 107, 66, 105, 63, 70)
+_FEATURES = (LEFT_EYE, RIGHT_EYE, LIPS, LEFT_BROW, RIGHT_BROW)
 
 # Classes of the colour models: what competes for a pixel. The last is the background.
 _HAIR, _SKIN, _CLOTH, _BEHIND = range(4)

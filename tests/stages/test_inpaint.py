@@ -1,0 +1,246 @@
+"""The inpaint stage and what is made of its plates: the condition image and the target without its head."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from schemas.parameters import InpaintParameters
+from schemas.problems import ModelError
+from schemas.tables import SUBJECT
+from stages import segmentation as parts
+from stages.blocks import shoulder_rectangles
+from stages.bodies import body_outline, clean_target
+from stages.contract import Inputs, Work
+from stages.inpaint import InpaintStage, background_crop, condition_image
+from stages.video.crops import extract_crop
+from stages.video.decode import open_clip
+from storage.artifacts import Artifact, ArtifactWriter
+from storage.tables import array
+from tests.media import write_video
+from tests.stages.painting import CLOTH_COLOUR, HAIR_COLOUR, SKIN_COLOUR, paint_person, textured
+
+FRAMES, WIDTH, HEIGHT = 20, 320, 240
+
+
+class _Clip:
+    """A person who walks before a still or panning camera, with the artifacts that ``inpaint`` reads."""
+
+    def __init__(self, folder: Path, pan: float = 0.0, shots: int = 1, side: float = 210.0) -> None:
+        self.scene = [textured(HEIGHT + 20, WIDTH + 250, seed=seed) for seed in range(shots)]
+        self.positions = [int(pan * frame) for frame in range(FRAMES)]
+        self.shots = np.array([frame * shots // FRAMES for frame in range(FRAMES)], np.int32)
+        self.crops = np.array([(110.0 + 5 * frame, 125.0, side) for frame in range(FRAMES)])
+        pictures, self.labels = [], []
+        for frame in range(FRAMES):
+            picture, labels, _ = paint_person(self.truth(frame), (110 + 5 * frame, 100), 56, seed=frame)
+            pictures.append(picture)
+            self.labels.append(extract_labels(labels, self.crops[frame]))
+        self.path = write_video(folder / "clip.mp4", pictures, options={"crf": "6"})
+        self.folder = folder
+
+    def truth(self, frame: int) -> np.ndarray:
+        left = self.positions[frame]
+        return np.ascontiguousarray(self.scene[self.shots[frame]][10 : 10 + HEIGHT, left : left + WIDTH])
+
+    def inputs(self) -> Inputs:
+        track = _writer(self.folder / "track")
+        columns = {"frame": np.arange(FRAMES, dtype=np.int32), "shot": self.shots, "crop": self.crops.astype(np.float32)}
+        columns |= {
+            "detected": np.ones(FRAMES, bool),
+            "interpolated": np.zeros(FRAMES, bool),
+            "score": np.ones(FRAMES, np.float32),
+        }
+        columns |= {"landmarks": np.zeros((FRAMES, 1434), np.float32), "shoulders": np.zeros((FRAMES, 6), np.float32)}
+        track.write_table(SUBJECT, columns)
+        masks = []
+        for part, frames in enumerate((range(FRAMES // 2), range(FRAMES // 2, FRAMES))):
+            writer = _writer(self.folder / f"masks{part}")
+            with writer.pictures("labels") as out:
+                for frame in frames:
+                    out.write(frame, self.labels[frame])
+            masks.append(writer.local())
+        return Inputs({("track", "clip"): [track.local()], ("masks", "clip"): masks})
+
+    def run(self, name: str = "inpaint", seed: int = 0, **parameters: object) -> Artifact:
+        writer = _writer(self.folder / name)
+        (self.folder / f"{name}-inputs").mkdir()
+        self.folder, folder = self.folder / f"{name}-inputs", self.folder
+        work = Work(InpaintParameters(**parameters), writer, self.inputs(), {"clip": self.path}, seed=seed)  # type: ignore[arg-type]
+        InpaintStage().run(work)
+        self.folder = folder
+        return writer.local()
+
+
+def _writer(folder: Path) -> ArtifactWriter:
+    folder.mkdir()
+    return ArtifactWriter(folder)
+
+
+def extract_labels(labels: np.ndarray, crop: np.ndarray, size: int = 256) -> np.ndarray:
+    """The crop of a label map, uint8 [size, size]."""
+    rows, columns = (
+        np.clip(np.floor(crop[k] + ((np.arange(size) + 0.5) / size - 0.5) * crop[2]).astype(int), 0, limit - 1)
+        for k, limit in ((1, labels.shape[0]), (0, labels.shape[1]))
+    )
+    return np.ascontiguousarray(labels[np.ix_(rows, columns)])
+
+
+@pytest.mark.parametrize(("pan", "limit"), [(0.0, 3.0), (6.0, 6.0)])
+def test_the_background_behind_the_person_is_that_of_the_scene(tmp_path: Path, pan: float, limit: float) -> None:
+    clip = _Clip(tmp_path, pan)
+    made = clip.run()
+    table, plates = made.table("plates"), made.pictures("plates")
+    assert array(table, "frame").tolist() == list(range(FRAMES))
+    assert plates.frames == [0]
+    assert made.facts["unregistered_frames"] == 0
+    transforms = array(table, "transform")
+    assert array(table, "seen").mean() > 0.4
+    assert array(table, "difference").max() < limit
+    errors = []
+    for frame in (0, 9, 19):
+        found = background_crop(plates.read(0), transforms[frame], clip.crops[frame], 256)
+        expected = extract_crop(clip.truth(frame), clip.crops[frame], 256)
+        errors.append(np.abs(found.astype(int) - expected)[clip.labels[frame] == 0].mean())
+    assert max(errors) < limit
+
+
+def test_a_standing_camera_keeps_the_plate_perfectly_still(tmp_path: Path) -> None:
+    transforms = array(_Clip(tmp_path).run().table("plates"), "transform").reshape(-1, 2, 3)
+    assert np.ptp(transforms, axis=0).max() == 0
+    assert np.array_equal(transforms[0, :, :2], np.eye(2))
+
+
+def test_every_shot_has_a_plate_of_its_own(tmp_path: Path) -> None:
+    clip = _Clip(tmp_path, shots=2)
+    made = clip.run()
+    assert array(made.table("plates"), "plate").tolist() == clip.shots.tolist()
+    assert made.pictures("plates").frames == [0, 1]
+
+
+def test_the_same_seed_gives_the_same_plate_bit_for_bit(tmp_path: Path) -> None:
+    clip = _Clip(tmp_path)
+    first, again, other = clip.run("first", seed=1), clip.run("again", seed=1), clip.run("other", seed=2)
+    assert first.digest == again.digest
+    assert first.digest != other.digest
+
+
+def test_asking_for_lama_without_its_weights_says_how_to_register_them(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="models add lama"):
+        _Clip(tmp_path).run(method="lama")
+
+
+# ---------------------------------------------------------------------------------------------- condition image, clean target
+
+
+def _frame(long_hair: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    background = np.full((512, 512, 3), (90, 140, 110), np.uint8)
+    picture, labels, _ = paint_person(background, (256, 200), 160, long_hair)
+    return picture, labels, background
+
+
+def test_the_condition_image_is_background_with_the_cloth_that_survives() -> None:
+    picture, labels, background = _frame(long_hair=True)
+    shoulders = np.array([380, 380, 1, 132, 380, 1], float)
+    image, cloth = condition_image(background, picture, labels, shoulders)
+    assert np.array_equal(cloth, (labels == parts.CLOTH) & ~(labels == parts.HAIR) & ~shoulder_rectangles(shoulders, 512))
+    assert cloth.any()
+    assert np.array_equal(image[cloth], picture[cloth])
+    assert np.array_equal(image[~cloth], background[~cloth])
+
+
+def test_hair_of_another_person_can_erode_the_cloth() -> None:
+    picture, labels, background = _frame(long_hair=False)
+    unseen = np.full(6, np.nan)
+    everywhere = np.ones((512, 512), bool)
+    _, cloth = condition_image(background, picture, labels, unseen, hair=everywhere)
+    assert not cloth.any()
+    _, cloth = condition_image(background, picture, labels, unseen)
+    assert np.array_equal(cloth, labels == parts.CLOTH)
+
+
+@pytest.mark.parametrize("long_hair", [False, True])
+def test_no_head_is_left_and_the_body_is_complete(long_hair: bool) -> None:
+    picture, labels, background = _frame(long_hair)
+    clean = clean_target(picture, labels, background).astype(int)
+    far = cv2.dilate((labels > 0).astype(np.uint8), np.ones((41, 41), np.uint8)) == 0
+    assert np.array_equal(clean[far], picture[far])
+    top = clean[:150]  # above the mouth: nothing but background
+    assert np.abs(top - background[:150]).max() <= 2
+    hair = np.abs(clean - HAIR_COLOUR).max(-1) < 20
+    assert hair.mean() < 0.002
+    chest = labels == parts.CLOTH
+    inner = cv2.erode(chest.astype(np.uint8), np.ones((31, 31), np.uint8)) > 0
+    assert np.array_equal(clean[inner], picture[inner])
+    under_chin = clean[285:300, 245:265]
+    assert np.abs(under_chin - SKIN_COLOUR).mean() < 12
+    if long_hair:
+        strand = (labels == parts.HAIR) & (np.arange(512)[:, None] > 330)
+        assert np.median(np.abs(clean - CLOTH_COLOUR)[cv2.erode(strand.astype(np.uint8), np.ones((9, 9), np.uint8)) > 0]) < 15
+
+
+def test_a_hand_in_front_of_the_face_stays() -> None:
+    picture, labels, background = _frame(long_hair=False)
+    labels[240:300, 240:280] = parts.OTHER
+    clean = clean_target(picture, labels, background)
+    assert np.array_equal(clean[240:300, 240:280], picture[240:300, 240:280])
+
+
+def test_a_frame_without_a_head_is_not_changed() -> None:
+    picture, labels, background = _frame(long_hair=False)
+    body = np.where(np.isin(labels, (parts.HAIR, parts.FACE)), parts.BACKGROUND, labels).astype(np.uint8)
+    assert np.array_equal(clean_target(picture, body, background), picture)
+
+
+def test_the_outline_follows_shoulders_that_are_seen_and_bridges_those_that_are_not() -> None:
+    _, short, _ = _frame(long_hair=False)
+    _, long, _ = _frame(long_hair=True)
+    seen, _ = body_outline(short)
+    guessed, _ = body_outline(long)
+    truth = np.array([np.argmax(short[:, column] == parts.CLOTH) for column in range(512)])
+    shoulder = np.r_[130:200, 320:390]
+    assert np.abs(seen[shoulder] - truth[shoulder]).max() <= 1
+    assert np.abs(guessed[shoulder] - truth[shoulder]).mean() < 30
+
+
+def test_a_real_still_camera_gets_one_plate_without_the_person(shared: Path, tmp_path: Path) -> None:
+    name = "asl_help_man_hand_occludes_chin.mkv"
+    with open_clip(shared / "media" / "clips" / name) as clip:
+        first = clip.read(0)
+    assert first.shape == (480, 640, 3)
+    frames = 24
+    crop = np.array([320.0, 200.0, 300.0], np.float32)
+    labels = np.zeros((256, 256), np.uint8)
+    labels[60:, 40:216] = parts.CLOTH
+    track, masks = _writer(tmp_path / "track"), _writer(tmp_path / "masks")
+    track.write_table(
+        SUBJECT,
+        {
+            "frame": np.arange(frames, dtype=np.int32),
+            "shot": np.zeros(frames, np.int32),
+            "detected": np.ones(frames, bool),
+            "interpolated": np.zeros(frames, bool),
+            "score": np.ones(frames, np.float32),
+            "crop": np.tile(crop, (frames, 1)),
+            "landmarks": np.zeros((frames, 1434), np.float32),
+            "shoulders": np.zeros((frames, 6), np.float32),
+        },
+    )
+    with masks.pictures("labels") as out:
+        for frame in range(frames):
+            out.write(frame, labels)
+    writer = _writer(tmp_path / "inpaint")
+    inputs = Inputs({("track", "clip"): [track.local()], ("masks", "clip"): [masks.local()]})
+    InpaintStage().run(Work(InpaintParameters(), writer, inputs, {"clip": shared / "media" / "clips" / name}))
+    made = writer.local()
+    plate = made.pictures("plates").read(0)
+    transform = array(made.table("plates"), "transform")[0]
+    assert made.facts["plates"] == 1
+    background = background_crop(plate, transform, crop, 256).astype(int)
+    original = extract_crop(first, crop, 256)
+    assert np.abs(background[:40] - original[:40]).mean() < 4
+    filled = background[100:200, 80:180]
+    assert filled.std() < original[100:200, 80:180].std() / 2  # a plain wall, not a man in a printed sweater
