@@ -19,7 +19,7 @@ from av.video.stream import VideoStream
 
 from schemas.problems import MediaError
 from stages.video.facts import StreamFacts
-from stages.video.native import PlaneFormat, plane_format, planes
+from stages.video.native import PLANES_OF_RGB, PlaneFormat, plane_format, planes
 from stages.video.rotation import set_rotation
 
 SEGMENT_NAME = "segment.mp4"
@@ -119,6 +119,9 @@ class SegmentWriter:
         cls, path: Path, facts: StreamFacts, *, codec: Literal["h264", "hevc"] = "h264", crf: int = 17, preset: str = "veryfast"
     ) -> SegmentWriter:
         """A writer for native frames of a clip: same size, depth, time base, colour tags, aspect ratio and rotation."""
+        matrix, color_range = facts.color_space, facts.color_range
+        if plane_format(facts.pixel_format) is None:
+            matrix, color_range = PLANES_OF_RGB
         return cls(
             path,
             width=facts.coded_width,
@@ -129,8 +132,8 @@ class SegmentWriter:
             codec=codec,
             crf=crf,
             preset=preset,
-            color_range=facts.color_range,
-            color_space=facts.color_space,
+            color_range=color_range,
+            color_space=matrix,
             color_primaries=facts.color_primaries,
             color_transfer=facts.color_transfer,
             sample_aspect_ratio=Fraction(facts.sample_aspect_ratio),

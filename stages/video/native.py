@@ -39,7 +39,7 @@ def native_frames(path: Path, frames: range | None = None, *, limits: Limits | N
     if wanted.start < 0 or wanted.stop > index.frames or wanted.step != 1:
         raise IndexError(f"{path} has frames 0 to {index.frames - 1}, not {wanted}")
     for number, frame in _decode_run(Path(path), index, wanted):
-        yield number, frame if plane_format(frame.format.name) else frame.reformat(format="yuv444p")
+        yield number, frame if plane_format(frame.format.name) else in_planes(frame)
 
 
 def _decode_run(path: Path, index: VideoIndex, wanted: range) -> Iterator[tuple[int, VideoFrame]]:
@@ -96,6 +96,9 @@ def _from_frame(
 _LUMA_WEIGHTS = {1: (0.2126, 0.0722), 4: (0.30, 0.11), 7: (0.212, 0.087), 9: (0.2627, 0.0593), 10: (0.2627, 0.0593)}
 _BT601 = (0.299, 0.114)
 _FULL_RANGE = 2
+
+PLANES_OF_RGB = (5, 1)
+"""Matrix (BT.601) and range (limited) of planes made from RGB: pictures, and videos that store no luma and chroma."""
 
 _Box = tuple[int, int, int, int]
 """Left, top, right, bottom in coded pixels, half open."""
@@ -255,6 +258,15 @@ class NativeWindow:
         if self.rotation == 180:
             return width - x1, height - y1, width - x0, height - y0
         return height - y1, x0, height - y0, x1
+
+
+def in_planes(frame: VideoFrame) -> VideoFrame:
+    """A frame of any other format (RGB, palettes) as yuv444p with the matrix and range of ``PLANES_OF_RGB``."""
+    matrix, limited = PLANES_OF_RGB
+    planar = frame.reformat(format="yuv444p", dst_colorspace=matrix, dst_color_range=limited)
+    planar.colorspace, planar.color_range = matrix, limited
+    planar.pts = frame.pts
+    return planar
 
 
 def own_copy(frame: VideoFrame) -> VideoFrame:

@@ -16,7 +16,7 @@ from stages.video.decode import StreamFacts, open_clip, probe, timestamps
 from stages.video.encode import SegmentWriter, encoded_format, to_format
 from stages.video.join import Joined, container_for, join_segments
 from stages.video.native import native_frames, planes
-from tests.media import cut_off, moving_pictures, write_video
+from tests.media import cut_off, moving_picture, moving_pictures, write_video
 
 
 def encode(path: Path, folder: Path, cuts: list[int], **settings: str) -> list[Path]:
@@ -111,6 +111,15 @@ def test_b_frames_keep_their_order_and_the_bits_are_the_same_every_time(tmp_path
     with av.open(str(tmp_path / "first.mp4")) as container:
         decoding = [packet.dts for packet in container.demux(container.streams.video[0]) if packet.size]
     assert decoding == sorted(set(decoding))
+
+
+def test_a_video_that_stores_rgb_keeps_its_colours(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "rgb.mkv", moving_pictures(3), codec="ffv1", pixel_format="bgr0")
+    encode_and_join(path, tmp_path / "joined.mp4", [0, 3])
+    assert probe(tmp_path / "joined.mp4").color_space == 5
+    with open_clip(tmp_path / "joined.mp4") as clip:
+        for number, picture in clip.iterate():
+            assert np.abs(picture.astype(int) - moving_picture(number)).mean() < 3
 
 
 def test_every_segment_starts_a_group_of_its_own(tmp_path: Path) -> None:
