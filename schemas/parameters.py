@@ -31,7 +31,7 @@ class LandmarkParameters(StageParameters):
 
 class TrackParameters(StageParameters):
     subject: str = Field("largest", description="'largest', a number (0 is the largest, 1 the next), or a picture of the face")
-    crop_scale: float = Field(2.6, gt=1, description="side of the crop in heights of the face (brow line to chin, doubled)")
+    crop_scale: float = Field(2.6, gt=1, description="side of the crop in heights of the face (forehead to chin)")
     smoothing_seconds: float = Field(0.4, ge=0, description="of the crop's path")
     longest_gap_seconds: float = Field(0.4, ge=0, description="a loss of the face up to this long is bridged")
 

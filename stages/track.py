@@ -176,20 +176,25 @@ def join_segments(segments: Sequence[Segment], rate: float) -> list[Appearance]:
 
 
 def join_people(appearances: Sequence[Appearance], threshold: float) -> list[Person]:
-    """Join appearances of different shots that look alike: the most alike pair first, never two of one shot at one time."""
+    """Join appearances that look alike: the most alike pair first, never two that are seen at the same time."""
     people = [Person([appearance]) for appearance in appearances]
+    faces = np.stack([person.descriptor for person in people])
+    likeness = faces @ faces.T
+    for one, person in enumerate(people):
+        likeness[one, [other for other in range(len(people)) if other <= one or _meet(person, people[other])]] = -np.inf
+    likeness = np.maximum(likeness, likeness.T)
+    gone: set[int] = set()
     while True:
-        best, pair = threshold, None
-        for one in range(len(people)):
-            for other in range(one + 1, len(people)):
-                likeness = float(people[one].descriptor @ people[other].descriptor)
-                if likeness > best and not _meet(people[one], people[other]):
-                    best, pair = likeness, (one, other)
-        if pair is None:
-            return people
-        joined = sorted(people[pair[0]].appearances + people[pair[1]].appearances, key=lambda item: item.segments[0].frames[0])
-        people[pair[0]] = Person(joined)
-        del people[pair[1]]
+        one, other = sorted(int(index) for index in np.unravel_index(likeness.argmax(), likeness.shape))
+        if not likeness[one, other] > threshold:
+            return [person for index, person in enumerate(people) if index not in gone]
+        together = people[one].appearances + people[other].appearances
+        people[one] = Person(sorted(together, key=lambda item: int(item.segments[0].frames[0])))
+        faces[one] = people[one].descriptor
+        apart = np.isinf(likeness[one]) | np.isinf(likeness[other])
+        gone.add(other)
+        likeness[one] = likeness[:, one] = np.where(apart, -np.inf, faces @ faces[one])
+        likeness[other] = likeness[:, other] = -np.inf
 
 
 def rank(people: Sequence[Person]) -> list[Person]:
