@@ -17,10 +17,10 @@ from stages.warp.shapes import blend_patch, bounding_box, polygon_coverage
 
 Array = NDArray[np.float64]
 
-CLOSED = 0.07
+CLOSED = 0.04
 """Height over width of an opening below which an eye counts as closed."""
 
-ROUND = 0.14
+ROUND = 0.1
 """Height over width from which an opening is drawn at full strength."""
 
 PLAIN_IRIS = np.array([62.0, 46.0, 38.0])
@@ -48,9 +48,12 @@ class Eye:
 def openness(contour: NDArray[np.floating]) -> float:
     """Height over width of an eye's opening; contour [16, 2 or 3] with the corners at 0 and 8."""
     points = np.asarray(contour, np.float64)[:, :2]
-    width = np.linalg.norm(points[0] - points[8])
-    heights = np.linalg.norm(points[1:8] - points[:8:-1], axis=1)
-    return float(np.sort(heights)[-3:].mean() / max(width, 1e-6))
+    axis = points[8] - points[0]
+    square = max(float(axis @ axis), 1e-12)
+    gaps = points[:8:-1] - points[1:8]
+    # Across the line between the corners: lids that touch may still be shifted along it.
+    heights = np.abs(gaps[:, 0] * axis[1] - gaps[:, 1] * axis[0]) / square
+    return float(np.sort(heights)[-3:].mean())
 
 
 def take_eye(picture: NDArray[np.uint8], contour: NDArray[np.floating], iris: NDArray[np.floating]) -> Eye:

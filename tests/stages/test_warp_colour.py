@@ -1,0 +1,102 @@
+"""Colour matching keeps within its limits and changes nothing between equals."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from stages.warp.colour import (
+    LIGHTNESS_LIMIT,
+    face_skin,
+    mean_statistics,
+    saturation,
+    skin_statistics,
+    tone_gain,
+    towards,
+)
+from stages.warp.filling import fill_smoothly
+from tests.stages.painted_heads import SKIN, paint, portrait, pose, shape
+
+
+def patch(colour: tuple[int, int, int], spread: int = 6) -> np.ndarray:
+    noise = np.random.default_rng(1).integers(-spread, spread + 1, (40, 40, 1))
+    return np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)
+
+
+def statistics(picture: np.ndarray):
+    found = skin_statistics(picture, np.ones(picture.shape[:2], bool))
+    assert found is not None
+    return found
+
+
+def test_skin_leaves_eyes_lips_and_hair_out() -> None:
+    at = pose()
+    landmarks = at.project(shape())
+    picture, _ = paint(landmarks, at.scale)
+    mask = face_skin(landmarks, picture.shape)
+    assert mask.sum() > 800
+    assert (np.abs(picture[mask].astype(int) - np.array(SKIN)).max(axis=1) < 12).mean() > 0.97
+
+
+def test_the_same_light_changes_nothing() -> None:
+    picture = patch(SKIN)
+    found = statistics(picture)
+    np.testing.assert_allclose(towards(picture, found, found).astype(int), picture, atol=3)
+
+
+@pytest.mark.parametrize(("colour", "darker"), [((90, 60, 40), True), ((250, 240, 235), False)])
+def test_lightness_moves_towards_the_target_and_no_further_than_its_limit(colour: tuple[int, int, int], darker: bool) -> None:
+    source, target = patch((180, 150, 130)), patch(colour)
+    before, wanted = statistics(source), statistics(target)
+    after = statistics(towards(source, before, wanted))
+    change = after.mean[0] - before.mean[0]
+    assert (change < 0) == darker
+    assert 2 < abs(change) <= LIGHTNESS_LIMIT + 1
+    assert abs(change) < abs(wanted.mean[0] - before.mean[0])
+
+
+def test_black_hair_stays_black() -> None:
+    hair = patch((8, 6, 5), 3)
+    result = towards(hair, statistics(patch((120, 90, 70))), statistics(patch((230, 200, 180))))
+    assert result.mean() < hair.mean() + 6
+
+
+def test_the_tone_gain_turns_one_skin_into_the_other() -> None:
+    source, target = statistics(patch((150, 110, 90))), statistics(patch((200, 170, 150)))
+    gain = tone_gain(source, target)
+    np.testing.assert_allclose(np.array((200, 170, 150)) * gain, (150, 110, 90), atol=6)
+
+
+def test_grey_heads_have_grey_mouths() -> None:
+    skin = statistics(patch(SKIN))
+    assert saturation(statistics(patch((128, 128, 128))), skin) < 0.1
+    assert saturation(skin, skin) == 1
+
+
+def test_too_little_skin_gives_no_statistics() -> None:
+    assert skin_statistics(patch(SKIN), np.zeros((40, 40), bool)) is None
+
+
+def test_the_mean_of_equal_statistics_is_the_same() -> None:
+    one = statistics(patch(SKIN))
+    both = mean_statistics([one, one])
+    np.testing.assert_allclose(both.mean, one.mean)
+
+
+def test_filling_keeps_what_is_known_and_continues_it() -> None:
+    picture = np.zeros((32, 32, 3), np.uint8)
+    picture[:, :16], picture[:, 16:] = (200, 10, 10), (10, 10, 200)
+    known = np.ones((32, 32), bool)
+    known[:, 10:22] = False
+    filled = fill_smoothly(picture, known)
+    np.testing.assert_array_equal(filled[known], picture[known])
+    row = filled[16, 10:22, 0].astype(int)
+    assert (np.diff(row) <= 12).all()
+    assert row[0] > row[-1]
+    np.testing.assert_array_equal(fill_smoothly(picture, np.zeros((32, 32), bool)), picture)
+
+
+def test_the_portrait_is_painted_as_the_tests_believe() -> None:
+    source = portrait()
+    assert source.matte.max() == pytest.approx(1)
+    assert source.picture.shape == (256, 256, 3)
