@@ -21,7 +21,7 @@ Floats = NDArray[np.float64]
 FLIP = np.array([1.0, -1.0, -1.0])
 """Model axes (y up, z to the viewer) <-> image axes (y down, z away from the viewer)."""
 
-_BLOCK = 256
+_BLOCK = 128
 _DEPTH_WEIGHT = 0.3
 _INDEPENDENT_SHARE = 0.2  # errors of neighbouring landmarks go together: so much of their number counts as evidence
 _EXPRESSION_PENALTY = 4.0  # one over the variance of a weight
