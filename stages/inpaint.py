@@ -180,15 +180,14 @@ class _PlateMaker:
             yield from self._divide(rows, self._follow(rows), divide=True)
 
     def _stands_still(self) -> bool:
-        """Whether the background moves by less than a pixel (at 640) between frames spread over the shot."""
+        """Whether the background moves by less than a pixel (of 640) in frames spread over the shot."""
         camera = Camera()
         rows = _spread(len(self.shot.frames), 10)
         transforms = []
         for row, rgb in self._read(rows):
             transforms.append(camera.follow(rgb, partial(self._background, row)))
         moved = [greatest_motion(transform[None], self.width, self.height) for transform in transforms]
-        threshold = max(1.0, 2.0 * max(self.width, self.height) / Camera.LONGEST_SIDE)
-        return float(np.percentile(moved, 80)) < threshold
+        return float(np.percentile(moved, 80)) < max(1.0, max(self.width, self.height) / 640)
 
     def _follow(self, rows: np.ndarray) -> np.ndarray:
         camera = Camera()
@@ -247,7 +246,7 @@ class _PlateMaker:
         known = count >= (2 if len(chosen) >= 8 else 1)
         seen = [float(known[mask].mean()) if mask.any() else 1.0 for mask in hidden]
         difference = builder.differences(plate)
-        nearest = np.abs(np.arange(len(rows))[:, None] - chosen[None]).argmin(1)
+        nearest = np.searchsorted((chosen[:-1] + chosen[1:]) / 2, np.arange(len(rows)))  # of the sampled frames
         return _Plate(self.fill(plate, known), rows, transforms, np.asarray(seen)[nearest], np.asarray(difference)[nearest])
 
 

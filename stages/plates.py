@@ -53,7 +53,7 @@ class Registration:
 
 
 def register(
-    reference: np.ndarray, picture: np.ndarray, usable: np.ndarray, guess: np.ndarray | None = None, corners: int = 240
+    reference: np.ndarray, picture: np.ndarray, usable: np.ndarray, guess: np.ndarray | None = None, corners: int = 160
 ) -> Registration | None:
     """Similarity (turn, zoom, shift) from ``picture`` to ``reference``, from corners of the background tracked between them.
 
@@ -112,7 +112,7 @@ class Camera:
     taken only when little of the old one is still in view.
     """
 
-    LONGEST_SIDE = 640
+    LONGEST_SIDE = 480
 
     def __init__(self) -> None:
         self._reference: np.ndarray | None = None

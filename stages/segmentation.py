@@ -243,8 +243,8 @@ class _View:
         priors[_SKIN] += (1 - priors[_SKIN]) * inside
         priors[_CLOTH] *= 1 - inside
         if hair is not None:
-            priors[_HAIR] *= np.float32(0.03) + np.float32(0.97) * hair
-            priors[_SKIN : _CLOTH + 1] *= 1 - np.float32(0.97) * hair
+            priors[_HAIR] *= np.float32(0.1) + np.float32(0.9) * hair
+            priors[_SKIN : _CLOTH + 1] *= 1 - np.float32(0.95) * hair
         sure = np.maximum(np.clip(person, np.float32(0.01), np.float32(0.99)), inside * np.float32(0.995))
         priors[_BEHIND] = (1 - sure) / sure * priors[:3].max(0)
         return cls(u, v, oval, features, priors)
