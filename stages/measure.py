@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from schemas.parameters import MeasureParameters
 from schemas.tables import FOREGROUND_BLOCKS, LANDMARKS, MEASURES
 from stages.contract import Input, Scope, Stage, Work
-from stages.detectors import FaceMesh, Window
+from stages.detectors import MESH_SIDE, FaceMesh, Window
 from stages.encode import target_frames
 from stages.face3d.fitting import fit_frames
 from stages.face3d.model import FaceModel
@@ -31,13 +31,14 @@ from stages.metrics import geometry, pictures, verdict
 from stages.video.crops import crop_matrix, extract_crop, opencv_matrix, to_frame
 from stages.video.decode import open_clip, probe
 from stages.video.facts import StreamFacts
-from stages.video.native import NativeWindow, native_frames, plane_format, planes
+from stages.video.native import native_frames, plane_format
+from stages.video.reduced import Box, reduced_rgb, upright_planes
 from storage.tables import array
 
 PRESENCE = 0.5
 """Of a face, below which the mesh is not believed."""
 
-SIDE = 192
+SIDE = 128
 """Side of the small crops in which seams and flicker are measured, pixels."""
 
 IDENTITY_STEP = 5
@@ -266,24 +267,38 @@ class _Pairs:
         sample = Sample(frame, int(self.shots[frame]), generated, outside, np.nan, np.nan, nowhere)
         if not generated:
             return sample
-        left, top, right, bottom = _inside(crop, self._facts)
-        ours = NativeWindow(result, self._result_facts.rotation).extract(result, left, top, right, bottom)
-        theirs = NativeWindow(target, self._facts.rotation).extract(target, left, top, right, bottom)
-        picture = np.clip(ours + 0.5, 0, 255).astype(np.uint8)
-        corner = np.array([left, top, 0.0])
-        found, presence = self._mesh.landmarks(picture, Window.around(expected - corner))
-        if presence >= PRESENCE and np.isfinite(found).all():
-            sample.found = found + corner
+        found, picture, corner, scale = self._face(result, expected)
+        if found is not None:
             sample.likeness = self._likeness.cosine(picture, found)
-        small_ours, usable = small_crop(ours, (left, top), crop)
-        small_theirs, _ = small_crop(theirs, (left, top), crop)
+            sample.found = found * (*scale, scale[0]) + (*corner, 0.0)
+        box = _inside(crop, self._facts)
+        small_ours, usable = small_crop(result, self._result_facts.rotation, box, crop)
+        small_theirs, _ = small_crop(target, self._facts.rotation, box, crop)
         small_region = cv2.resize(region.astype(np.uint8), (SIDE, SIDE), interpolation=cv2.INTER_NEAREST) > 0
         sample.seam = pictures.seam(small_ours, small_theirs, small_region, usable)
         sample.view = View(pictures.brightness(small_ours), pictures.brightness(small_theirs), small_region)
         return sample
 
+    def _face(
+        self, result: VideoFrame, expected: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64] | None, NDArray[np.uint8], NDArray[np.float64], NDArray[np.float64]]:
+        """The face of the result near the expected landmarks: landmarks in a small picture of it (None where there is none), the
+        picture, and the picture's corner [2] and pixel size [2] in frame pixels."""
+        window = Window.around(expected)
+        left, top, right, bottom = _inside(np.array([window.x, window.y, 1.5 * window.side]), self._facts)
+        shrink = max(1.0, window.side / MESH_SIDE)
+        width, height = max(2, round((right - left) / shrink)), max(2, round((bottom - top) / shrink))
+        small = reduced_rgb(result, self._result_facts.rotation, (left, top, right, bottom), width, height)
+        picture = np.clip(small + 0.5, 0, 255).astype(np.uint8)
+        corner, scale = np.array([left, top], np.float64), np.array([(right - left) / width, (bottom - top) / height])
+        centre = (np.array([window.x, window.y]) - corner) / scale
+        where = Window(float(centre[0]), float(centre[1]), window.side / float(scale.mean()), window.turn)
+        found, presence = self._mesh.landmarks(picture, where)
+        seen = presence >= PRESENCE and bool(np.isfinite(found).all())
+        return found if seen else None, picture, corner, scale
 
-def region_box(region: NDArray[np.bool_], crop: NDArray[np.float64]) -> tuple[int, int, int, int]:
+
+def region_box(region: NDArray[np.bool_], crop: NDArray[np.float64]) -> Box:
     """Frame pixels (left, top, right, bottom) that hold all blocks of a grid ``[k, k]``, with room for chroma samples."""
     rows, columns = np.flatnonzero(region.any(1)), np.flatnonzero(region.any(0))
     if not len(rows):
@@ -295,27 +310,28 @@ def region_box(region: NDArray[np.bool_], crop: NDArray[np.float64]) -> tuple[in
 
 
 def small_crop(
-    window: NDArray[np.float32], corner: tuple[int, int], crop: NDArray[np.float64]
+    frame: VideoFrame, rotation: int, box: Box, crop: NDArray[np.float64]
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """The crop at ``SIDE`` pixels from a part of the frame, and which of its pixels that part covers.
+    """The crop at ``SIDE`` pixels, float32 [SIDE, SIDE, 3], and which of its pixels the frame covers.
 
     Args:
-        window: float32 [h, w, 3]. corner: its left, top in the frame. crop: centre x, centre y, side, frame pixels.
+        rotation: of the display, clockwise, degrees. box: the part of the frame that the crop covers, whole frame pixels.
+        crop: centre x, centre y, side, frame pixels.
     """
+    left, top, right, bottom = box
     shrink = max(1.0, float(crop[2]) / SIDE)
-    height, width = window.shape[:2]
-    size = (max(1, round(width / shrink)), max(1, round(height / shrink)))
-    small = cv2.resize(window, size, interpolation=cv2.INTER_AREA) if size != (width, height) else window
+    width, height = max(1, round((right - left) / shrink)), max(1, round((bottom - top) / shrink))
+    small = reduced_rgb(frame, rotation, box, width, height)
     matrix = crop_matrix(crop, SIDE)
-    matrix[:, 2] += matrix[:, :2] @ np.array(corner, np.float64)
-    matrix[:, :2] *= (width / size[0], height / size[1])
+    matrix[:, 2] += matrix[:, :2] @ np.array([left, top], np.float64)
+    matrix[:, :2] *= ((right - left) / width, (bottom - top) / height)
     turned = opencv_matrix(matrix)
     picture = cv2.warpAffine(small, turned, (SIDE, SIDE), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    there = cv2.warpAffine(np.ones(small.shape[:2], np.uint8), turned, (SIDE, SIDE), flags=cv2.INTER_NEAREST)
+    there = cv2.warpAffine(np.ones((height, width), np.uint8), turned, (SIDE, SIDE), flags=cv2.INTER_NEAREST)
     return np.asarray(picture, np.float32), there > 0
 
 
-def _inside(crop: NDArray[np.float64], facts: StreamFacts) -> tuple[int, int, int, int]:
+def _inside(crop: NDArray[np.float64], facts: StreamFacts) -> Box:
     """The part of the frame, whole pixels, that a crop covers."""
     low, high = np.floor(crop[:2] - crop[2] / 2), np.ceil(crop[:2] + crop[2] / 2)
     left, top = (int(np.clip(low[k], 0, side - 1)) for k, side in ((0, facts.width), (1, facts.height)))
@@ -325,14 +341,12 @@ def _inside(crop: NDArray[np.float64], facts: StreamFacts) -> tuple[int, int, in
     return left, top, right, bottom
 
 
-def _outside(
-    result: VideoFrame, target: VideoFrame, box: tuple[int, int, int, int], ours: StreamFacts, theirs: StreamFacts
-) -> float:
+def _outside(result: VideoFrame, target: VideoFrame, box: Box, ours: StreamFacts, theirs: StreamFacts) -> float:
     codes, bits = [], []
     for frame, facts in ((result, ours), (target, theirs)):
         layout = plane_format(frame.format.name)
         assert layout is not None
-        codes.append(np.rot90(planes(frame)[0], -facts.rotation // 90) if facts.rotation else planes(frame)[0])
+        codes.append(upright_planes(frame, facts.rotation)[0])
         bits.append(layout.bits)
     return pictures.outside_difference(codes[0], codes[1], box, (bits[0], bits[1]))
 

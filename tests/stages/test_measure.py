@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -31,8 +32,11 @@ from stages.track import Track
 from stages.video.crops import to_crop
 from stages.video.decode import open_clip
 from stages.video.encode import SegmentWriter
+from stages.video.native import native_frames
+from stages.video.reduced import reduced_rgb
 from storage.artifacts import Artifact, ArtifactWriter
 from storage.tables import array
+from tests.media import moving_picture, write_video
 
 FRAMES, SIZE, CROP = 24, 512, 256
 KEPT = range(20, 24)
@@ -257,12 +261,25 @@ def test_box_holds_the_region_and_room_for_chroma() -> None:
 
 
 def test_small_crop_says_what_lies_outside_the_frame() -> None:
-    y, x = np.mgrid[0:100, 0:100].astype(np.float32)
-    picture = np.stack([x + 0.5, y + 0.5, 0 * x], -1)
+    y, x = np.mgrid[0:100, 0:100]
+    frame = VideoFrame.from_ndarray(np.stack([x * 2, y * 2, 0 * x], -1).astype(np.uint8), format="rgb24").reformat(
+        format="yuv444p"
+    )
     # The crop's left half lies left of the frame.
-    small, covered = small_crop(picture[10:90, 0:40], (0, 10), np.array([0.0, 50.0, 80.0]))
-    assert not covered[:, :94].any()
-    assert covered[:, 98:].all()
-    centre = np.arange(192) + 0.5
-    np.testing.assert_allclose(small[2:-2, 140, 1], (centre * 80 / 192 + 10)[2:-2], atol=0.3)
-    np.testing.assert_allclose(small[90, 100:-2, 0], (centre * 80 / 192 - 40)[100:-2], atol=0.3)
+    small, covered = small_crop(frame, 0, (0, 10, 40, 90), np.array([0.0, 50.0, 80.0]))
+    size = len(small)
+    assert not covered[:, : size // 2 - 1].any()
+    assert covered[:, size // 2 + 1 :].all()
+    centre = (np.arange(size) + 0.5) * 80 / size
+    np.testing.assert_allclose(small[3:-3, size * 3 // 4, 1], (2 * (centre + 10) - 1)[3:-3], atol=3)
+    np.testing.assert_allclose(small[size // 2, size // 2 + 4 : -3, 0], (2 * (centre - 40) - 1)[size // 2 + 4 : -3], atol=3)
+
+
+def test_reduced_picture_agrees_with_the_upright_frame(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "turned.mp4", [moving_picture(0, 160, 120)], rotation=90)
+    with open_clip(path) as clip:
+        upright = clip.read(0)
+    (_, frame), *_ = native_frames(path)
+    reduced = reduced_rgb(frame, 90, (20, 40, 100, 160), 40, 60)
+    wanted = cv2.resize(upright[40:160, 20:100], (40, 60), interpolation=cv2.INTER_AREA).astype(float)
+    assert np.abs(reduced - wanted).mean() < 3
