@@ -15,7 +15,7 @@ from stages.fit3dmm import Fit3dmm
 from stages.retarget import Retarget
 from storage.artifacts import Artifact
 from storage.tables import array
-from tests.made_up_faces import Performer, inputs, run, subject
+from tests.made_up_faces import MODEL, Performer, inputs, run, subject
 
 COUNT = 50
 BLINK, TALK, SMILE = 15, 25, 35
@@ -153,3 +153,15 @@ def test_edits_act_on_the_result(tmp_path):
 def test_crop_pixels_follow_the_crop_size(tmp_path):
     small = retargeted(tmp_path / "small", crop_size=256)
     np.testing.assert_allclose(points(small)[10] * 2, points(retargeted(tmp_path / "large"))[10], rtol=1e-4, atol=1e-2)
+
+
+def test_mirroring_and_freezing_reach_the_frames(tmp_path):
+    edits = {"mirror": True, "curves": {"jawOpen": {"freeze": TALK}}}
+    made = clips(tmp_path, smiling_source())
+    fit = made["target_fit3dmm"].table("fit")
+    artifact = run(Retarget(), tmp_path / "retarget", inputs=inputs(**made), options={"edits": edits})
+    left, right, jaw = (MODEL.indices(name)[0] for name in ("mouthSmile_L", "mouthSmile_R", "jawOpen"))
+    shown, fitted = array(artifact.table("aligned"), "expression"), array(fit, "expression")
+    np.testing.assert_allclose(shown[SMILE, [left, right]], fitted[SMILE, [right, left]], atol=1e-6)
+    np.testing.assert_allclose(shown[:45, jaw], fitted[TALK, jaw], atol=1e-6)
+    assert openings(points(artifact))[10, 2] > 0.1
