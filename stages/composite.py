@@ -101,7 +101,7 @@ def feathered_region(
         padded[-margin:] = padded[-margin - 1]
     distance = cv2.distanceTransform(padded, cv2.DIST_L2, 3)[inner, inner]
     # The centre of the first pixel inside lies half a pixel from the border.
-    share = np.clip((distance - 0.5) / width, 0, 1)
+    share = np.clip((np.minimum(distance, size) - 0.5) / width, 0, 1)
     return np.asarray(share * share * (3 - 2 * share) * blocks, np.float32)
 
 
