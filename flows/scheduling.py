@@ -19,7 +19,7 @@ from typing import Protocol
 from flows import pipeline
 from flows.delivery import deliver
 from flows.events import Events, JobOutcome, StageTotals, StepResult
-from flows.execution import describe
+from flows.execution import Outcome, WorkItem, describe
 from flows.planning import DELIVER, JobPlan, Node, Planner, Step, Unit, quarantined
 from flows.problems import failure_of
 from flows.workers import WorkerPool
@@ -97,6 +97,7 @@ class Batch:
         self.seconds: dict[Node, float] = defaultdict(float)
         self._lock = threading.RLock()
         self._failed: dict[Node, Failure] = {}
+        self._in_flight: dict[tuple[str, str], Future[Outcome]] = {}
         self._done: set[Node] = set()
         self._order: dict[Node, int] = {}
         for plan in planner.jobs.values():
@@ -126,13 +127,11 @@ class Batch:
             with counted:
                 self.events.progress(group.node, done)
 
-        futures = [
-            (unit, self.pool.submit(items[unit.key], priority=self._priority(group.node), progress=progress)) for unit in missing
-        ]
+        futures = [(unit, *self._submit(unit, items[unit.key], progress)) for unit in missing]
         error: HeadswapError | None = None
         stage_seconds = bookkeeping = 0.0
         executed = 0
-        for unit, future in futures:
+        for unit, future, own in futures:
             try:
                 outcome = future.result()
             except HeadswapError as raised:
@@ -141,10 +140,11 @@ class Batch:
                 continue
             unit.manifest = outcome.manifest
             unit.failure = None
-            executed += 1
-            stage_seconds += outcome.stage_seconds
-            bookkeeping += outcome.bookkeeping_seconds
-        cached = len(group.units) - len(missing)
+            if own:
+                executed += 1
+                stage_seconds += outcome.stage_seconds
+                bookkeeping += outcome.bookkeeping_seconds
+        cached = len(group.units) - executed
         with self._lock:
             totals = self.totals[group.node.stage]
             self.seconds[group.node] += stage_seconds
@@ -160,6 +160,19 @@ class Batch:
         if error is not None:
             raise error
         return not missing
+
+    def _submit(
+        self, unit: Unit, item: WorkItem, progress: Callable[[int], None]
+    ) -> tuple[Future[Outcome], bool]:
+        """The unit's future, and whether this call started it: two jobs that need the very same work share it."""
+        name = (unit.node.stage, unit.key)
+        with self._lock:
+            running = self._in_flight.get(name)
+            if running is not None and (not running.done() or running.exception() is None):
+                return running, False
+            future: Future[Outcome] = self.pool.submit(item, priority=self._priority(unit.node), progress=progress)
+            self._in_flight[name] = future
+            return future, True
 
     def retry_delay(self, error: HeadswapError, attempt: int) -> float | None:
         """Seconds to wait before attempt number ``attempt + 1``, or None when the failure will not pass by itself."""

@@ -52,6 +52,7 @@ class Ingest(Stage):
             for column, value in zip(columns, (chunk.index, chunk.shot, chunk.start, chunk.stop), strict=True):
                 columns[column].append(value)
         work.output.write_table(CHUNKS, columns)
+        work.output.facts["name"] = work.media["clip"].name
 
 
 class Landmarks(Stage):
@@ -74,7 +75,8 @@ class Track(Stage):
         note(self, work)
         assert isinstance(work.parameters, TrackParameters)
         frames = [frame for artifact in work.inputs.all("landmarks") for frame in artifact.facts["frames"]]  # type: ignore[attr-defined]
-        work.output.facts.update(frames=frames, subject=work.parameters.subject)
+        name = work.inputs.one("ingest").facts["name"]
+        work.output.facts.update(name=name, frames=frames, subject=work.parameters.subject)
 
 
 class Retarget(Stage):

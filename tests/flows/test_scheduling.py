@@ -61,6 +61,15 @@ def test_a_changed_edit_leaves_clip_stages_alone(night: Night, clips: Clips) -> 
     assert not count().keys() & {"ingest", "landmarks", "track"}
 
 
+def test_two_jobs_that_need_the_very_same_work_share_it(night: Night, clips: Clips) -> None:
+    source, target = clips("source", 1), clips("target", 25)
+    batch = night.run([job("a", source, target), job("b", source, target)])
+    assert {outcome.status for outcome in batch.outcomes.values()} == {"done"}
+    assert max(Counter(fakes.executions).values()) <= 3, "each chunk once"
+    assert count()["render"] == 3
+    assert count()["retarget"] == 1
+
+
 def test_the_same_clip_under_another_name_is_known(night: Night, clips: Clips, tmp_path: Path) -> None:
     source, target = clips("source", 1), clips("target", 12)
     night.run([job("a", source, target)])
