@@ -87,7 +87,7 @@ class InpaintStage(Stage):
     """One plate per shot for a camera that stands or turns; several where frames cannot be laid over each other."""
 
     name = "inpaint"
-    version = 1
+    version = 2
     scope = Scope.CLIP
     parameters = InpaintParameters
     inputs = (Input("ingest"), Input("track"), Input("masks"))

@@ -90,7 +90,7 @@ class MaskStage(Stage):
     """Label map (background, hair, face, neck, cloth, other) of every frame's crop."""
 
     name = "masks"
-    version = 1
+    version = 2
     scope = Scope.CLIP_CHUNK
     parameters = MaskParameters
     inputs = (Input("track"),)

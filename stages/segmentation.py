@@ -203,8 +203,9 @@ def place_priors(head: HeadFrame, crop: int) -> np.ndarray:
     column = np.exp(-((side / 0.36) ** 4)) * (1 - above(0.45, 0.04))  # under the chin: neck, collar
     ears = np.exp(-(((side - 0.44) / 0.14) ** 4)) * np.exp(-(((v + 0.02) / 0.34) ** 4))
     wide = (1 - above(0.25, 0.03)) / (1 + np.exp(np.clip((0.66 - side) / 0.04, -30, 30)))  # over the shoulders
-    hair = (0.06 + 0.54 * above(1.25, 0.2) + 0.4 * above(0.5, 0.1)) * (1 - 0.75 * column) * (1 - 0.97 * wide)
-    skin = 0.01 + 0.2 * (1 - above(0.5, 0.05)) + 0.6 * column * above(1.2, 0.12) + 0.5 * ears
+    hair = (0.06 + 0.54 * above(1.25, 0.2) + 0.4 * above(0.5, 0.1)) * (1 - 0.75 * column) * (1 - 0.92 * wide)
+    skin = 0.01 + 0.6 * column * above(1.2, 0.12) + 0.5 * ears
+    skin += (0.05 + 0.15 * np.exp(-((side / 0.5) ** 4))) * (1 - above(0.5, 0.05))  # bare chest rather than shoulders
     skin += 0.35 * above(-0.3, 0.02) * (1 - above(-0.7, 0.05)) * np.exp(-((side / 0.42) ** 6))  # forehead above the oval
     cloth = 1e-3 + (1 - above(0.45, 0.05)) * (0.25 + 0.75 * (1 - above(1.0, 0.1))) + 0.15 * wide
     return np.asarray([hair, skin, cloth], np.float32)
