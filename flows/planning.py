@@ -17,6 +17,7 @@ from flows import pipeline
 from flows.problems import failure_of
 from schemas.catalogue import Job, load_edits
 from schemas.configuration import Settings
+from schemas.edits import read_edits
 from schemas.parameters import StageParameters
 from schemas.problems import HeadswapError
 from stages.contract import Chunk, Input, Owner, Scope
@@ -293,9 +294,10 @@ class Planner:
 
     def _load_edits(self) -> None:
         for plan in self.jobs.values():
-            if plan.failure is None and plan.edits is None and plan.job.edits:
+            if plan.failure is None and plan.edits is None:
                 try:
-                    plan.edits = load_edits(plan.job.edits)
+                    where = f"edits of job {plan.job.id}"
+                    plan.edits = read_edits(load_edits(plan.job.edits), where).to_options()
                 except HeadswapError as error:
                     plan.failure = failure_of(error, stage="retarget", owner=plan.job.id)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -13,6 +13,7 @@ from rich.table import Table
 from flows import runs
 from flows.catalogue import RunResult
 from flows.estimates import estimate
+from flows.events import JobOutcome
 from flows.planning import Planner
 from flows.progress import duration, size
 from schemas.catalogue import Job
@@ -49,15 +50,24 @@ def print_summary(result: RunResult, store: ArtifactStore, console: Console) -> 
     )
     for outcome in failed:
         _print_failure(outcome.id, outcome.failure, console)
-    for outcome in result.outcomes.values():
-        for note in outcome.notes:
-            console.print(f"  [yellow]{outcome.id}[/]: {note}", highlight=False)
+    for note, names in _notes(result.outcomes.values()).items():
+        who = names[0] if len(names) == 1 else f"{len(names)} jobs"
+        console.print(f"  [yellow]{who}[/]: {note}", highlight=False)
     console.print(f"videos  {result.output_url}", highlight=False)
     if result.report is not None:
         console.print(f"report  {result.report}", highlight=False)
     console.print(f"store   {store.url}  (run {result.run_id})", highlight=False)
     if any(outcome.failure and not outcome.failure.retryable for outcome in failed):
         console.print("Failures that will not pass by themselves are not tried again until: headswap retry --store " + store.url)
+
+
+def _notes(outcomes: Iterable[JobOutcome]) -> dict[str, list[str]]:
+    """The jobs that each note is about: what holds for all of them is said once."""
+    found: dict[str, list[str]] = {}
+    for outcome in outcomes:
+        for note in outcome.notes:
+            found.setdefault(note, []).append(outcome.id)
+    return found
 
 
 def _print_failure(name: str, failure: Failure | None, console: Console) -> None:

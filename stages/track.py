@@ -121,7 +121,8 @@ class Track(Stage):
         else:
             people = [Person([appearance]) for appearance in appearances]
         people = rank(people)
-        chosen, likeness = choose(people, wanted, clip, describer)
+        reference = work.media.get("reference") or Path(wanted)
+        chosen, likeness = choose(people, wanted, clip, describer, reference)
         facts = _write_subject(work, people[chosen], artifacts, shots, rate, picture, parameters)
         work.output.facts.update(
             {
@@ -209,8 +210,8 @@ def rank(people: Sequence[Person]) -> list[Person]:
     )
 
 
-def choose(people: Sequence[Person], wanted: str, clip: Path, describer: _Describer) -> tuple[int, float | None]:
-    """Number of the person meant by ``TrackParameters.subject``, and how alike to the reference picture, where one was given."""
+def choose(people: Sequence[Person], wanted: str, clip: Path, describer: _Describer, reference: Path) -> tuple[int, float | None]:
+    """Number of the person meant by ``TrackParameters.subject``, and the likeness to the picture ``reference`` where that counts."""
     if wanted == "largest":
         return 0, None
     if wanted.isdecimal():
@@ -221,8 +222,8 @@ def choose(people: Sequence[Person], wanted: str, clip: Path, describer: _Descri
                 f"Give a subject from 0 (the largest face) to {len(people) - 1}.",
             )
         return int(wanted), None
-    reference = describer.describe_picture(Path(wanted))
-    likeness = [float(person.descriptor @ reference) for person in people]
+    sought = describer.describe_picture(reference)
+    likeness = [float(person.descriptor @ sought) for person in people]
     return int(np.argmax(likeness)), round(max(likeness), 4)
 
 
