@@ -45,19 +45,24 @@ def neck_column(labels: Mask, landmarks: NDArray[np.floating], unit: float) -> t
     left, right = (int(np.clip(chin[0] + side * 1.4 * unit, 0, width)) for side in (-1, 1))
     rows = np.flatnonzero(neck[:, left:right].sum(1) > 0.3 * unit)
     if len(rows):
-        band = neck[rows[0] : rows[0] + max(2, int(0.5 * unit)), left:right]
-        columns = np.flatnonzero(band.sum(0) >= max(1, 0.4 * len(band))) + left
-        if len(columns) > 0.4 * unit:
-            centre = float((columns[0] + columns[-1] + 1) / 2)
-            half = float(np.clip((columns[-1] + 1 - columns[0]) / 2, 0.6 * unit, 1.1 * unit))
-            lower = max(lower, rows[0] + 0.3 * unit)
+        # A mean over many rows keeps still while the label map trembles.
+        band = neck[rows[0] : rows[0] + max(2, int(0.8 * unit)), left:right]
+        band = band[band.any(1)]
+        starts, ends = left + band.argmax(1), right - band[:, ::-1].argmax(1)
+        low, high = np.quantile(starts, (0.2, 0.8))
+        start = float(starts[(starts >= low) & (starts <= high)].mean())
+        low, high = np.quantile(ends, (0.2, 0.8))
+        end = float(ends[(ends >= low) & (ends <= high)].mean())
+        centre = (start + end) / 2
+        half = float(np.clip((end - start) / 2, 0.6 * unit, 1.1 * unit))
+        lower = max(lower, rows[0] + 0.3 * unit)
     top = float(landmarks[[13, 14], 1].mean())
     x = np.arange(width, dtype=np.float32)[None] + 0.5
     y = np.arange(height, dtype=np.float32)[:, None] + 0.5
     inside = np.clip((half - np.abs(x - centre)) / (0.12 * unit) + 0.5, 0, 1)
     # It ends in a round neckline.
-    end = lower - 0.7 * unit * ((x - centre) / half) ** 2
-    below = np.clip((y - top) / (0.25 * unit), 0, 1) * np.clip((end - y) / (0.15 * unit) + 1, 0, 1)
+    bottom = lower - 0.7 * unit * ((x - centre) / half) ** 2
+    below = np.clip((y - top) / (0.25 * unit), 0, 1) * np.clip((bottom - y) / (0.15 * unit) + 1, 0, 1)
     return np.asarray(inside * below, np.float32), centre - half, centre + half
 
 
@@ -135,7 +140,8 @@ def underlay(
         neck = (cv2.erode((half == FACE).astype(np.uint8), np.ones((5, 5), np.uint8)) & low).astype(np.uint8)
     tone = _continued(small, neck)
 
-    filled = column * ((hidden > 0) & (half != CLOTH))
+    rim = cv2.dilate(near & (half == NECK), np.ones((3, 3), np.uint8)) & hidden
+    filled = np.maximum(column * ((hidden > 0) & (half != CLOTH)), rim)
     changed = cv2.dilate((hidden | (half == NECK)).astype(np.uint8), np.ones((13, 13), np.uint8))
     base, skin = picture.copy(), np.zeros((height, width), np.float32)
     box = _box(changed)
