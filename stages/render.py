@@ -24,7 +24,7 @@ from stages.renderer import Generated, Portrait, Renderer, Scene
 from stages.segmentation import FACE, HAIR
 from stages.video.crops import extract_crop, to_crop
 from stages.video.decode import open_clip
-from stages.warp.colour import SkinStatistics, face_skin, skin_statistics
+from stages.warp.colour import SkinStatistics, skin_statistics
 from stages.warp.geometry import Pose
 from stages.warp.renderer import WarpRenderer
 from storage.tables import array
@@ -185,7 +185,7 @@ def shot_skin(work: Work, shot: int, size: int) -> list[SkinStatistics]:
             own = work.inputs.table("track", "subject", "target", columns=["landmarks"], frames=only)
             landmarks = to_crop(array(own, "landmarks").reshape(LANDMARKS, 3), crop, size)
             picture = extract_crop(clip.read(int(frame)), crop, size)
-            statistics = skin_statistics(picture, face_skin(landmarks, (size, size)))
+            statistics = skin_statistics(picture, landmarks)
             if statistics is not None:
                 found.append(statistics)
     return found

@@ -15,15 +15,25 @@ from stages.warp.shapes import polygon_coverage
 LIGHTNESS_SHARE, LIGHTNESS_LIMIT = 0.4, 22.0
 CHROMA_SHARE, CHROMA_LIMIT = 0.3, 7.0
 CONTRAST_SHARE, CONTRAST_LIMIT = 0.35, 0.2
+SLOPE_SHARE, SLOPE_LIMIT = 0.6, 25.0
 
 
 @dataclass(frozen=True)
 class SkinStatistics:
-    """Mean and standard deviation of a face's skin, float64 [3] each, 8-bit L, a, b; and its mean RGB, linear light."""
+    """Colour and light of a face.
+
+    Attributes:
+        mean: float64 [3], 8-bit L, a, b of the skin.
+        deviation: float64 [3], their standard deviation.
+        tone: float64 [3], mean RGB in linear light.
+        slope: float64 [2], how L changes along the eyes' line and across it, per distance of the eye centres: from where the
+            light comes.
+    """
 
     mean: NDArray[np.float64]
     deviation: NDArray[np.float64]
     tone: NDArray[np.float64]
+    slope: NDArray[np.float64]
 
 
 def face_skin(landmarks: NDArray[np.floating], shape: tuple[int, ...]) -> NDArray[np.bool_]:
@@ -46,8 +56,23 @@ def face_skin(landmarks: NDArray[np.floating], shape: tuple[int, ...]) -> NDArra
     return np.asarray(mask & ((x - brow[0]) * down[0] + (y - brow[1]) * down[1] > 0))
 
 
-def skin_statistics(picture: NDArray[np.uint8], mask: NDArray[np.bool_]) -> SkinStatistics | None:
-    """Statistics of the masked pixels of an RGB picture, the darkest and lightest tenth left out; None below 30 pixels."""
+def face_coordinates(landmarks: NDArray[np.floating], shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Place in the face of every pixel, float32 [height, width, 2]: along the line of the eyes and across it, downwards.
+
+    The origin lies at the tip of the nose, the unit is the distance of the eye centres.
+    """
+    first, second = (landmarks[ring, :2].mean(0) for ring in (topology.LEFT_EYE, topology.RIGHT_EYE))
+    axis = second - first
+    square = max(float(axis @ axis), 1e-6)
+    y, x = np.mgrid[: shape[0], : shape[1]].astype(np.float32)
+    x, y = x - np.float32(landmarks[1, 0]), y - np.float32(landmarks[1, 1])
+    along, across = (x * axis[0] + y * axis[1]) / square, (y * axis[0] - x * axis[1]) / square
+    return np.stack([along, across], axis=2).astype(np.float32)
+
+
+def skin_statistics(picture: NDArray[np.uint8], landmarks: NDArray[np.floating]) -> SkinStatistics | None:
+    """Statistics of a face's skin in an RGB picture, the darkest and lightest tenth left out; None below 30 pixels."""
+    mask = face_skin(landmarks, picture.shape)
     pixels = picture[mask]
     if len(pixels) < 30:
         return None
@@ -55,7 +80,10 @@ def skin_statistics(picture: NDArray[np.uint8], mask: NDArray[np.bool_]) -> Skin
     low, high = np.percentile(lab[:, 0], (10, 90))
     kept = (lab[:, 0] >= low) & (lab[:, 0] <= high)
     tone = to_linear(pixels[kept]).mean(0)
-    return SkinStatistics(lab[kept].mean(0), lab.std(0), tone.astype(np.float64))
+    places = face_coordinates(landmarks, picture.shape)[mask][kept].astype(np.float64)
+    plane = np.column_stack([places, np.ones(len(places))])
+    slope = np.linalg.lstsq(plane, lab[kept, 0], rcond=None)[0][:2]
+    return SkinStatistics(lab[kept].mean(0), lab.std(0), tone.astype(np.float64), slope)
 
 
 def mean_statistics(found: Sequence[SkinStatistics]) -> SkinStatistics:
@@ -64,11 +92,21 @@ def mean_statistics(found: Sequence[SkinStatistics]) -> SkinStatistics:
         np.mean([one.mean for one in found], 0),
         np.mean([one.deviation for one in found], 0),
         np.mean([one.tone for one in found], 0),
+        np.mean([one.slope for one in found], 0),
     )
 
 
-def towards(picture: NDArray[np.uint8], source: SkinStatistics, target: SkinStatistics) -> NDArray[np.uint8]:
-    """Move a picture's lightness, contrast and colour part of the way to another's, within limits that keep its tone."""
+def towards(
+    picture: NDArray[np.uint8], landmarks: NDArray[np.floating], source: SkinStatistics, target: SkinStatistics
+) -> NDArray[np.uint8]:
+    """Move a picture's light and colour part of the way to another's, within limits that keep the skin's own tone.
+
+    Args:
+        picture: uint8 RGB [height, width, 3].
+        landmarks: float [478, 2 or 3] of the face in it.
+        source: statistics of that face.
+        target: statistics of the face whose light is wanted.
+    """
     lab = cv2.cvtColor(picture, cv2.COLOR_RGB2LAB).astype(np.float32)
     difference = target.mean - source.mean
     shift = np.array(
@@ -82,7 +120,10 @@ def towards(picture: NDArray[np.uint8], source: SkinStatistics, target: SkinStat
     lightness = lab[..., 0]
     # Hair and shadows stay dark: the shift fades towards black and white.
     room = np.clip(np.minimum(lightness, 255 - lightness) / 60.0, 0, 1)
-    lab[..., 0] = np.clip(lightness + room * ((lightness - source.mean[0]) * (ratio - 1) + shift[0]), 0, 255)
+    slope = np.clip(SLOPE_SHARE * (target.slope - source.slope), -SLOPE_LIMIT, SLOPE_LIMIT).astype(np.float32)
+    # Beyond the face the light does not go on rising.
+    lit = np.tanh(face_coordinates(landmarks, picture.shape)) @ slope
+    lab[..., 0] = np.clip(lightness + room * (lit + (lightness - source.mean[0]) * (ratio - 1) + shift[0]), 0, 255)
     lab[..., 1:] += (shift[1:] * room[..., None]).astype(np.float32)
     return cv2.cvtColor(np.clip(lab + 0.5, 0, 255).astype(np.uint8), cv2.COLOR_LAB2RGB)
 

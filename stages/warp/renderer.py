@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.renderer import Generated, Portrait, Scene
-from stages.warp.colour import SkinStatistics, face_skin, mean_statistics, saturation, skin_statistics, tone_gain, towards
+from stages.warp.colour import SkinStatistics, mean_statistics, saturation, skin_statistics, tone_gain, towards
 from stages.warp.head import Head, compose
 
 
@@ -26,13 +26,13 @@ class WarpRenderer:
     def __init__(self, portrait: Portrait, target_faces: Sequence[SkinStatistics], match_neck: bool = True) -> None:
         gain: NDArray[np.float32] | None = None
         colourfulness = 1.0
-        found = skin_statistics(portrait.picture, face_skin(portrait.landmarks, portrait.labels.shape))
+        found = skin_statistics(portrait.picture, portrait.landmarks)
         if target_faces and found is not None:
             target = mean_statistics(target_faces)
             colourfulness = saturation(found, target)
-            tinted = towards(portrait.picture, found, target)
-            portrait = replace(portrait, picture=tinted, colours=towards(portrait.colours, found, target))
-            now = skin_statistics(tinted, face_skin(portrait.landmarks, portrait.labels.shape))
+            tinted = towards(portrait.picture, portrait.landmarks, found, target)
+            portrait = replace(portrait, picture=tinted, colours=towards(portrait.colours, portrait.landmarks, found, target))
+            now = skin_statistics(tinted, portrait.landmarks)
             if match_neck and now is not None:
                 gain = tone_gain(now, target)
         self._head = Head(portrait, colourfulness)

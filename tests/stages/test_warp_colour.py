@@ -15,16 +15,18 @@ from stages.warp.colour import (
     towards,
 )
 from stages.warp.filling import fill_smoothly
-from tests.stages.painted_heads import SKIN, paint, portrait, pose, shape
+from tests.stages.painted_heads import SIZE, SKIN, paint, portrait, pose, shape
+
+LANDMARKS = pose().project(shape())
 
 
 def patch(colour: tuple[int, int, int], spread: int = 6) -> np.ndarray:
-    noise = np.random.default_rng(1).integers(-spread, spread + 1, (40, 40, 1))
+    noise = np.random.default_rng(1).integers(-spread, spread + 1, (SIZE, SIZE, 1))
     return np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)
 
 
 def statistics(picture: np.ndarray):
-    found = skin_statistics(picture, np.ones(picture.shape[:2], bool))
+    found = skin_statistics(picture, LANDMARKS)
     assert found is not None
     return found
 
@@ -41,14 +43,14 @@ def test_skin_leaves_eyes_lips_and_hair_out() -> None:
 def test_the_same_light_changes_nothing() -> None:
     picture = patch(SKIN)
     found = statistics(picture)
-    np.testing.assert_allclose(towards(picture, found, found).astype(int), picture, atol=3)
+    np.testing.assert_allclose(towards(picture, LANDMARKS, found, found).astype(int), picture, atol=3)
 
 
 @pytest.mark.parametrize(("colour", "darker"), [((90, 60, 40), True), ((250, 240, 235), False)])
 def test_lightness_moves_towards_the_target_and_no_further_than_its_limit(colour: tuple[int, int, int], darker: bool) -> None:
     source, target = patch((180, 150, 130)), patch(colour)
     before, wanted = statistics(source), statistics(target)
-    after = statistics(towards(source, before, wanted))
+    after = statistics(towards(source, LANDMARKS, before, wanted))
     change = after.mean[0] - before.mean[0]
     assert (change < 0) == darker
     assert 2 < abs(change) <= LIGHTNESS_LIMIT + 1
@@ -57,7 +59,7 @@ def test_lightness_moves_towards_the_target_and_no_further_than_its_limit(colour
 
 def test_black_hair_stays_black() -> None:
     hair = patch((8, 6, 5), 3)
-    result = towards(hair, statistics(patch((120, 90, 70))), statistics(patch((230, 200, 180))))
+    result = towards(hair, LANDMARKS, statistics(patch((120, 90, 70))), statistics(patch((230, 200, 180))))
     assert result.mean() < hair.mean() + 6
 
 
@@ -74,7 +76,20 @@ def test_grey_heads_have_grey_mouths() -> None:
 
 
 def test_too_little_skin_gives_no_statistics() -> None:
-    assert skin_statistics(patch(SKIN), np.zeros((40, 40), bool)) is None
+    tiny = pose(1.5).project(shape())
+    assert skin_statistics(patch(SKIN), tiny) is None
+
+
+def test_light_from_the_side_is_found_and_taken_over() -> None:
+    ramp = np.linspace(-30, 30, SIZE)[None, :, None]
+    flat = np.full((SIZE, SIZE, 3), 150.0)
+    lit = np.clip(flat + ramp, 0, 255).astype(np.uint8)
+    even, sided = statistics(flat.astype(np.uint8)), statistics(lit)
+    assert sided.slope[0] > 5
+    assert abs(even.slope[0]) < 0.1
+    assert abs(sided.slope[1]) < 1
+    moved = statistics(towards(flat.astype(np.uint8), LANDMARKS, even, sided))
+    assert 0.3 * sided.slope[0] < moved.slope[0] < sided.slope[0]
 
 
 def test_the_mean_of_equal_statistics_is_the_same() -> None:
