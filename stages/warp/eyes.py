@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.warp.filling import fill_smoothly
+from stages.filling import membrane
 from stages.warp.shapes import blend_patch, bounding_box, polygon_coverage
 
 Array = NDArray[np.float64]
@@ -92,7 +92,7 @@ def take_eye(picture: NDArray[np.uint8], contour: NDArray[np.floating], iris: ND
 
 def _ball(patch: NDArray[np.uint8], white: NDArray[np.bool_], opening: NDArray[np.float32]) -> NDArray[np.uint8]:
     if white.sum() >= 12:
-        return fill_smoothly(patch, white)
+        return np.asarray(np.clip(np.rint(membrane(patch, white, relax=2)), 0, 255), np.uint8)
     # No sclera to be seen: skin made paler and greyer.
     skin = patch[opening < 0.5].reshape(-1, 3).astype(np.float64).mean(0)
     pale = 0.35 * skin + 0.65 * skin.mean() + 28

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas.tables import LABELS
-from stages.warp.filling import fill_smoothly
+from stages.filling import membrane
 
 BACKGROUND, HAIR, FACE, NECK, CLOTH, OTHER = (
     LABELS.index(name) for name in ("background", "hair", "face", "neck", "cloth", "other")
@@ -208,8 +208,7 @@ def jaw_shadow(head: Soft, skin: Soft, unit: float) -> Soft:
 def _continued(small: NDArray[np.uint8], known: Mask) -> NDArray[np.uint8]:
     """The colours of known places, given at half size, continued everywhere; at quarter size."""
     weight = cv2.resize(known.astype(np.float32), (small.shape[1], small.shape[0]), interpolation=cv2.INTER_AREA)
-    weight[weight < 0.99] = 0
-    return fill_smoothly(small, weight)
+    return np.asarray(np.clip(np.rint(membrane(small, weight > 0.99, relax=1)), 0, 255), np.uint8)
 
 
 def _enlarged(mask: NDArray[np.generic], size: tuple[int, int], softness: float) -> Soft:

@@ -14,7 +14,6 @@ from stages.warp.colour import (
     tone_gain,
     towards,
 )
-from stages.warp.filling import fill_smoothly
 from tests.stages.painted_heads import SIZE, SKIN, paint, portrait, pose, shape
 
 LANDMARKS = pose().project(shape())
@@ -96,19 +95,6 @@ def test_the_mean_of_equal_statistics_is_the_same() -> None:
     one = statistics(patch(SKIN))
     both = mean_statistics([one, one])
     np.testing.assert_allclose(both.mean, one.mean)
-
-
-def test_filling_keeps_what_is_known_and_continues_it() -> None:
-    picture = np.zeros((32, 32, 3), np.uint8)
-    picture[:, :16], picture[:, 16:] = (200, 10, 10), (10, 10, 200)
-    known = np.ones((32, 32), bool)
-    known[:, 10:22] = False
-    filled = fill_smoothly(picture, known)
-    np.testing.assert_array_equal(filled[known], picture[known])
-    row = filled[16, 10:22, 0].astype(int)
-    assert (np.diff(row) <= 12).all()
-    assert row[0] > row[-1]
-    np.testing.assert_array_equal(fill_smoothly(picture, np.zeros((32, 32), bool)), picture)
 
 
 def test_the_portrait_is_painted_as_the_tests_believe() -> None:
