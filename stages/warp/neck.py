@@ -153,7 +153,7 @@ def underlay(
     layer = _mix(background[fine], clothes, _enlarged(covered[coarse], size, 1.0))
     layer = _mix(layer, tone, _enlarged(filled[coarse], size, 0.8))
     part = _mix(picture[fine], layer, _enlarged(hidden[coarse], size, 1.0))
-    skin[fine] = _enlarged(np.maximum(filled, half == NECK)[coarse], size, 0.8)
+    skin[fine] = _enlarged(np.maximum(filled, _under_chin(half, points, distance))[coarse], size, 0.8)
     if gain is not None:
         y = np.arange(fine[0].start, fine[0].stop, dtype=np.float32)[:, None] + 0.5
         depth = (y - np.float32(landmarks[152, 1])) / np.float32(unit)
@@ -161,6 +161,18 @@ def underlay(
         _shade(part, skin[fine] * falloff, gain)
     base[fine] = part
     return base, skin
+
+
+def _under_chin(labels: Mask, landmarks: NDArray[np.floating], unit: float) -> NDArray[np.bool_]:
+    """The parts labelled neck that reach up to the chin: bare hands and arms have the same label, but hang elsewhere."""
+    count, numbered = cv2.connectedComponents((labels == NECK).astype(np.uint8), connectivity=4)
+    x, y = landmarks[152, :2]
+    top, bottom = (int(np.clip(y + side * unit, 0, labels.shape[0])) for side in (-0.6, 0.35))
+    left, right = (int(np.clip(x + side * unit, 0, labels.shape[1])) for side in (-1.3, 1.3))
+    kept = np.zeros(count, bool)
+    kept[np.unique(numbered[top:bottom, left:right])] = True
+    kept[0] = False
+    return np.asarray(kept[numbered])
 
 
 Box = tuple[slice, slice]

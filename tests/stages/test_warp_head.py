@@ -15,6 +15,7 @@ from stages.warp.mouth import openness as mouth_openness
 from tests.stages.painted_heads import (
     CLOTH,
     IRIS,
+    NECK_LABEL,
     OTHER_LABEL,
     SKIN,
     TEETH,
@@ -146,6 +147,16 @@ def test_the_neck_takes_the_new_skins_tone_and_cloth_does_not() -> None:
     np.testing.assert_allclose(shaded[below], plain[below] * gain, atol=8)
     cloth = (int(chin[1] + 1.15 * target.pose.scale), int(chin[0] + 1.6 * target.pose.scale))
     np.testing.assert_allclose(shaded[cloth], CLOTH, atol=2)
+
+
+def test_a_bare_hand_far_from_the_chin_keeps_its_colour() -> None:
+    target = scene()
+    labels, picture = target.labels.copy(), target.picture.copy()
+    labels[215:250, 190:230] = NECK_LABEL
+    picture[215:250, 190:230] = SKIN
+    gain = np.array([0.5, 0.5, 0.5], np.float32)
+    result, _ = compose(Head(portrait()), replace(target, labels=labels, picture=picture), gain)
+    np.testing.assert_array_equal(result[220:245, 195:225], picture[220:245, 195:225])
 
 
 def test_what_is_in_front_of_the_head_stays_in_front() -> None:
