@@ -128,6 +128,16 @@ def towards(
     return cv2.cvtColor(np.clip(lab + 0.5, 0, 255).astype(np.uint8), cv2.COLOR_LAB2RGB)
 
 
+def hue_of(colour: NDArray[np.floating]) -> NDArray[np.float32]:
+    """An RGB colour's channels against their mean, float32 [3]."""
+    return np.asarray(colour / max(float(np.mean(colour)), 1e-3), np.float32)
+
+
+def skin_hue(skin: SkinStatistics) -> NDArray[np.float32]:
+    """Hue of a face's skin as 8-bit RGB shows it, float32 [3]."""
+    return hue_of(np.maximum(skin.tone, 1e-4) ** (1 / 2.2))
+
+
 def saturation(source: SkinStatistics, target: SkinStatistics) -> float:
     """How colourful the source is against the target, 0 (grey) to 1 (as colourful as half the target's skin, or more)."""
     chroma = [float(np.hypot(*(one.mean[1:] - 128))) for one in (source, target)]

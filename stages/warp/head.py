@@ -15,7 +15,7 @@ from stages.warp.neck import HAIR, OTHER, jaw_shadow, underlay
 from stages.warp.raster import OUTSIDE, rasterise
 from stages.warp.shapes import polygon_coverage
 
-NECK_FADE = (0.06, 0.42)
+NECK_FADE = (0.03, 0.26)
 """Distance below the outline of the face, in eye distances, over which the source's own neck fades."""
 
 
@@ -121,20 +121,23 @@ def _neck_fade(portrait: Portrait) -> NDArray[np.float32]:
     return np.asarray(1 - low * skin * (1 - fade), np.float32)
 
 
-def compose(head: Head, scene: Scene, gain: NDArray[np.floating] | None) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+def compose(
+    head: Head, scene: Scene, gain: NDArray[np.floating] | None, hue: NDArray[np.floating] | None = None
+) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """The generated crop: the new head on the target's neck, before the clean background, behind what occludes it.
 
     Args:
         head: of the source.
         scene: frame of the target.
         gain: float [3] on the neck's RGB towards the new skin; None leaves its colour.
+        hue: float [3] of the target's face.
 
     Returns:
         uint8 RGB [size, size, 3], and the new head's opacity float32 [size, size].
     """
     colour, opacity = head.draw(scene.aligned, scene.pose, scene.picture, scene.landmarks)
     unit = scene.pose.scale
-    result, skin = underlay(scene.picture, scene.background, scene.labels, scene.landmarks, unit, gain)
+    result, skin = underlay(scene.picture, scene.background, scene.labels, scene.landmarks, unit, gain, hue)
     rows, columns = (np.flatnonzero(((opacity > 0) | (skin > 0)).any(axis)) for axis in (1, 0))
     if len(rows):
         box = (slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1))

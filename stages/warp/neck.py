@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from schemas.tables import LABELS
 from stages.filling import membrane
+from stages.warp.colour import hue_of
 
 BACKGROUND, HAIR, FACE, NECK, CLOTH, OTHER = (
     LABELS.index(name) for name in ("background", "hair", "face", "neck", "cloth", "other")
@@ -20,6 +21,9 @@ HALF, QUARTER = 2, 4
 
 SHADOW = 0.38
 """How much darker the neck is right under the jaw of the new head."""
+
+HUE_LIMIT = 1.25
+"""Largest correction for a neck of another hue than its face."""
 
 Mask = NDArray[np.uint8]
 Soft = NDArray[np.float32]
@@ -103,6 +107,7 @@ def underlay(
     landmarks: NDArray[np.floating],
     unit: float,
     gain: NDArray[np.floating] | None,
+    hue: NDArray[np.floating] | None = None,
 ) -> tuple[NDArray[np.uint8], Soft]:
     """The picture the new head is laid on.
 
@@ -113,6 +118,7 @@ def underlay(
         landmarks: float [478, 3] of the target, pixels of the crop.
         unit: distance of the eye centres, pixels of the crop.
         gain: float [3] on the neck's RGB towards the new skin; None leaves its colour.
+        hue: float [3] of the target's face, for which the gain is meant: a neck is often paler or greener than its face.
 
     Returns:
         uint8 RGB [height, width, 3], and how much of each pixel is skin of the neck, float32 [height, width].
@@ -158,9 +164,17 @@ def underlay(
         y = np.arange(fine[0].start, fine[0].stop, dtype=np.float32)[:, None] + 0.5
         depth = (y - np.float32(landmarks[152, 1])) / np.float32(unit)
         falloff = np.clip(1 - (depth - 1.2) / 1.6, 0.25, 1).astype(np.float32)
-        _shade(part, skin[fine] * falloff, gain)
+        _shade(part, skin[fine] * falloff, gain if hue is None else gain * _hue_ratio(small, neck, hue))
     base[fine] = part
     return base, skin
+
+
+def _hue_ratio(small: NDArray[np.uint8], neck: Mask, hue: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Factor [3] between the hue of the target's face and that of its neck; ``neck`` at half, ``small`` at quarter size."""
+    seen = cv2.resize(neck, (small.shape[1], small.shape[0]), interpolation=cv2.INTER_NEAREST) > 0
+    if seen.sum() < 40:
+        return np.ones(3, np.float32)
+    return np.clip(hue / np.maximum(hue_of(small[seen].mean(0)), 1e-3), 1 / HUE_LIMIT, HUE_LIMIT)
 
 
 def _under_chin(labels: Mask, landmarks: NDArray[np.floating], unit: float) -> NDArray[np.bool_]:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.renderer import Generated, Portrait, Scene
-from stages.warp.colour import SkinStatistics, mean_statistics, saturation, skin_statistics, tone_gain, towards
+from stages.warp.colour import SkinStatistics, mean_statistics, saturation, skin_hue, skin_statistics, tone_gain, towards
 from stages.warp.head import Head, compose
 
 
@@ -25,6 +25,7 @@ class WarpRenderer:
 
     def __init__(self, portrait: Portrait, target_faces: Sequence[SkinStatistics], match_neck: bool = True) -> None:
         gain: NDArray[np.float32] | None = None
+        hue: NDArray[np.float32] | None = None
         colourfulness = 1.0
         found = skin_statistics(portrait.picture, portrait.landmarks)
         if target_faces and found is not None:
@@ -34,12 +35,12 @@ class WarpRenderer:
             portrait = replace(portrait, picture=tinted, colours=towards(portrait.colours, portrait.landmarks, found, target))
             now = skin_statistics(tinted, portrait.landmarks)
             if match_neck and now is not None:
-                gain = tone_gain(now, target)
+                gain, hue = tone_gain(now, target), skin_hue(target)
         self._head = Head(portrait, colourfulness)
-        self._gain = gain
+        self._gain, self._hue = gain, hue
 
     def render(self, scenes: Iterable[Scene]) -> Iterator[Generated]:
         """See ``Renderer``; each frame stands for itself."""
         for scene in scenes:
-            picture, head = compose(self._head, scene, self._gain)
+            picture, head = compose(self._head, scene, self._gain, self._hue)
             yield Generated(scene.frame, picture, head)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from stages.warp import topology
+from stages.warp.colour import hue_of
 from stages.warp.eyes import openness as eye_openness
 from stages.warp.eyes import take_eye
 from stages.warp.head import Head, compose
@@ -183,3 +184,16 @@ def test_openness_is_height_over_width(ring: np.ndarray) -> None:
     flat[:, 1] = 0
     flat[:, 2] = 0
     assert eye_openness(flat) < 0.01
+
+
+def test_a_neck_greener_than_its_face_takes_the_new_faces_hue() -> None:
+    target = scene()
+    picture = target.picture.copy()
+    pale = (185, 180, 140)
+    picture[target.labels == NECK_LABEL] = pale
+    greener = replace(target, picture=picture)
+    hue = hue_of(np.array(SKIN, np.float64))
+    shaded, _ = compose(Head(portrait()), greener, np.ones(3, np.float32), hue)
+    chin = target.landmarks[152, :2]
+    below = shaded[int(chin[1] + 0.75 * target.pose.scale), int(chin[0])]
+    assert distance(hue_of(below.astype(np.float64)), hue) < 0.4 * distance(hue_of(np.array(pale, np.float64)), hue)
