@@ -1,6 +1,7 @@
 """The `headswap` command: parses, calls flows, prints. No logic.
 
-Exit status: 0 all done; 1 some jobs failed (each named, with its reason); 2 wrong usage or configuration (all problems at once).
+Exit status: 0 all done; 1 some jobs failed (each named, with its reason); 2 wrong usage or configuration (all problems at once);
+130 or 143: stopped by Ctrl-C or by SIGTERM.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import signal
 from collections.abc import Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -34,7 +36,11 @@ app.add_typer(models_app, name="models")
 out_console = Console(soft_wrap=True)
 error_console = Console(stderr=True, soft_wrap=True)
 
-DONE, FAILED, WRONG_USAGE, STOPPED = 0, 1, 2, 130
+DONE, FAILED, WRONG_USAGE, STOPPED, TERMINATED = 0, 1, 2, 130, 143
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which a machine that goes down (or a scheduler) sends: the run ends as after Ctrl-C."""
 
 
 class RendererName(StrEnum):
@@ -79,7 +85,8 @@ def command(group: typer.Typer, name: str | None = None) -> Callable[[Callable[.
     def register(function: Callable[..., int]) -> Callable[..., int]:
         @functools.wraps(function)
         def call(*arguments: Any, **options: Any) -> None:
-            raise typer.Exit(exit_status(functools.partial(function, *arguments, **options)))
+            as_json = bool(options.get("as_json"))
+            raise typer.Exit(exit_status(functools.partial(function, *arguments, **options), as_json=as_json))
 
         group.command(name)(call)
         return function
@@ -87,18 +94,17 @@ def command(group: typer.Typer, name: str | None = None) -> Callable[[Callable[.
     return register
 
 
-def exit_status(call: Callable[[], int]) -> int:
+def exit_status(call: Callable[[], int], *, as_json: bool = False) -> int:
     try:
         return call()
-    except UsageError as error:
-        tell_error(error)
-        return WRONG_USAGE
     except HeadswapError as error:
         tell_error(error)
-        return FAILED
-    except KeyboardInterrupt:
+        if as_json:
+            print_json({"error": {"code": error.code, "message": error.message, "remedy": error.remedy}})
+        return WRONG_USAGE if isinstance(error, UsageError) else FAILED
+    except KeyboardInterrupt as stop:
         error_console.print("\nStopped. What was committed stays; give the same command again to go on.")
-        return STOPPED
+        return TERMINATED if isinstance(stop, Terminated) else STOPPED
 
 
 def tell_error(error: HeadswapError) -> None:
@@ -477,7 +483,13 @@ def doctor(store_url: StoreOption = None, config: ConfigOption = None, as_json: 
     return FAILED if any(check.state == "failed" for check in checks) else DONE
 
 
+def _terminate(number: int, frame: object) -> None:
+    del number, frame
+    raise Terminated
+
+
 def main() -> None:
+    signal.signal(signal.SIGTERM, _terminate)
     app()
 
 

@@ -17,7 +17,6 @@ os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
-os.environ["HEADSWAP_EPHEMERAL_SERVER"] = "1"
 
 from prefect import flow
 from prefect.cache_policies import NO_CACHE
@@ -30,6 +29,9 @@ from flows.planning import DELIVER, JobPlan
 from flows.scheduling import Batch, Group
 from schemas.problems import HeadswapError
 
+SERVER_MARK = "_HEADSWAP_SERVER_OF"
+"""Variable that an ephemeral server inherits. Not one of the HEADSWAP_ variables, which are settings."""
+
 TASKS_PER_FLOW = 900
 """Prefect's server stays quick below about 1,000 task runs in one flow run."""
 
@@ -37,6 +39,7 @@ TASKS_PER_FLOW = 900
 def run_with_prefect(batch: Batch, *, run_id: str, name: str) -> None:
     """Run a planned batch as a flow with a subflow for each shard of jobs."""
     end_orphaned_servers()
+    os.environ[SERVER_MARK] = f"{os.getpid()} {psutil.Process().create_time():.0f}"
     shards = shards_of(list(batch.planner.jobs.values()))
 
     @flow(name="headswap-shard", validate_parameters=False, persist_result=False)
@@ -144,15 +147,22 @@ class PrefectEngine:
 def end_orphaned_servers() -> None:
     """End ephemeral servers whose run was killed with -9: they would stay for ever.
 
-    Only processes of this user that a headswap run started and whose parent is gone.
+    Only processes of this user that a headswap run started which is gone.
     """
     for process in psutil.process_iter():
         try:
-            if (
-                process.ppid() == 1
-                and any("prefect.server" in part for part in process.cmdline())
-                and process.environ().get("HEADSWAP_EPHEMERAL_SERVER") == "1"
-            ):
-                process.terminate()
+            if any("prefect.server" in part for part in process.cmdline()):
+                mark = process.environ().get(SERVER_MARK)
+                if mark is not None and not _is_running(mark):
+                    process.terminate()
         except psutil.Error:
             continue
+
+
+def _is_running(mark: str) -> bool:
+    """Whether the process that left this mark lives; its start guards against numbers that are in use again."""
+    number, started = mark.split()
+    try:
+        return abs(psutil.Process(int(number)).create_time() - float(started)) < 2
+    except psutil.NoSuchProcess:
+        return False

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from flows.events import Events, JobOutcome, StageTotals
-from schemas.problems import UsageError
+from schemas.problems import StoreError, UsageError
 from storage.failures import Failure
 from storage.store import ArtifactStore
 
@@ -59,18 +59,30 @@ def load(store: ArtifactStore, run_id: str | None) -> dict[str, Any]:
 
 
 class RunRecorder(Events):
-    """Writes the record of one run."""
+    """Writes the record of one run.
+
+    Raises:
+        StoreError: the store cannot be written. A full one does not stop the run: what it could not take is written at the end.
+    """
 
     def __init__(self, store: ArtifactStore, run_id: str, asked: dict[str, Any]) -> None:
         self.store = store
         self.run_id = run_id
         self._record: dict[str, Any] = {"run": run_id, "state": "running", "started": _now(), **asked}
         self._lock = threading.Lock()
+        self._unwritten: dict[str, dict[str, Any]] = {}
         self._write()
 
     def job_finished(self, outcome: JobOutcome) -> None:
         value = {**asdict(outcome), "failure": _failure(outcome.failure), "ended": _now()}
-        self.store.write_document(f"{FOLDER}/{self.run_id}/jobs/{outcome.id}.json", value)
+        path = f"{FOLDER}/{self.run_id}/jobs/{outcome.id}.json"
+        try:
+            self.store.write_document(path, value)
+        except StoreError as error:
+            if error.code != "store_full":
+                raise
+            with self._lock:
+                self._unwritten[path] = value
 
     def finish(self, state: str, totals: dict[str, StageTotals], report: str | None) -> dict[str, Any]:
         with self._lock:
@@ -80,6 +92,8 @@ class RunRecorder(Events):
                 report=report,
                 stages={name: asdict(total) for name, total in totals.items()},
             )
+            for path, value in self._unwritten.items():
+                self.store.write_document(path, value)
             self._write()
             return dict(self._record)
 

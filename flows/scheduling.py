@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from flows import pipeline
 from flows.delivery import deliver
@@ -23,8 +23,10 @@ from flows.execution import Outcome, WorkItem, describe
 from flows.planning import DELIVER, JobPlan, Node, Planner, Step, Unit, quarantined
 from flows.problems import failure_of
 from flows.workers import WorkerPool
-from schemas.problems import HeadswapError
+from schemas.problems import HeadswapError, StoreError
 from storage.failures import Failure
+
+T = TypeVar("T")
 
 CHUNKS_PER_GROUP = 16
 """Chunks that one engine task covers: seconds to minutes of work, and few enough tasks for an hour of video."""
@@ -161,9 +163,7 @@ class Batch:
             raise error
         return not missing
 
-    def _submit(
-        self, unit: Unit, item: WorkItem, progress: Callable[[int], None]
-    ) -> tuple[Future[Outcome], bool]:
+    def _submit(self, unit: Unit, item: WorkItem, progress: Callable[[int], None]) -> tuple[Future[Outcome], bool]:
         """The unit's future, and whether this call started it: two jobs that need the very same work share it."""
         name = (unit.node.stage, unit.key)
         with self._lock:
@@ -189,15 +189,16 @@ class Batch:
     # ---- the run -------------------------------------------------------------------------------------------------
 
     def run(self, engine: Engine, jobs: Iterable[str] | None = None) -> None:
-        """Run the jobs (all of the plan's, or those named) to their end. One bad video never stops the batch."""
+        """Run the jobs (all of the plan's, or those named) to their end. One bad video never stops the batch.
+
+        A store that stays away does: nothing could be committed. The jobs that are left then end as failed for that reason.
+        """
+        if self.stopping.is_set():
+            return
         wanted = [self.planner.jobs[name] for name in jobs] if jobs is not None else list(self.planner.jobs.values())
         arrivals: queue.SimpleQueue[tuple[Group, Future[bool]]] = queue.SimpleQueue()
         graph = _Graph(self.planner, wanted, self._done)
         groups_left: dict[Node, int] = {}
-        for plan in wanted:
-            if plan.failure is not None:
-                self._end_failed(plan, plan.failure)
-                graph.drop_job(plan)
         running = 0
 
         def start(node: Node) -> int:
@@ -219,6 +220,10 @@ class Batch:
                 self._end_failed(plan, failure)
 
         try:
+            for plan in wanted:
+                if plan.failure is not None:
+                    self._end_failed(plan, plan.failure)
+                    graph.drop_job(plan)
             while True:
                 for node in graph.take_ready():
                     running += start(node)
@@ -235,17 +240,19 @@ class Batch:
                 if groups_left[group.node] == 0 and group.node not in self._failed:
                     self._done.add(group.node)
                     graph.finish(group.node)
-        except BaseException:
+        except BaseException as error:
             self.stopping.set()
             self.pool.close()
-            raise
+            if not isinstance(error, StoreError):
+                raise
+            self._give_up(error)
 
     def _groups(self, node: Node) -> list[Group] | Failure:
         if node.stage == DELIVER:
             return [Group(node, ())]
         step = self.planner.step(node)
         if step.state != "cached":
-            (step,) = self.planner.resolve([node])
+            (step,) = self._patiently(lambda: self.planner.resolve([node]))
         if step.failure is not None:
             return step.failure
         assert step.units is not None, f"{node} is not ready"
@@ -261,15 +268,39 @@ class Batch:
     def _clear(self, step: Step) -> None:
         for unit in step.missing:
             if unit.failure is not None:
-                self.planner.failures.clear(unit.node.stage, unit.key)
+                self._patiently(lambda unit=unit: self.planner.failures.clear(unit.node.stage, unit.key))  # type: ignore[misc]
                 unit.failure = None
+
+    def _patiently(self, ask: Callable[[], T]) -> T:
+        """Ask the store with the retries that work has: a run of hours must outlast a minute without it."""
+        attempt = 0
+        while True:
+            try:
+                return ask()
+            except StoreError as error:
+                attempt += 1
+                delay = self.retry_delay(error, attempt)
+                if delay is None:
+                    raise
+                with self._lock:
+                    self.events.note(f"{error.message} Trying again in {delay:.0f} s.")
+                if self.stopping.wait(delay):
+                    raise
+
+    def _give_up(self, error: StoreError) -> None:
+        for plan in self.planner.jobs.values():
+            if plan.job.id not in self.outcomes:
+                self.outcomes[plan.job.id] = JobOutcome(
+                    plan.job.id, "failed", failure=failure_of(error, stage="store", owner=plan.job.id)
+                )
 
     def _record(self, unit: Unit, error: HeadswapError) -> None:
         """Write down why a unit failed, so that the next run knows (and does not try a bad input every night)."""
         if error.code == "stopped":
             return
         attempts = 1 + (unit.failure.attempts if unit.failure else 0)
-        retryable = error.retryable
+        # What the store did is never held against the input: a full disk is not retried at once, but by the next run.
+        retryable = error.retryable or isinstance(error, StoreError)
         if error.code in LAST_RETRY and attempts >= self.planner.settings.retry.attempts:
             retryable = False
         failure = failure_of(
@@ -307,9 +338,13 @@ class Batch:
         if plan.job.id in self.outcomes:
             return
         outcome = JobOutcome(plan.job.id, "failed", failure=failure)
-        with self._lock:
-            self.outcomes[plan.job.id] = outcome
-            self.events.job_finished(outcome)
+
+        def tell() -> None:
+            with self._lock:
+                self.events.job_finished(outcome)
+
+        self._patiently(tell)
+        self.outcomes[plan.job.id] = outcome
 
 
 class _Graph:

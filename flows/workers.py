@@ -61,6 +61,7 @@ class WorkerPool:
         self._threads: list[threading.Thread] = []
         self._closing = threading.Event()
         self._inline = threading.Lock()
+        self._asking = threading.Lock()
         # Native libraries read these when they are loaded, so a child must be born with them: one thread each, because
         # the pool is the parallelism.
         for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
@@ -83,16 +84,21 @@ class WorkerPool:
             with self._inline:
                 _finish(task.future, lambda: perform(item, task.progress))
             return task.future
-        self._queue.put((priority, next(self._count), task))
-        if len(self._threads) < self.workers:
-            thread = threading.Thread(target=self._serve, name=f"worker-{len(self._threads)}", daemon=True)
-            self._threads.append(thread)
-            thread.start()
+        with self._asking:
+            if self._closing.is_set():
+                task.future.set_exception(_stopped(item))
+                return task.future
+            self._queue.put((priority, next(self._count), task))
+            if len(self._threads) < self.workers:
+                thread = threading.Thread(target=self._serve, name=f"worker-{len(self._threads)}", daemon=True)
+                self._threads.append(thread)
+                thread.start()
         return task.future
 
     def close(self) -> None:
         """Stop at once: running units are killed, waiting ones cancelled. What was committed stays."""
-        self._closing.set()
+        with self._asking:  # from here on nobody can ask for work that no thread would take
+            self._closing.set()
         with contextlib.suppress(queue.Empty):
             while True:
                 _, _, task = self._queue.get_nowait()
@@ -112,9 +118,14 @@ class WorkerPool:
                     break
                 if not task.future.set_running_or_notify_cancel():
                     continue
-                process = process if process is not None and process.alive else _Process(self._logs)
-                current = process
-                _finish(task.future, lambda task=task, current=current: self._watch(current, task))  # type: ignore[misc]
+
+                def work(task: _Task = task) -> Outcome:
+                    nonlocal process
+                    if process is None or not process.alive:
+                        process = _Process(self._logs)
+                    return self._watch(process, task)
+
+                _finish(task.future, work)
         finally:
             if process is not None:
                 process.kill()
@@ -128,9 +139,7 @@ class WorkerPool:
             while True:
                 if self._closing.is_set():
                     process.kill()
-                    raise HeadswapError(
-                        "stopped", f"{item.stage} of {item.label} was stopped.", "Give the same command again.", retryable=True
-                    )
+                    raise _stopped(item)
                 if process.connection.poll(POLL_SECONDS):
                     kind, value = process.connection.recv()
                     if kind == "progress":
@@ -166,6 +175,10 @@ class WorkerPool:
 
 def _ignore(frames: int) -> None:
     del frames
+
+
+def _stopped(item: WorkItem) -> HeadswapError:
+    return HeadswapError("stopped", f"{item.stage} of {item.label} was stopped.", "Give the same command again.", retryable=True)
 
 
 def _finish(future: Future[Outcome], work: Callable[[], Outcome]) -> None:

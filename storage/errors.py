@@ -27,6 +27,7 @@ def store_error(error: BaseException, doing: str, url: str) -> StoreError:
             "store_full",
             f"No space is left for {doing} in the store {url}.",
             "Free space there, run `headswap gc`, or choose another --store; what was committed is safe.",
+            retryable=True,
         )
     if number in _DENIED or isinstance(error, PermissionError):
         return StoreError(

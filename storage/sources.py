@@ -14,7 +14,7 @@ from typing import Any
 
 import fsspec
 
-from schemas.problems import MediaError, StoreError
+from schemas.problems import HeadswapError, MediaError, StoreError
 from storage.errors import store_error
 from storage.keys import digest_file, digest_value
 from storage.store import ArtifactStore
@@ -190,4 +190,11 @@ def _media_errors(url: str | Path) -> Iterator[None]:
             raise StoreError(
                 "store_full", f"No space is left in scratch for {url}.", "Free space, or set another scratch folder."
             ) from error
+        raise store_error(error, f"reading {url}", str(url)) from error
+    except HeadswapError:
+        raise
+    except Exception as error:
+        if not is_remote(url):
+            raise
+        # Clients of remote places have errors of their own kind (botocore's, aiohttp's) for no answer and no credentials.
         raise store_error(error, f"reading {url}", str(url)) from error
