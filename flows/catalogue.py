@@ -14,11 +14,11 @@ from flows.planning import Planner
 from flows.reporting import write_report
 from flows.runs import RunRecorder, new_run_id
 from flows.scheduling import Batch, DirectEngine
-from flows.upkeep import collect_garbage
+from flows.upkeep import KEPT_RESULTS, OF_FINISHED_JOBS, collect_garbage
 from flows.workers import Limits, WorkerPool
 from schemas.catalogue import Job
 from schemas.configuration import Settings
-from schemas.problems import HeadswapError
+from schemas.problems import HeadswapError, StoreError
 from stages.networks.registry import ModelRegistry
 from storage.store import ArtifactStore
 
@@ -82,6 +82,7 @@ def run_jobs(
     What is committed in the store is not done again; giving the same jobs again after a kill goes on where it was.
     """
     began = time.perf_counter()
+    planner = Planner(jobs, store, settings, registry or ModelRegistry(Path(settings.models).expanduser()))
     run_id = new_run_id(name)
     recorder = RunRecorder(
         store,
@@ -96,21 +97,23 @@ def run_jobs(
         },
     )
     observers = Observers([recorder, *events])
-    planner = Planner(jobs, store, settings, registry or ModelRegistry(Path(settings.models).expanduser()))
-    planner.survey()
-    observers.run_started(list(planner.jobs.values()), work_seconds(planner))
     limits = Limits(seconds=settings.time_limits.of, memory_bytes=settings.worker_memory)
-    state, report = "interrupted", None
+    state, report, record = "interrupted", None, {}
     with WorkerPool(settings.workers, limits=limits, logs=store.scratch) as pool:
         batch = Batch(planner, pool, observers, output_url=output_url, retry_failed=retry_failed)
         try:
+            planner.survey()
+            observers.run_started(list(planner.jobs.values()), work_seconds(planner))
             _run(batch, settings, run_id=run_id, name=name)
             report = _report(batch, output_url, name=name, folder=report_name, run_id=run_id, began=began)
             failed = any(outcome.status == "failed" for outcome in batch.outcomes.values())
-            _apply_retention(store, settings.retention, failed=failed)
+            _apply_retention(batch, settings.retention, failed=failed)
             state = "failed" if failed else "completed"
         finally:
-            record = recorder.finish(state, dict(batch.totals), report)
+            try:
+                record = recorder.finish(state, dict(batch.totals), report)
+            except StoreError as error:
+                observers.note(f"The end of the run could not be recorded: {error}")
     return RunResult(run_id, batch.outcomes, dict(batch.totals), time.perf_counter() - began, output_url, report, record)
 
 
@@ -145,7 +148,22 @@ def _report(batch: Batch, output_url: str, *, name: str, folder: str, run_id: st
         return None
 
 
-def _apply_retention(store: ArtifactStore, retention: str, *, failed: bool) -> None:
-    """Give up what the settings do not want to keep. Jobs that failed keep what resuming them needs."""
-    if retention != "all":
-        collect_garbage(store, retention="resume" if failed else retention)
+def _apply_retention(batch: Batch, retention: str, *, failed: bool) -> None:
+    """Give up what the settings do not want to keep. Jobs that failed keep what resuming them needs.
+
+    What this run itself made for jobs that are finished goes at once; what others made, only when it is a day old.
+    """
+    if retention == "all":
+        return
+    chosen = "resume" if failed else retention
+    planner = batch.planner
+    made = [
+        unit.manifest.folder
+        for plan in planner.jobs.values()
+        if batch.outcomes[plan.job.id].status == "done"
+        for node in plan.nodes
+        if node.stage in OF_FINISHED_JOBS or (chosen == "results" and node.stage not in KEPT_RESULTS)
+        for unit in planner.step(node).units or ()
+        if unit.manifest is not None
+    ]
+    collect_garbage(planner.store, retention=chosen, at_once=frozenset(made))

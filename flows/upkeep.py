@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 from rich.console import Console
@@ -16,21 +16,35 @@ from storage.maintenance import fsck, gc, usage
 from storage.store import ArtifactStore
 
 RETENTIONS = ("all", "resume", "results")
+OF_FINISHED_JOBS = ("render", "encode")
+"""Stages whose artifacts only their own job needs: generated crops and segments, most of the bytes."""
 KEPT_RESULTS = (*pipeline.FINAL, JOB_RECORD)
 
 
 def collect_garbage(
-    store: ArtifactStore, *, retention: str = "all", dry_run: bool = False, minimum_age_hours: float = 24.0
+    store: ArtifactStore,
+    *,
+    retention: str = "all",
+    at_once: Collection[str] = (),
+    dry_run: bool = False,
+    minimum_age_hours: float = 24.0,
 ) -> dict[str, Any]:
     """Remove what no manifest reaches, and what the retention gives up.
 
     ``resume`` gives up what only a finished job needed (generated crops and segments: most of the bytes); ``results`` all but
-    the finished videos and their measures. A finished job stays known as finished with any of them.
+    the finished videos and their measures. A finished job stays known as finished with any of them. What is younger than
+    ``minimum_age_hours`` stays, because a run may be in need of it, except for the attempt folders ``at_once``.
     """
     if retention not in RETENTIONS:
         raise UsageError([f"There is no retention {retention!r}."], f"Use one of {', '.join(RETENTIONS)}.")
     dropped = {"all": lambda: (), "resume": lambda: _of_finished_jobs(store), "results": lambda: _all_but_results}[retention]()
-    report = gc(store, drop=dropped, dry_run=dry_run, minimum_age=minimum_age_hours * 3600)  # type: ignore[arg-type]
+    report = gc(
+        store,
+        drop=dropped,  # type: ignore[arg-type]
+        at_once=at_once,
+        dry_run=dry_run,
+        minimum_age=minimum_age_hours * 3600,
+    )
     left = usage(store)
     return {
         "store": store.url,
@@ -39,6 +53,8 @@ def collect_garbage(
         "orphans": report.attempts,
         "temporary": report.temporary,
         "scratch": report.scratch,
+        "too_young": report.young,
+        "minimum_age_hours": minimum_age_hours,
         "freed_bytes": report.bytes,
         "left": {name: {"artifacts": stage.artifacts, "bytes": stage.bytes} for name, stage in left.items()},
     }
@@ -89,6 +105,11 @@ def print_garbage(document: dict[str, Any], console: Console) -> None:
         f"{len(document['orphans'])} orphaned attempts, {len(document['temporary'])} temporary files, "
         f"{len(document['scratch'])} scratch folders"
     )
+    if document["too_young"]:
+        console.print(
+            f"{document['too_young']} artifacts stay because they are younger than {document['minimum_age_hours']:g} hours; "
+            "where no run is going on, --minimum-age-hours 0 gives them up too"
+        )
     for name, stage in document["left"].items():
         console.print(f"  {name:10} {stage['artifacts']:6} artifacts  {size(stage['bytes'])}", highlight=False)
 

@@ -37,6 +37,7 @@ class GcReport:
     temporary: list[str] = field(default_factory=list)  # files of interrupted writes
     scratch: list[str] = field(default_factory=list)  # folders of dead processes
     bytes: int = 0  # freed in the store
+    young: int = 0  # artifacts that retention would give up, were they older
 
     def to_dict(self) -> dict[str, object]:
         return asdict(self)
@@ -49,7 +50,14 @@ class _Attempt:
     paths: list[str]
 
 
-def gc(store: ArtifactStore, *, drop: Dropped = (), dry_run: bool = False, minimum_age: float = HOUR) -> GcReport:
+def gc(
+    store: ArtifactStore,
+    *,
+    drop: Dropped = (),
+    at_once: Collection[str] = (),
+    dry_run: bool = False,
+    minimum_age: float = HOUR,
+) -> GcReport:
     """Remove what no manifest reaches: objects of interrupted or beaten attempts, temporary files, scratch of dead processes.
 
     Safe beside running work: what is younger than ``minimum_age`` is left alone, because it may be on its way to its
@@ -58,6 +66,7 @@ def gc(store: ArtifactStore, *, drop: Dropped = (), dry_run: bool = False, minim
     Args:
         drop: retention: stages whose artifacts are no longer wanted, or a function of a manifest that says so. Their
             manifests are withdrawn first, so that at no moment a manifest points to nothing.
+        at_once: folders of attempts to give up whatever their age, because who asks knows that nobody needs them any more.
         minimum_age: seconds, by the store's clock.
     """
     report = GcReport(dry_run)
@@ -71,14 +80,16 @@ def gc(store: ArtifactStore, *, drop: Dropped = (), dry_run: bool = False, minim
                 continue  # damaged; fsck's business
             held = attempts.get(manifest.folder)
             settled = held is None or _age(store, manifest.folder, held, now) >= minimum_age
-            if settled and _is_dropped(manifest, drop):
+            wanted = not _is_dropped(manifest, drop)
+            report.young += not wanted and not settled and manifest.folder not in at_once
+            if manifest.folder in at_once or (settled and not wanted):
                 report.withdrawn.append(f"{stage}/{key}")
                 if not dry_run:
                     store.withdraw(stage, key)
             else:
                 reached.add(manifest.folder)
         for folder, attempt in sorted(attempts.items()):
-            if folder in reached or _age(store, folder, attempt, now) < minimum_age:
+            if folder in reached or (folder not in at_once and _age(store, folder, attempt, now) < minimum_age):
                 continue
             if not dry_run:
                 current = store.lookup(stage, folder.split("/")[2])
