@@ -19,7 +19,7 @@ from schemas.problems import HeadswapError
 from stages.video.decode import open_clip, probe
 from stages.video.encode import SegmentWriter
 from stages.video.facts import StreamFacts
-from stages.video.index import video_index
+from stages.video.index import open_container, picture_stream, video_index
 from stages.video.pictures import is_picture, read_picture
 
 COPY_BYTES = 64 * 2**20
@@ -85,14 +85,13 @@ class MediaFolder:
         try:
             if is_picture(path):
                 return self._thumbnail(path)
-            facts = probe(path)
-            if playable(path, facts):
+            if playable(path):
                 if in_place:
                     return Shown(quote(Path(os.path.relpath(path.resolve(), self.out.resolve())).as_posix()), "video")
                 taken = self._take(path)
                 if taken is not None:
                     return taken
-            return self._preview(path, facts)
+            return self._preview(path, probe(path))
         except (HeadswapError, OSError, ValueError) as error:
             return Shown("", "none", f"{address} cannot be shown: {error}")
 
@@ -156,10 +155,16 @@ def local_path(address: str) -> Path | None:
     return None if "://" in address else Path(address)
 
 
-def playable(path: Path, facts: StreamFacts) -> bool:
-    """Whether browsers play the file as it is: container, codec, 8 bits, 4:2:0, coded size even."""
-    known = (path.suffix.lower(), facts.codec.removeprefix("lib")) in _PLAYABLE
-    return known and facts.pixel_format in ("yuv420p", "yuvj420p")
+def playable(path: Path) -> bool:
+    """Whether browsers play the file as it is: container, codec, 8 bits, 4:2:0.
+
+    Only the header is read: a page of a thousand results is not worth indexing them all.
+    """
+    with open_container(path) as container:
+        context = picture_stream(container, path).codec_context
+        name = {"libdav1d": "av1"}.get(context.name, context.name).removeprefix("lib")
+        known = (path.suffix.lower(), name) in _PLAYABLE
+        return known and context.pix_fmt in ("yuv420p", "yuvj420p")
 
 
 def write_preview(path: Path, target: Path, facts: StreamFacts) -> None:

@@ -64,16 +64,24 @@ def write_report(
         # A page and its media are made here and put there whole.
         local = planner.store.scratch / f"{folder}-{run_id}"
         build_report(run, local, store=planner.store)
-        filesystem.put(str(local), path, recursive=True)
-        shutil.rmtree(local, ignore_errors=True)
     except OSError as error:
-        raise StoreError(
-            "output_failed",
-            f"The report {address} could not be written: {error}.",
-            "Check that the place given by --out may be written and has space, then: headswap report",
-            retryable=True,
-        ) from error
+        raise _output_failed(address, error) from error
+    try:
+        filesystem.put(str(local), path, recursive=True)
+    except Exception as error:  # remote places have errors of their own kind
+        raise _output_failed(address, error) from error
+    finally:
+        shutil.rmtree(local, ignore_errors=True)
     return f"{address}/index.html"
+
+
+def _output_failed(address: str, error: Exception) -> StoreError:
+    return StoreError(
+        "output_failed",
+        f"The report {address} could not be written: {type(error).__name__}: {error}.",
+        "Check that the place given by --out may be written and has space, then: headswap report",
+        retryable=True,
+    )
 
 
 def report_of_record(store: ArtifactStore, record: Mapping[str, Any], settings: Settings, out: str | None) -> str:
