@@ -123,7 +123,7 @@ def _run(batch: Batch, settings: Settings, *, run_id: str, name: str) -> None:
 
         run_with_prefect(batch, run_id=run_id, name=name)
         return
-    engine = DirectEngine(batch, threads=2 * max(1, settings.workers) + 2)
+    engine = DirectEngine(batch, threads=batch.slots)
     try:
         batch.run(engine)
     finally:

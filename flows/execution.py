@@ -15,7 +15,7 @@ from flows import pipeline
 from flows.planning import InputName, Planner, Unit
 from schemas.configuration import Settings
 from schemas.parameters import StageParameters
-from schemas.problems import HeadswapError, StoreError
+from schemas.problems import HeadswapError, MediaError, StoreError
 from stages.contract import Chunk, Inputs, Work
 from stages.video.facts import Limits as MediaLimits
 from storage import sources
@@ -115,7 +115,15 @@ def perform(item: WorkItem, progress: Callable[[int], None]) -> Outcome:
                     same[name, of] = artifacts[0]
                 else:
                     everything[name, of] = artifacts
-            writer = held.enter_context(item.store.begin(item.stage, item.key, recipe=item.recipe, stage_version=stage.version))
+            writer = held.enter_context(
+                item.store.begin(
+                    item.stage,
+                    item.key,
+                    recipe=item.recipe,
+                    stage_version=stage.version,
+                    frames=item.chunk.frames if item.chunk else None,
+                )
+            )
             work = Work(
                 parameters=item.parameters,
                 output=writer,
@@ -128,14 +136,28 @@ def perform(item: WorkItem, progress: Callable[[int], None]) -> Outcome:
                 options=item.options,
                 progress=progress,
             )
+            _check_media(item)
             started = time.perf_counter()
             stage.run(work)
             finished = time.perf_counter()
+            _check_media(item)
             manifest = writer.commit()
         ended = time.perf_counter()
     except Exception as error:
         raise reason(error, item) from error
     return Outcome(manifest, finished - started, ended - began - (finished - started))
+
+
+def _check_media(item: WorkItem) -> None:
+    """A file that was replaced since the plan must not be committed under the old one's digest."""
+    for owner, url in item.media.items():
+        if sources.digest_of(url, item.store) != item.recipe["media"][owner]:
+            raise MediaError(
+                "file_changed",
+                f"{url} was changed while {item.stage} of {item.label} worked on it.",
+                "Give the same command again when the file is complete.",
+                retryable=True,
+            )
 
 
 def reason(error: Exception, item: WorkItem) -> HeadswapError:

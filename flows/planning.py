@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
+from urllib.parse import urlsplit
 
 from flows import pipeline
 from flows.problems import failure_of
@@ -45,7 +46,9 @@ class Clip:
 
     @property
     def name(self) -> str:
-        return self.url.rstrip("/").rsplit("/", 1)[-1]
+        # A signed address carries credentials behind its "?": they have no place in messages and provenance.
+        path = urlsplit(self.url).path if "://" in self.url else self.url
+        return path.rstrip("/").rsplit("/", 1)[-1] or self.url
 
 
 class Node(NamedTuple):

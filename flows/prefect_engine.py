@@ -25,8 +25,8 @@ from prefect.states import Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.tasks import Task
 
-from flows.planning import DELIVER, JobPlan
-from flows.scheduling import Batch, Group
+from flows.planning import DELIVER, JobPlan, scope_of
+from flows.scheduling import CHUNKS_PER_GROUP, Batch, Group
 from schemas.problems import HeadswapError
 
 SERVER_MARK = "_HEADSWAP_SERVER_OF"
@@ -40,7 +40,7 @@ def run_with_prefect(batch: Batch, *, run_id: str, name: str) -> None:
     """Run a planned batch as a flow with a subflow for each shard of jobs."""
     end_orphaned_servers()
     os.environ[SERVER_MARK] = f"{os.getpid()} {psutil.Process().create_time():.0f}"
-    shards = shards_of(list(batch.planner.jobs.values()))
+    shards = shards_of(list(batch.planner.jobs.values()), lambda plan: len(batch.planner.chunks(plan.job.id) or [plan.job.id]))
 
     @flow(name="headswap-shard", validate_parameters=False, persist_result=False)
     def run_shard(jobs: list[str]) -> State[Any]:
@@ -54,7 +54,7 @@ def run_with_prefect(batch: Batch, *, run_id: str, name: str) -> None:
     @flow(name="headswap-catalogue", flow_run_name=run_id, validate_parameters=False, persist_result=False)
     def run_catalogue(catalogue: str, jobs: int) -> State[Any]:
         del catalogue
-        runner: Any = ThreadPoolTaskRunner(max_workers=2 * max(1, batch.pool.workers) + 2)
+        runner: Any = ThreadPoolTaskRunner(max_workers=batch.slots)
         for number, shard in enumerate(shards):
             named = run_shard.with_options(task_runner=runner, flow_run_name=f"{run_id}-shard-{number}")
             named([plan.job.id for plan in shard], return_state=True).result(raise_on_failure=False)
@@ -73,12 +73,16 @@ def run_with_prefect(batch: Batch, *, run_id: str, name: str) -> None:
         )
 
 
-def shards_of(plans: Sequence[JobPlan]) -> list[list[JobPlan]]:
-    """Cut a catalogue so that one flow run has a bounded number of task runs. Jobs on one target stay together where possible."""
+def shards_of(plans: Sequence[JobPlan], chunks_of: Callable[[JobPlan], int] = lambda plan: 1) -> list[list[JobPlan]]:
+    """Cut a catalogue so that one flow run has a bounded number of task runs, as far as lengths are known.
+
+    Jobs on one target stay together where possible. ``chunks_of`` gives the chunks of a job's target.
+    """
     shards: list[list[JobPlan]] = []
     size = TASKS_PER_FLOW
     for plan in sorted(plans, key=lambda plan: (plan.target, plan.order)):
-        tasks = 1 if plan.record is not None else len(plan.nodes) + 1
+        groups = -(-chunks_of(plan) // CHUNKS_PER_GROUP)
+        tasks = 1 + sum(groups if scope_of(node).chunked else 1 for node in plan.nodes) if plan.record is None else 1
         if size + tasks > TASKS_PER_FLOW:
             shards.append([])
             size = 0

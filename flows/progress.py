@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from types import TracebackType
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
@@ -75,7 +76,7 @@ class ProgressView(Events):
     def step_started(self, node: Node, units: int, frames: int) -> None:
         if self._progress is not None:
             if node not in self._active:
-                self._active[node] = self._progress.add_task(f"  {node.stage} [dim]{_short(node.label)}[/]", total=0)
+                self._active[node] = self._progress.add_task(f"  {node.stage} [dim]{escape(_short(node.label))}[/]", total=0)
             task = self._progress.tasks[self._progress.task_ids.index(self._active[node])]
             self._progress.update(self._active[node], total=(task.total or 0) + frames)
 
@@ -94,7 +95,7 @@ class ProgressView(Events):
         elif not self.quiet and time.monotonic() - self._last_line > LINE_SECONDS:
             self._last_line = time.monotonic()
             self.console.print(
-                f"{self._ended}/{self._jobs} jobs; {self._line()}; now {node.stage} of {node.label}", highlight=False
+                f"{self._ended}/{self._jobs} jobs; {self._line()}; now {node.stage} of {escape(node.label)}", highlight=False
             )
 
     def _line(self) -> str:
@@ -116,20 +117,20 @@ class ProgressView(Events):
             self._progress.remove_task(self._active.pop(node))
 
     def retrying(self, node: Node, failure: Failure, seconds: float) -> None:
-        self._print(f"[yellow]again in {seconds:.0f} s[/]  {node.stage} of {node.label}: {failure.message}")
+        self._print(f"[yellow]again in {seconds:.0f} s[/]  {node.stage} of {escape(node.label)}: {escape(failure.message)}")
 
     def job_finished(self, outcome: JobOutcome) -> None:
         self._ended += 1
         if self._progress is not None and self._overall is not None:
             self._progress.update(self._overall, description=f"{self._ended}/{self._jobs} jobs")
         if outcome.status == "failed" and outcome.failure is not None:
-            self._print(f"[red]failed[/]  {outcome.id}: {outcome.failure.message}")
+            self._print(f"[red]failed[/]  {escape(outcome.id)}: {escape(outcome.failure.message)}")
         elif not self.quiet and outcome.status == "done":
             grade = f" ({outcome.grade})" if outcome.grade else ""
-            self._print(f"[green]done[/]    {outcome.id}{grade}  {outcome.output}")
+            self._print(f"[green]done[/]    {escape(outcome.id)}{grade}  {escape(outcome.output or '')}")
 
     def note(self, text: str) -> None:
-        self._print(f"[yellow]note[/]    {text}")
+        self._print(f"[yellow]note[/]    {escape(text)}")
 
     def _print(self, text: str) -> None:
         if not self.quiet:

@@ -6,6 +6,8 @@ task runner in ``flows.prefect_engine``. Both call ``Batch.run_group``, so both 
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import queue
 import random
 import threading
@@ -33,6 +35,10 @@ CHUNKS_PER_GROUP = 16
 
 LAST_RETRY = ("worker_died", "timeout")
 """Failures that may pass, but are held against the input once every attempt of a run has met them."""
+
+
+PLAN_ANEW = ("stopped", "file_changed")
+"""Failures that pass, but not within this run: another plan is needed."""
 
 
 @dataclass(frozen=True)
@@ -177,7 +183,7 @@ class Batch:
     def retry_delay(self, error: HeadswapError, attempt: int) -> float | None:
         """Seconds to wait before attempt number ``attempt + 1``, or None when the failure will not pass by itself."""
         policy = self.planner.settings.retry
-        if self.stopping.is_set() or not error.retryable or error.code == "stopped" or attempt >= policy.attempts:
+        if self.stopping.is_set() or not error.retryable or error.code in PLAN_ANEW or attempt >= policy.attempts:
             return None
         # Jitter keeps many machines from coming back to a struggling store at the same moment.
         return policy.pauses()[attempt - 1] * random.uniform(0.75, 1.25)
@@ -199,9 +205,12 @@ class Batch:
         arrivals: queue.SimpleQueue[tuple[Group, Future[bool]]] = queue.SimpleQueue()
         graph = _Graph(self.planner, wanted, self._done)
         groups_left: dict[Node, int] = {}
+        backlog: list[tuple[tuple[int, ...], int, Node]] = []
+        entered = itertools.count()
         running = 0
 
         def start(node: Node) -> int:
+            self._failed.pop(node, None)  # an earlier shard's failure that may have passed
             groups = self._groups(node)
             if isinstance(groups, Failure):
                 settle(node, groups)
@@ -226,9 +235,12 @@ class Batch:
                     graph.drop_job(plan)
             while True:
                 for node in graph.take_ready():
-                    running += start(node)
+                    heapq.heappush(backlog, (self._priority(node), next(entered), node))
+                # Few at a time and the most urgent first, so that videos come out one after another all night.
+                while backlog and running < self.slots:
+                    running += start(heapq.heappop(backlog)[-1])
                 if not running:
-                    if graph.has_ready:
+                    if graph.has_ready or backlog:
                         continue
                     break
                 group, future = arrivals.get()
@@ -323,7 +335,14 @@ class Batch:
 
     def _priority(self, node: Node) -> tuple[int, ...]:
         """Earlier jobs first, and within them later stages first, so that results come one after another."""
+        if node.stage == DELIVER:
+            return (-1, 0)
         return (self._order[node], -pipeline.order(node.stage))
+
+    @property
+    def slots(self) -> int:
+        """Groups that an engine has at a time: enough to keep every worker busy while others are committed."""
+        return 2 * max(1, self.pool.workers) + 2
 
     def _deliver(self, node: Node) -> bool:
         assert isinstance(node.owner, str)

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from flows import runs
@@ -52,13 +53,15 @@ def print_summary(result: RunResult, store: ArtifactStore, console: Console) -> 
         _print_failure(outcome.id, outcome.failure, console)
     for note, names in _notes(result.outcomes.values()).items():
         who = names[0] if len(names) == 1 else f"{len(names)} jobs"
-        console.print(f"  [yellow]{who}[/]: {note}", highlight=False)
-    console.print(f"videos  {result.output_url}", highlight=False)
+        console.print(f"  [yellow]{escape(who)}[/]: {escape(note)}", highlight=False)
+    console.print(f"videos  {escape(result.output_url)}", highlight=False)
     if result.report is not None:
-        console.print(f"report  {result.report}", highlight=False)
-    console.print(f"store   {store.url}  (run {result.run_id})", highlight=False)
+        console.print(f"report  {escape(str(result.report))}", highlight=False)
+    console.print(f"store   {escape(store.url)}  (run {result.run_id})", highlight=False)
     if any(outcome.failure and not outcome.failure.retryable for outcome in failed):
-        console.print("Failures that will not pass by themselves are not tried again until: headswap retry --store " + store.url)
+        console.print(
+            "Failures that will not pass by themselves are not tried again until: headswap retry --store " + escape(store.url)
+        )
 
 
 def _notes(outcomes: Iterable[JobOutcome]) -> dict[str, list[str]]:
@@ -73,9 +76,9 @@ def _notes(outcomes: Iterable[JobOutcome]) -> dict[str, list[str]]:
 def _print_failure(name: str, failure: Failure | None, console: Console) -> None:
     if failure is None:
         return
-    console.print(f"  [red]{name}[/] [dim]{failure.stage}/{failure.code}[/] {failure.message}", highlight=False)
+    console.print(f"  [red]{escape(name)}[/] [dim]{failure.stage}/{failure.code}[/] {escape(failure.message)}", highlight=False)
     if failure.remedy:
-        console.print(f"      {failure.remedy}", highlight=False)
+        console.print(f"      {escape(failure.remedy)}", highlight=False)
 
 
 def _failure(failure: Failure | None) -> dict[str, Any] | None:
@@ -150,7 +153,10 @@ def print_plan(document: dict[str, Any], console: Console) -> None:
         console.print(f"{document['clips_of_unknown_length']} clips were never read, their frames are not counted yet")
     for job in document["jobs"]:
         if job["failure"] is not None:
-            console.print(f"  [red]{job['id']}[/] {job['failure']['message']} {job['failure']['remedy']}", highlight=False)
+            console.print(
+                f"  [red]{escape(job['id'])}[/] {escape(job['failure']['message'])} {escape(job['failure']['remedy'])}",
+                highlight=False,
+            )
 
 
 def status_document(store: ArtifactStore, run_id: str | None) -> dict[str, Any]:
@@ -184,7 +190,7 @@ def status_document(store: ArtifactStore, run_id: str | None) -> dict[str, Any]:
 
 def print_status(document: dict[str, Any], console: Console) -> None:
     console.print(
-        f"run {document['run']}: {document['state']} (started {document['started']}, ended {document['ended'] or '-'})",
+        f"run {escape(document['run'])}: {document['state']} (started {document['started']}, ended {document['ended'] or '-'})",
         highlight=False,
     )
     console.print(
@@ -193,9 +199,10 @@ def print_status(document: dict[str, Any], console: Console) -> None:
     )
     for failure in document["failures"]:
         console.print(
-            f"  [red]{failure['id']}[/] [dim]{failure['stage']}/{failure['code']}[/] {failure['message']}", highlight=False
+            f"  [red]{escape(failure['id'])}[/] [dim]{failure['stage']}/{failure['code']}[/] {escape(failure['message'])}",
+            highlight=False,
         )
-        console.print(f"      {failure['remedy']}", highlight=False)
+        console.print(f"      {escape(failure['remedy'])}", highlight=False)
     if document["stages"]:
         table = Table("stage", "executed", "cached", "frames", "frames/s", box=None)
         for name, total in document["stages"].items():
@@ -205,4 +212,4 @@ def print_status(document: dict[str, Any], console: Console) -> None:
     if document["unfinished"] and document["state"] == "running":
         console.print("If this run is not going on any more (it was killed), the same command continues it.")
     if document["report"]:
-        console.print(f"report  {document['report']}", highlight=False)
+        console.print(f"report  {escape(document['report'])}", highlight=False)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from flows import pipeline
 from flows.planning import JOB_RECORD
@@ -117,7 +118,7 @@ def print_garbage(document: dict[str, Any], console: Console) -> None:
 def print_check(document: dict[str, Any], console: Console) -> None:
     console.print(f"{document['checked']} artifacts, {size(document['bytes'])} hashed: {len(document['damaged'])} damaged")
     for item in document["damaged"]:
-        console.print(f"  [red]{item['kind']}[/] {item['stage']}/{item['key']} {item['path']}", highlight=False)
+        console.print(f"  [red]{item['kind']}[/] {item['stage']}/{escape(item['key'])} {escape(item['path'])}", highlight=False)
     if document["withdrawn"]:
         console.print(f"{len(document['withdrawn'])} manifests were withdrawn; the next run computes these artifacts again")
     elif document["damaged"]:

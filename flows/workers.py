@@ -33,8 +33,8 @@ LOG_TAIL_BYTES = 4_000
 class Limits:
     """What a unit may use before its process is killed."""
 
-    seconds: Callable[[str], float] = lambda stage: 3600.0
-    """By stage name."""
+    seconds: Callable[[str, int], float] = lambda stage, frames: 3600.0
+    """By stage name and number of frames."""
     memory_bytes: int = 8 << 30
 
 
@@ -65,7 +65,7 @@ class WorkerPool:
         # Native libraries read these when they are loaded, so a child must be born with them: one thread each, because
         # the pool is the parallelism.
         for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
-            os.environ.setdefault(name, "1")
+            os.environ[name] = "1"  # another number would change the last bits of results
         os.environ.setdefault("GLOG_minloglevel", "2")
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -132,7 +132,7 @@ class WorkerPool:
 
     def _watch(self, process: _Process, task: _Task) -> Outcome:
         item = task.item
-        allowed = self.limits.seconds(item.stage)
+        allowed = self.limits.seconds(item.stage, item.frames)
         deadline = time.monotonic() + allowed
         try:
             process.connection.send(item)
@@ -142,13 +142,13 @@ class WorkerPool:
                     raise _stopped(item)
                 if process.connection.poll(POLL_SECONDS):
                     kind, value = process.connection.recv()
-                    if kind == "progress":
-                        task.progress(value)
-                    elif kind == "done":
+                    if kind == "done":
                         return value
-                    else:
+                    if kind == "failed":
                         raise value
-                elif time.monotonic() > deadline:
+                    task.progress(value)
+                # Also while progress arrives: a stage that reports is not thereby one that ends.
+                if time.monotonic() > deadline:
                     process.kill()
                     raise HeadswapError(
                         "timeout",
@@ -156,7 +156,7 @@ class WorkerPool:
                         f"Raise time_limits.{item.stage} if the machine is slow; otherwise the file hangs its decoder.",
                         retryable=True,
                     )
-                elif process.memory() > self.limits.memory_bytes:
+                if process.memory() > self.limits.memory_bytes:
                     process.kill()
                     raise HeadswapError(
                         "memory_limit",

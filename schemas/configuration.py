@@ -56,7 +56,12 @@ class Limits(_Section):
 
 
 class TimeLimits(_Section):
-    """Seconds of wall clock that one unit of a stage (a clip, or a chunk of it) may take; then it fails and may be retried."""
+    """Seconds of wall clock that one unit of a stage (a clip, or a chunk of it) may take; then it fails and may be retried.
+
+    ``per_frame`` is added for each frame of the unit, so that long videos have longer.
+    """
+
+    per_frame: float = Field(2.0, ge=0, description="added for each frame")
 
     ingest: float = Field(7200.0, gt=0, description="per clip")
     landmarks: float = Field(1800.0, gt=0, description="per chunk")
@@ -70,9 +75,9 @@ class TimeLimits(_Section):
     assemble: float = Field(3600.0, gt=0, description="per job")
     measure: float = Field(14_400.0, gt=0, description="per job")
 
-    def of(self, stage: str) -> float:
-        """Seconds for ``stage``; an hour for a stage that has no entry here."""
-        return float(getattr(self, stage, 3600.0))
+    def of(self, stage: str, frames: int = 0) -> float:
+        """Seconds for ``stage`` over that many frames; based on an hour for a stage that has no entry here."""
+        return float(getattr(self, stage, 3600.0)) + self.per_frame * frames
 
 
 class Retry(_Section):

@@ -139,7 +139,9 @@ class Moody(Stage):
             case "crash":
                 os.kill(os.getpid(), signal.SIGSEGV)
             case "hang":
-                time.sleep(60)
+                for _ in range(600):  # busy, to all appearances
+                    time.sleep(0.1)
+                    work.progress(1)
             case "eat":
                 held = bytearray(700 << 20)
                 held[::4096] = b"x" * len(held[::4096])

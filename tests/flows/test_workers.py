@@ -16,6 +16,7 @@ from flows.workers import WorkerPool
 from schemas.parameters import IngestParameters
 from schemas.problems import HeadswapError
 from stages.video.facts import Limits
+from storage.sources import digest_of
 from storage.store import ArtifactStore
 
 
@@ -34,7 +35,7 @@ def item(folder: Path, name: str, **mood: object) -> WorkItem:
     return WorkItem(
         stage="moody",
         key=name,
-        recipe={},
+        recipe={"media": {"clip": digest_of(medium, store)}},
         label=medium.name,
         store=store,
         parameters=IngestParameters(),
@@ -65,7 +66,7 @@ def test_a_crashed_process_is_named_and_replaced(tmp_path: Path) -> None:
 
 
 def test_a_hanging_process_is_killed_after_its_time(tmp_path: Path) -> None:
-    with WorkerPool(1, limits=WorkerLimits(seconds=lambda stage: 3.0)) as pool:
+    with WorkerPool(1, limits=WorkerLimits(seconds=lambda stage, frames: 3.0)) as pool:
         error = pool.submit(item(tmp_path, "slow", mood="hang")).exception()
         assert isinstance(error, HeadswapError)
         assert error.code == "timeout"
