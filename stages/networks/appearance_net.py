@@ -1,14 +1,15 @@
-"""AppearanceNet: reads the latents of the reference; its features enter the DenoisingNet's self-attention (paper, section 3.1)."""
+"""AppearanceNet: reads the latents of the reference; its features enter the DenoisingNet's self-attention (as in the paper)."""
 
 from __future__ import annotations
 
 from diffusers.configuration_utils import register_to_config
+from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 
 from stages.networks.unet import Features, Flow, SpatialUNet, UNetSizes
 
 
-class AppearanceNet(SpatialUNet):
+class AppearanceNet(SpatialUNet, ModelMixin):
     """A UNet of the size of the DenoisingNet without motion and without an output, run once per source.
 
     Its state dict has the layout of AniPortrait's and AnimateAnyone's ``reference_unet``: that of Stable Diffusion 1.5 without

@@ -147,7 +147,7 @@ class SpatialTransformer(nn.Module):
         reference: Tensor | KeysValues | None = None,
         frames: int = 1,
     ) -> tuple[Tensor, Tensor]:
-        """``hidden`` [rows * frames, channels, height, width]; the rest, and what is returned beside it, as in ``SpatialBlock``."""
+        """``hidden`` [rows * frames, channels, height, width]; all else as in ``SpatialBlock``."""
         count, _, height, width = hidden.shape
         inner = self.proj_in(self.norm(hidden))
         inner = inner.permute(0, 2, 3, 1).reshape(count, height * width, -1)

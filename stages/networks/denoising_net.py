@@ -1,10 +1,11 @@
-"""DenoisingNet: predicts the noise (or velocity) of a window of frames under all conditions (paper, section 3.1)."""
+"""DenoisingNet: predicts the noise (or velocity) of a window of frames under all conditions (as in the paper)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
 from diffusers.configuration_utils import register_to_config
+from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -12,7 +13,7 @@ from stages.networks.attention import KeysValues
 from stages.networks.unet import Features, Flow, SpatialUNet, UNetSizes
 
 
-class DenoisingNet(SpatialUNet):
+class DenoisingNet(SpatialUNet, ModelMixin):
     """The UNet that denoises: latents and background latents in, with pose, reference and motion on the way.
 
     Its state dict has the layout of AniPortrait's and AnimateAnyone's ``denoising_unet``, motion modules included; only

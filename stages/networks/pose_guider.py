@@ -1,4 +1,4 @@
-"""PoseGuider: turns drawn landmarks into features that are added to the DenoisingNet (paper, section 3.1).
+"""PoseGuider: turns drawn landmarks into features that are added to the DenoisingNet (as in the paper).
 
 Two layouts: ``PoseGuider`` has features at every resolution (AniPortrait's layout, the paper's multi-scale features);
 ``SingleScalePoseGuider`` one feature map at the highest (AnimateAnyone's layout).
@@ -42,8 +42,7 @@ class SingleScalePoseGuider(ModelMixin, ConfigMixin):
             self.blocks.append(nn.Conv2d(width, width, 3, padding=1))
             self.blocks.append(nn.Conv2d(width, wider, 3, padding=1, stride=2))
         self.conv_out = nn.Conv2d(channels[-1], out_channels, 3, padding=1)
-        nn.init.zeros_(self.conv_out.weight)
-        nn.init.zeros_(self.conv_out.bias)
+        _begin_at_zero(self.conv_out)
 
     def forward(self, drawings: Tensor) -> tuple[Tensor, ...]:
         """``drawings`` [rows, 3, frames, height, width] in 0..1 -> one feature map [rows, channels, frames, h / 8, w / 8]."""
@@ -90,8 +89,7 @@ class PoseGuider(ModelMixin, ConfigMixin):
             layers = [(width, width, 3, 1), (width, wider, 3, 2)] if number < len(channels) else [(width, wider, 3, 1)]
             self.add_module(f"conv_layers_{number}", _convolutions(layers, normalisation))
             self.add_module(f"cross_attn{number}", SpatialTransformer(wider, heads, None, groups, inner))
-        nn.init.zeros_(self.final_proj.weight)
-        nn.init.zeros_(self.final_proj.bias)
+        _begin_at_zero(self.final_proj)
 
     def forward(self, drawings: Tensor) -> tuple[Tensor, ...]:
         """Features of drawn landmarks.
@@ -132,6 +130,11 @@ def _convolutions(layers: list[tuple[int, int, int, int]], normalisation: Normal
             modules.append(nn.BatchNorm2d(outputs) if normalisation == "running" else _WindowNorm(outputs))
         modules.append(nn.ReLU(inplace=True))
     return nn.Sequential(*modules)
+
+
+def _begin_at_zero(layer: nn.Module) -> None:
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
 
 
 def _fold(video: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+import torch
 from diffusers.configuration_utils import ConfigMixin
 from diffusers.models.downsampling import Downsample2D
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
@@ -17,11 +18,10 @@ from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
 
-import torch
 from stages.networks.attention import KeysValues, MotionModule, SpatialTransformer
 
 Features = dict[str, Tensor]
-"""Features of a reference by the place of a spatial transformer (``down_blocks.0.attentions.0``): [references, tokens, channels]."""
+"""Features of a reference by the place of a spatial transformer (``mid_block.attentions.0``): [references, tokens, channels]."""
 
 
 @dataclass
@@ -171,7 +171,10 @@ class UNetSizes:
 
 
 class SpatialUNet(ModelMixin, ConfigMixin):
-    """Encoder, middle and decoder of a UNet; what enters and leaves it is the business of its two heirs."""
+    """Encoder, middle and decoder of a UNet; what enters and leaves it is the business of its two heirs.
+
+    Heirs name ``ModelMixin`` as a base once more: diffusers loads a pipeline's component only where its module knows that name.
+    """
 
     _supports_gradient_checkpointing = True
 

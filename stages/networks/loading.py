@@ -1,0 +1,228 @@
+"""Weights from files into networks. What does not fit is listed, never swallowed; pickles are refused unless allowed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import diffusers
+import torch
+from diffusers import AutoencoderKL, AutoencoderTiny
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from schemas.problems import ModelError
+from stages.networks import pose_guider
+from stages.networks.appearance_net import AppearanceNet
+from stages.networks.denoising_net import DenoisingNet
+from stages.networks.image_encoder import ImageEncoder
+from stages.networks.pipeline import HeadSwapPipeline
+from stages.networks.weights import check_weights
+
+_LISTED = 20
+"""Names of one kind in a message; the rest is counted."""
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def read_state_dict(path: Path, *, allow_pickle: bool = False) -> dict[str, Tensor]:
+    """Tensors of a file by name, on the CPU.
+
+    Args:
+        path: safetensors, or a checkpoint of ``torch.save``: a pickle, of which only the weights are loaded. A wrapping
+            ``state_dict`` and the prefix ``module.`` of distributed training are taken off.
+        allow_pickle: take checkpoints of ``torch.save``.
+
+    Raises:
+        ModelError: ``model_missing``, ``model_pickle``, ``model_damaged``, ``model_wrong_kind``.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(4)
+    except OSError as error:
+        raise ModelError("model_missing", f"The file {path} cannot be read: {error.strerror}.", "Check the path.") from error
+    if head[:2] not in (b"PK", b"\x80\x02"):
+        check_weights(path, "safetensors")
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise ModelError("model_damaged", f"The file {path} is damaged: {error}.", "Copy or download it again.") from error
+    if not allow_pickle:
+        raise ModelError(
+            "model_pickle",
+            f"The file {path} is a Python pickle, which can hold code; it is refused.",
+            "Convert it to safetensors, or allow pickles explicitly: then its weights, and nothing else, are loaded.",
+        )
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ModelError(
+            "model_pickle",
+            f"The file {path} holds more than weights, or is damaged; it is refused.",
+            "Convert it to safetensors.",
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ModelError("model_damaged", f"The file {path} is damaged: {reason}.", "Copy or download it again.") from error
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        content = content["state_dict"]
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise ModelError(
+            "model_wrong_kind", f"The file {path} holds no table of weights.", "Check that it is the file you meant."
+        )
+    return {name.removeprefix("module."): tensor for name, tensor in content.items()}
+
+
+def load_weights(network: Network, weights: Mapping[str, Tensor], what: str, dtype: torch.dtype = torch.float32) -> Network:
+    """Put weights into a network, which may have been built on the meta device.
+
+    Args:
+        network: changed in place; its tensors are replaced.
+        weights: exactly its parameters and buffers.
+        what: names the weights in messages: a file.
+        dtype: to which floating point tensors are converted.
+
+    Raises:
+        ModelError: ``weights_do_not_fit`` with the names of all that is missing, too much or of another shape;
+            ``weights_not_finite`` with the names of tensors that hold NaN or infinity.
+    """
+    expected = network.state_dict()
+    problems = _misfits({name: tensor.shape for name, tensor in expected.items()}, weights)
+    if problems:
+        raise ModelError(
+            "weights_do_not_fit",
+            f"{what} does not fit {type(network).__name__}: {'; '.join(problems)}.",
+            "Check that it belongs to this architecture and these sizes.",
+        )
+    check_finite(weights, what)
+    converted = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
+    network.load_state_dict(converted, assign=True)
+    return network
+
+
+def check_finite(weights: Mapping[str, Tensor], what: str) -> None:
+    """``ModelError`` (``weights_not_finite``) that names the tensors that hold NaN or infinity."""
+    bad = [name for name, tensor in weights.items() if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())]
+    if bad:
+        raise ModelError(
+            "weights_not_finite", f"{what} holds NaN or infinity in {_list(bad)}.", "The training that made it has failed."
+        )
+
+
+def load_pipeline(folder: Path, dtype: torch.dtype = torch.float32) -> HeadSwapPipeline:
+    """A saved ``HeadSwapPipeline``, checked: ``from_pretrained`` alone lets missing weights pass.
+
+    Args:
+        folder: made by ``save_pretrained``.
+        dtype: of all networks.
+
+    Raises:
+        ModelError: ``model_missing``, ``model_damaged``, ``model_wrong_kind``, ``weights_do_not_fit``, ``weights_not_finite``.
+    """
+    index = _read_json(folder / "model_index.json")
+    if index.get("_class_name") != "HeadSwapPipeline":
+        raise ModelError("model_wrong_kind", f"{folder} holds no HeadSwapPipeline but {index.get('_class_name')}.")
+    kinds: dict[str, tuple[Any, ...]] = {
+        "vae": (AutoencoderKL, AutoencoderTiny),
+        "image_encoder": (ImageEncoder,),
+        "appearance_net": (AppearanceNet,),
+        "denoising_net": (DenoisingNet,),
+        "pose_guider": (pose_guider.PoseGuider, pose_guider.SingleScalePoseGuider),
+    }
+    parts: dict[str, Any] = {}
+    for name, allowed in kinds.items():
+        named = (index.get(name) or ["", ""])[1]
+        kind = next((kind for kind in allowed if kind.__name__ == named), None)
+        if kind is None:
+            raise ModelError("model_wrong_kind", f"{folder}: {name} is of the unknown kind {named!r}.")
+        parts[name] = load_component(kind, folder / name, dtype)
+    scheduler = getattr(diffusers, (index.get("scheduler") or ["", ""])[1] or "none", None)
+    if scheduler is None or not issubclass(scheduler, diffusers.SchedulerMixin):
+        raise ModelError("model_wrong_kind", f"{folder}: the scheduler is of an unknown kind.")
+    parts["scheduler"] = scheduler.from_config(_read_json(folder / "scheduler" / "scheduler_config.json"))
+    return HeadSwapPipeline(**parts)
+
+
+def load_component(kind: Any, folder: Path, dtype: torch.dtype, *, allow_pickle: bool = False) -> Any:
+    """A network that ``save_pretrained`` of diffusers or transformers has written, with all that does not fit as an error.
+
+    Args:
+        kind: its class.
+        folder: with its configuration and weights.
+        dtype: of its weights.
+        allow_pickle: take weights that are a pickle (loaded without running anything in it).
+
+    Raises:
+        ModelError: see ``load_pipeline``.
+    """
+    files = sorted(folder.glob("*.safetensors"))
+    _read_json(folder / "config.json")
+    for file in files:
+        check_weights(file, "safetensors")
+    if not files and not allow_pickle:
+        code = "model_pickle" if any(folder.glob("*.bin")) else "model_missing"
+        raise ModelError(code, f"{folder} holds no weights in safetensors.", "Convert them, or allow pickles explicitly.")
+    try:
+        network, report = kind.from_pretrained(
+            folder, torch_dtype=dtype, local_files_only=True, use_safetensors=bool(files), output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        reason = " ".join(str(error).split())[:500]
+        raise ModelError("weights_do_not_fit", f"{folder} cannot be loaded as {kind.__name__}: {reason}") from error
+    # The table of positions in old CLIP checkpoints is no weight.
+    extra = [name for name in report["unexpected_keys"] if not name.endswith("position_ids")]
+    problems = [f"missing {_list(sorted(report['missing_keys']))}"] if report["missing_keys"] else []
+    problems += [f"extra {_list(sorted(extra))}"] if extra else []
+    problems += [f"misshapen {report['mismatched_keys']}"] if report["mismatched_keys"] else []
+    if problems:
+        raise ModelError("weights_do_not_fit", f"{folder} does not fit {kind.__name__}: {'; '.join(problems)}.")
+    check_finite(network.state_dict(), str(folder))
+    return network.eval()
+
+
+def pipeline_digest(folder: Path) -> str:
+    """Digest of all that a saved pipeline consists of, wherever it lies: 40 hex digits of blake2b, for keys of artifacts."""
+    whole = hashlib.blake2b(digest_size=20)
+    for path in sorted(folder.rglob("*")):
+        if path.suffix in (".json", ".safetensors"):
+            with path.open("rb") as file:
+                part = hashlib.file_digest(file, "blake2b").hexdigest()
+            whole.update(f"{path.relative_to(folder).as_posix()}\0{part}\0".encode())
+    return whole.hexdigest()
+
+
+def _misfits(expected: Mapping[str, torch.Size], weights: Mapping[str, Tensor]) -> list[str]:
+    missing = sorted(expected.keys() - weights.keys())
+    extra = sorted(weights.keys() - expected.keys())
+    shapes = [
+        f"{name} {list(weights[name].shape)} instead of {list(shape)}"
+        for name, shape in sorted(expected.items())
+        if name in weights and weights[name].shape != shape
+    ]
+    return [
+        f"{len(names)} {kind}: {_list(names)}"
+        for kind, names in (("missing", missing), ("extra", extra), ("misshapen", shapes))
+        if names
+    ]
+
+
+def _list(names: Iterable[str]) -> str:
+    names = list(names)
+    return ", ".join(names[:_LISTED]) + (f" and {len(names) - _LISTED} more" if len(names) > _LISTED else "")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ModelError("model_missing", f"The file {path} cannot be read: {error.strerror}.", "Check the path.") from error
+    except ValueError as error:
+        raise ModelError("model_damaged", f"The file {path} is damaged: it does not parse.", "Copy it again.") from error
+    if not isinstance(content, dict):
+        raise ModelError("model_damaged", f"The file {path} is damaged: it holds no entries.", "Copy it again.")
+    return content

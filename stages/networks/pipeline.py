@@ -1,0 +1,238 @@
+"""HeadSwapPipeline: all networks of the renderer together, as a diffusers pipeline that generates videos window by window."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline, SchedulerMixin
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import CLIPVisionModelWithProjection
+
+from schemas.problems import ModelError
+from stages.networks import vae as autoencoder
+from stages.networks.appearance_net import AppearanceNet
+from stages.networks.conditions import FrameConditions, FrameInputs, Predictor, SourceFeatures, check_picture
+from stages.networks.denoising_net import DenoisingNet
+from stages.networks.image_encoder import reference_tokens, to_unit_range
+from stages.networks.pose_guider import PoseGuider, SingleScalePoseGuider
+from stages.networks.sampling import OnStep, SamplingOptions, denoise
+from stages.networks.schedulers import require_deterministic
+from stages.networks.windows import frame_noise
+
+Note = Callable[[str], None]
+
+_SMALLEST_WINDOW = 4
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class GeneratedFrame:
+    """A generated frame.
+
+    Attributes:
+        frame: its number in the clip.
+        picture: uint8 RGB [size, size, 3].
+    """
+
+    frame: int
+    picture: NDArray[np.uint8]
+
+
+class HeadSwapPipeline(DiffusionPipeline):
+    """The diffusion renderer.
+
+    ``save_pretrained`` and ``from_pretrained`` are those of diffusers; weights are safetensors. The scheduler can be exchanged
+    (``stages.networks.schedulers.make_scheduler``). ``stages.networks.presets`` builds one with untrained weights,
+    ``stages.networks.convert`` one from published weights.
+
+    Args:
+        vae: pictures to latents and back.
+        image_encoder: the reference's token.
+        appearance_net: the reference's features.
+        denoising_net: predictions.
+        pose_guider: features of drawn landmarks.
+        scheduler: noise schedule and solver, deterministic.
+    """
+
+    model_cpu_offload_seq = "image_encoder->appearance_net->pose_guider->denoising_net->vae"
+
+    vae: autoencoder.VAE
+    image_encoder: CLIPVisionModelWithProjection
+    appearance_net: AppearanceNet
+    denoising_net: DenoisingNet
+    pose_guider: PoseGuider | SingleScalePoseGuider
+    scheduler: SchedulerMixin
+
+    def __init__(
+        self,
+        vae: autoencoder.VAE,
+        image_encoder: CLIPVisionModelWithProjection,
+        appearance_net: AppearanceNet,
+        denoising_net: DenoisingNet,
+        pose_guider: PoseGuider | SingleScalePoseGuider,
+        scheduler: SchedulerMixin,
+    ) -> None:
+        super().__init__()
+        self.register_modules(
+            vae=vae,
+            image_encoder=image_encoder,
+            appearance_net=appearance_net,
+            denoising_net=denoising_net,
+            pose_guider=pose_guider,
+            scheduler=scheduler,
+        )
+
+    @torch.no_grad()
+    def prepare_source(self, picture: NDArray[np.uint8]) -> SourceFeatures:
+        """Read a source, once for all that is generated from it.
+
+        Args:
+            picture: uint8 RGB [size, size, 3], the head alone on white; sides a multiple of 8.
+        """
+        check_picture(picture, "The reference", autoencoder.scale_factor(self.vae))
+        pixels = to_unit_range(picture[None], self.device)
+        tokens = reference_tokens(self.image_encoder, pixels).to(self.denoising_net.dtype)
+        latents = autoencoder.encode(self.vae, pixels).to(self.appearance_net.dtype)
+        features, _ = self.appearance_net(latents, tokens)
+        return SourceFeatures(tokens, self.denoising_net.project_reference(features))
+
+    @torch.no_grad()
+    def stream(
+        self,
+        source: SourceFeatures,
+        conditions: Iterable[FrameConditions],
+        shot: range,
+        chunk: range | None = None,
+        options: SamplingOptions | None = None,
+        *,
+        note: Note = _log.warning,
+        on_step: OnStep | None = None,
+    ) -> Iterator[GeneratedFrame]:
+        """Generate the frames of a chunk, each handed on as soon as it is finished.
+
+        Memory does not grow with the length of the chunk: conditions are read as they are needed, and forgotten. Where memory
+        runs out all the same, guidance is computed in two halves (the same result), then windows are made smaller.
+
+        Args:
+            source: from ``prepare_source``.
+            conditions: of the frames ``plan_chunk(shot, chunk, ...).frames``, in order: those of the chunk and some around it.
+            shot: all frames of the shot that the chunk is part of; windows lie on a grid that begins with it.
+            chunk: the frames wanted; default: the shot.
+            options: default ``SamplingOptions()``.
+            note: told what was done otherwise than asked for.
+            on_step: told every step, for progress bars.
+
+        Raises:
+            UsageError: wrong options, pictures or frames.
+            ModelError: ``out_of_memory`` even with the smallest windows.
+        """
+        options = options or SamplingOptions()
+        options.check()
+        require_deterministic(self.scheduler)
+        self.scheduler.set_timesteps(options.steps)
+        chunk = shot if chunk is None else chunk
+        if not len(chunk):
+            return
+        inputs = FrameInputs(self.vae, self.denoising_net, conditions, options.vae_slice)
+        whole_batch = True
+        while True:
+            plan = options.plan(shot, chunk)
+            predictor = Predictor(self, source, inputs, options, whole_batch)
+            noise = partial(_noise, options.seed, inputs.latent_shape(plan.frames.start), self.device)
+            finished = denoise(
+                plan.windows,
+                predictor,
+                self.scheduler,
+                noise,
+                overlap=options.overlap,
+                blend=options.blend,
+                on_step=on_step,
+                on_window_done=predictor.forget,
+            )
+            try:
+                for generated in self._decoded(finished, chunk, options.vae_slice):
+                    yield generated
+                    chunk = range(generated.frame + 1, chunk.stop)
+                    inputs.forget_before(chunk.start - options.window * (1 + options.context))
+                return
+            except torch.OutOfMemoryError:
+                pass  # outside of this block the exception no longer holds the tensors that were in the way
+            del finished, predictor
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            # What was handed on stays; what follows is planned anew on the frames whose conditions are still there.
+            shot = range(max(inputs.first, plan.frames.start), plan.frames.stop)
+            if whole_batch:
+                whole_batch, options = False, replace(options, vae_slice=1)
+                note("Memory ran out: guidance is computed in two halves and pictures one by one, with the same result.")
+            else:
+                options = _smaller(options, note)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        reference: NDArray[np.uint8],
+        drawings: NDArray[np.uint8],
+        backgrounds: NDArray[np.uint8],
+        options: SamplingOptions | None = None,
+    ) -> NDArray[np.uint8]:
+        """A whole short video at once; ``stream`` is made for long ones.
+
+        Args:
+            reference: uint8 RGB [size, size, 3], the head alone on white.
+            drawings: uint8 RGB [frames, size, size, 3], aligned landmarks, drawn.
+            backgrounds: uint8 RGB [frames, size, size, 3].
+            options: default ``SamplingOptions()``.
+
+        Returns:
+            uint8 RGB [frames, size, size, 3].
+        """
+        conditions = (
+            FrameConditions(frame, drawing, background)
+            for frame, (drawing, background) in enumerate(zip(drawings, backgrounds, strict=True))
+        )
+        source = self.prepare_source(reference)
+        frames = self.stream(source, conditions, range(len(drawings)), options=options)
+        return np.stack([generated.picture for generated in frames])
+
+    def _decoded(self, finished: Iterator[tuple[int, Tensor]], chunk: range, at_once: int) -> Iterator[GeneratedFrame]:
+        """Pictures of the finished latents that belong to the chunk; stops after its last frame."""
+        waiting: list[tuple[int, Tensor]] = []
+        for frame, latents in finished:
+            if frame not in chunk:
+                continue
+            waiting.append((frame, latents))
+            last = frame == chunk[-1]
+            if len(waiting) == at_once or last:
+                pictures = autoencoder.decode(self.vae, torch.stack([item for _, item in waiting]), at_once)
+                pixels = (pictures * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+                for (number, _), picture in zip(waiting, pixels, strict=True):
+                    yield GeneratedFrame(number, picture)
+                waiting.clear()
+            if last:
+                return
+
+
+def _noise(seed: int, shape: tuple[int, ...], device: torch.device, frame: int) -> Tensor:
+    return frame_noise(seed, frame, shape).to(device)
+
+
+def _smaller(options: SamplingOptions, note: Note) -> SamplingOptions:
+    """Options with windows of half the size."""
+    if options.window <= _SMALLEST_WINDOW:
+        raise ModelError(
+            "out_of_memory",
+            f"Memory ran out even with windows of {options.window} frames.",
+            "Free memory on the device, use half precision, or smaller pictures.",
+            retryable=True,
+        )
+    window = max(options.window // 2, _SMALLEST_WINDOW)
+    overlap = min(options.overlap, window // 2)
+    note(f"Memory ran out: windows of {window} instead of {options.window} frames; motion may be less steady.")
+    return replace(options, window=window, overlap=overlap)
