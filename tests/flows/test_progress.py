@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,7 +33,7 @@ def run(night: Night, jobs: list[Job], *, terminal: bool) -> str:
         engine.close()
     result = RunResult("run", batch.outcomes, dict(batch.totals), 1.0, str(night.out), "page.html")
     print_summary(result, night.store, console)
-    return text.getvalue()
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text.getvalue())
 
 
 @pytest.mark.parametrize("terminal", [True, False])
