@@ -33,6 +33,9 @@ from schemas.problems import UsageError
 MAXIMUM_BYTES = 64 * 2**20
 """Largest catalogue file that is read."""
 
+MAXIMUM_PARQUET_BYTES = 4 * MAXIMUM_BYTES
+"""Of a Parquet catalogue's cells when unpacked."""
+
 MAXIMUM_ROWS = 200_000
 MAXIMUM_CELL = 16_384
 """Most characters in one cell."""
@@ -233,10 +236,10 @@ def parse_edits(text: str | bytes, name: str) -> dict[str, Any]:
     try:
         decoded = text.decode("utf-8-sig") if isinstance(text, bytes) else text
         value = json.loads(decoded) if _is_inline(decoded) else yaml.safe_load(decoded)
-    except (UnicodeDecodeError, json.JSONDecodeError, yaml.YAMLError, RecursionError) as error:
+    except (ValueError, yaml.YAMLError, RecursionError) as error:  # ValueError: bad JSON or UTF-8, a number of 5,000 digits
         raise ValueError(f"{name} cannot be read as a JSON or YAML object: {str(error).splitlines()[0]}") from error
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
-        raise ValueError(f'{name} must be an object with named entries, such as {{"smile": 0.5}}')
+        raise ValueError(f'{name} must be an object with named entries, such as {{"curves": {{"mouthSmile": {{"scale": 0.5}}}}}}')
     return value
 
 
@@ -490,7 +493,7 @@ def _json_rows(location: str, data: bytes, maximum_rows: int, problems: list[str
         row: Any = {}
         try:
             row = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:  # a number of 5,000 digits is a ValueError of its own
             problems.append(f"{where}: is not a JSON object on one line: {error}.")
             continue
         if not isinstance(row, dict):
@@ -511,13 +514,22 @@ def _parquet_rows(location: str, data: bytes, maximum_rows: int, problems: list[
         if any(name not in names for name in REQUIRED) or file.metadata.num_rows > maximum_rows:
             return []
         wanted = [name for name in names if name in COLUMNS]
-        # A few kilobytes of Parquet can hold gigabytes of repeated text: check before it is unpacked.
-        size = sum(file.metadata.row_group(group).total_byte_size for group in range(file.metadata.num_row_groups))
-        if size > 4 * MAXIMUM_BYTES:
-            problems.append(f"{location} unpacks to {size} bytes: split it into several catalogues.")
-            return []
-        table = file.read(columns=wanted)
+        # A few kilobytes of Parquet can hold gigabytes of repeated text, and what the file says of its size is that before
+        # its dictionaries are applied. No cell is larger than its column's encoded chunk, so this many rows stay bounded.
+        groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
+        largest = max((group.column(k).total_uncompressed_size for group in groups for k in range(group.num_columns)), default=0)
+        rows: list[dict[str, Any]] = []
+        size = 0
+        for batch in file.iter_batches(max(1, min(1024, MAXIMUM_PARQUET_BYTES // max(1, largest))), columns=wanted):
+            found = batch.to_pylist()
+            size += sum(len(cell if isinstance(cell, str) else repr(cell)) for row in found for cell in row.values())
+            if size > MAXIMUM_PARQUET_BYTES:
+                problems.append(
+                    f"{location} unpacks to more than {MAXIMUM_PARQUET_BYTES} bytes: split it."
+                )
+                return []
+            rows += found
     except (pa.ArrowException, OSError, ValueError) as error:
         problems.append(f"{location} cannot be read as Parquet: {str(error).splitlines()[0]}.")
         return []
-    return [(f"row {number}", row) for number, row in enumerate(table.to_pylist(), 1)]
+    return [(f"row {number}", row) for number, row in enumerate(rows, 1)]

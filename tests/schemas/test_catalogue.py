@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.catalogue import COLUMNS, REQUIRED, Catalogue, Job, load_edits, read_catalogue, resolve, safe_id
+from schemas.catalogue import COLUMNS, REQUIRED, Catalogue, Job, load_edits, parse_edits, read_catalogue, resolve, safe_id
 from schemas.problems import UsageError
 
 ROW = {"id": "anna", "source": "anna.png", "target": "scene.mp4", "rights": "own likeness"}
@@ -218,6 +218,24 @@ def test_edits_from_a_file_are_resolved_beside_the_catalogue(tmp_path: Path) -> 
 def test_bad_inline_edits_are_a_problem_of_their_row(tmp_path: Path) -> None:
     (problem,) = problems_of(written(tmp_path, 'id,source,target,rights,edits\na,s.png,t.mp4,own,"{smile"\n'))
     assert problem.startswith("row 1 (line 2), column 'edits': ")
+
+
+def test_a_number_too_long_to_read_is_a_problem_of_its_row(tmp_path: Path) -> None:
+    digits = "7" * 5000
+    (problem,) = problems_of(written(tmp_path, f'{{"id": "a", "seed": {digits}}}\n', "jobs.jsonl"))
+    assert problem.startswith("row 1 (line 1): ")
+    for text in (f'{{"a": {digits}}}', f"a: {digits}"):
+        with pytest.raises(ValueError, match="The edits cannot be read"):
+            parse_edits(text, "The edits")
+
+
+def test_a_small_parquet_file_that_unpacks_to_gigabytes_is_refused(tmp_path: Path) -> None:
+    columns = {name: pa.array(["x"]).dictionary_encode().take([0] * 2000) for name in ("id", "source", "target")}
+    rights = pa.DictionaryArray.from_arrays(pa.array([0] * 2000, pa.int32()), pa.array(["own " * 250_000]))
+    path = tmp_path / "jobs.parquet"
+    pq.write_table(pa.table({**columns, "rights": rights}), path, compression="zstd")
+    assert path.stat().st_size < 1_000_000
+    assert "unpacks to more than" in problems_of(path)[0]
 
 
 def test_control_characters_reach_neither_terminals_nor_file_systems(tmp_path: Path) -> None:

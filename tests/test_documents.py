@@ -1,0 +1,55 @@
+"""What the documents show is taken by the readers it is meant for, and their tables say what the code declares."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from schemas.catalogue import load_edits, parse_edits, read_catalogue
+from schemas.configuration import load_settings
+from schemas.edits import read_edits
+from stages.networks.model_entries import declared_entries
+
+ROOT = Path(__file__).resolve().parent.parent
+KINDS = ("csv", "json", "yaml")
+
+
+def shown() -> Iterator[tuple[str, str, str]]:
+    """Document, kind and text of every example that a program could read."""
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        for kind, text in re.findall(r"^```(\w+)\n(.*?)^```", path.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE):
+            yield path.name, kind, text
+
+
+EXAMPLES = [pytest.param(*example, id=f"{example[0]}-{number}") for number, example in enumerate(shown()) if example[1] in KINDS]
+
+
+@pytest.mark.parametrize(("document", "kind", "text"), EXAMPLES)
+def test_examples_are_taken_by_their_reader(document: str, kind: str, text: str, tmp_path: Path) -> None:
+    if document == "catalogue.md":
+        path = tmp_path / f"jobs.{'jsonl' if kind == 'json' else kind}"
+        path.write_text(text, encoding="utf-8")
+        for job in read_catalogue(path):
+            read_edits(load_edits(job.edits))
+    elif (document, kind) == ("edits.md", "json"):
+        assert read_edits(json.loads(text)).to_options()
+    elif (document, kind) == ("configuration.md", "yaml"):
+        path = tmp_path / "night.yaml"
+        path.write_text(text, encoding="utf-8")
+        load_settings(file=path)
+    elif (document, kind) == ("models.md", "yaml"):
+        path = tmp_path / "models.yaml"
+        path.write_text(text, encoding="utf-8")
+        assert declared_entries(path)
+    else:
+        pytest.fail(f"Say in this test which reader takes the {kind} examples of {document}.")
+
+
+def test_what_a_message_suggests_as_edits_is_taken() -> None:
+    with pytest.raises(ValueError, match="such as") as caught:
+        parse_edits("[1]", "The edits")
+    assert read_edits(json.loads(str(caught.value).partition("such as ")[2])).curves
