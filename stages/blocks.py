@@ -51,7 +51,8 @@ def block_grid(mask: np.ndarray, blocks: int) -> np.ndarray:
     if height != width or height % blocks:
         raise ValueError(f"a mask of {height}x{width} pixels cannot be cut into {blocks}x{blocks} equal blocks")
     step = height // blocks
-    return np.asarray(mask.reshape(blocks, step, blocks, step).any(axis=(1, 3)))
+    columns = mask.reshape(blocks, step, width).any(axis=1)
+    return np.asarray(columns.reshape(blocks, blocks, step).any(axis=2))
 
 
 def expand_grid(grid: np.ndarray, size: int) -> np.ndarray:
@@ -64,8 +65,20 @@ def expand_grid(grid: np.ndarray, size: int) -> np.ndarray:
 
 
 def shape_agnostic_grid(foreground: np.ndarray, dilation: float = 0.02, blocks: int = FOREGROUND_BLOCKS) -> np.ndarray:
-    """Grid of the dilated foreground M_f. ``dilation``: radius as a share of the crop's side (the paper gives none)."""
-    return block_grid(dilate(foreground, dilation * foreground.shape[0]), blocks)
+    """Grid of the dilated foreground M_f. ``dilation``: radius as a share of the crop's side (the paper gives none).
+
+    A block holds a pixel of the dilated mask where the mask meets the block grown by the same disc: only blocks without a pixel
+    of the mask itself are looked at that way.
+    """
+    grid = block_grid(foreground, blocks)
+    reach, step = int(np.floor(dilation * foreground.shape[0] + 0.5)), foreground.shape[0] // blocks
+    if reach < 1 or not grid.any() or grid.all():
+        return grid
+    grown = dilate(np.pad(np.ones((step, step), bool), reach), reach)
+    rows, columns = np.nonzero(~grid)
+    around = np.lib.stride_tricks.sliding_window_view(np.pad(foreground, reach), grown.shape)
+    grid[rows, columns] = (around[rows * step, columns * step] & grown).any(axis=(1, 2))
+    return grid
 
 
 def shape_agnostic_mask(foreground: np.ndarray, dilation: float = 0.02, blocks: int = FOREGROUND_BLOCKS) -> np.ndarray:

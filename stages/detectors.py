@@ -33,6 +33,7 @@ from mediapipe.python._framework_bindings import calculator_graph, resource_util
 from numpy.typing import NDArray
 
 from stages.face3d.topology import LANDMARKS
+from stages.video.view import FrameView, as_view
 
 DETECTOR_SIDE = 384
 """Frames are averaged down to about this side before the detector samples its 192: bilinear sampling alone would skip pixels."""
@@ -200,19 +201,19 @@ class FaceMesh(_Closing):
         self._graph.start_run()
         self._time = 0
 
-    def landmarks(self, rgb: NDArray[np.uint8], window: Window) -> tuple[NDArray[np.float64], float]:
+    def landmarks(self, picture: NDArray[np.uint8] | FrameView, window: Window) -> tuple[NDArray[np.float64], float]:
         """Landmarks ``[478, 3]`` in the picture's pixels (z too, negative towards the viewer) and the presence of a face, 0..1.
 
         The network answers with a mesh wherever it is told to look: the presence says whether to believe it.
         """
-        height, width = rgb.shape[:2]
+        view = as_view(picture)
+        height, width = view.height, view.width
         reach = window.side * (abs(math.cos(window.turn)) + abs(math.sin(window.turn))) / 2 + 2
         left, right = max(int(window.x - reach), 0), min(math.ceil(window.x + reach), width)
         top, bottom = max(int(window.y - reach), 0), min(math.ceil(window.y + reach), height)
         if right - left < 2 or bottom - top < 2:
             return np.full((LANDMARKS, 3), np.nan), 0.0
-        part = rgb[top:bottom, left:right]
-        part, factor = _averaged_down(part, window.side / MESH_SIDE)
+        part, factor = _averaged_down(view.part(left, top, right, bottom), window.side / MESH_SIDE)
         seen = np.array([part.shape[1], part.shape[0]])
         where = rect_pb2.NormalizedRect(
             x_center=(window.x - left) / factor / seen[0],
@@ -246,7 +247,7 @@ class BodyPose(_Closing):
     def __init__(self) -> None:
         self._solution = mediapipe.solutions.pose.Pose(static_image_mode=True, model_complexity=1, min_detection_confidence=0.3)
 
-    def shoulders(self, rgb: NDArray[np.uint8], face: NDArray[np.floating]) -> NDArray[np.float64]:
+    def shoulders(self, picture: NDArray[np.uint8] | FrameView, face: NDArray[np.floating]) -> NDArray[np.float64]:
         """Person's left x, y, visibility and right x, y, visibility, ``[6]``, frame pixels; NaN with visibility 0 when unknown.
 
         Args:
@@ -254,13 +255,14 @@ class BodyPose(_Closing):
                 answer whose shoulders are not below and around the face is somebody else's.
         """
         unknown = np.array([np.nan, np.nan, 0.0] * 2)
-        height, width = rgb.shape[:2]
+        view = as_view(picture)
+        height, width = view.height, view.width
         centre_x, side = float(face[0] + face[2]) / 2, float((face[2:] - face[:2]).max())
         left, right = max(int(centre_x - 3 * side), 0), min(math.ceil(centre_x + 3 * side), width)
         top, bottom = max(int(face[1] - side), 0), min(math.ceil(face[1] + 5 * side), height)
         if right - left < 16 or bottom - top < 16:
             return unknown
-        part, factor = _averaged_down(rgb[top:bottom, left:right], max(right - left, bottom - top) / 384)
+        part, factor = _averaged_down(view.part(left, top, right, bottom), max(right - left, bottom - top) / 384)
         answer = self._solution.process(part).pose_landmarks
         if answer is None:
             return unknown

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +21,8 @@ from schemas.tables import LANDMARK_TABLE, LANDMARK_VALUES
 from stages.contract import Input, Scope, Stage, Work
 from stages.detectors import BodyPose, Detection, FaceDetector, FaceMesh, Window, covered, overlap
 from stages.video.decode import open_clip
+from stages.video.view import FrameView, as_view
+from stages.warm import borrowed
 from storage.tables import array
 
 WARM_UP = 6
@@ -31,7 +35,7 @@ _SHOULDERED = 2
 _LENIENT = 0.3
 _UPRIGHT = 0.85
 
-Read = Callable[[int], NDArray[np.uint8]]
+Read = Callable[[int], NDArray[np.uint8] | FrameView]
 
 
 @dataclass
@@ -76,15 +80,16 @@ class FaceTracker:
         self._detector = detector
         self._mesh = mesh
         self._parameters = parameters
-        self._recent: deque[tuple[int, NDArray[np.uint8]]] = deque(maxlen=max(parameters.detection_interval, 1))
+        self._recent: deque[tuple[int, FrameView]] = deque(maxlen=max(parameters.detection_interval, 1))
         self._active: list[FaceTrack] = []
         self.tracks: list[FaceTrack] = []
 
-    def step(self, frame: int, rgb: NDArray[np.uint8]) -> None:
+    def step(self, frame: int, picture: NDArray[np.uint8] | FrameView) -> None:
         """Look at the next frame."""
+        view = as_view(picture)
         first = not self._recent
         for track in self._active:
-            found = observe(self._mesh, rgb, Window.around(track.last.landmarks), frame)
+            found = observe(self._mesh, view, Window.around(track.last.landmarks), frame)
             if found is not None:
                 track.add(found)
             else:
@@ -93,11 +98,11 @@ class FaceTracker:
         regular = first or frame % self._parameters.detection_interval == 0
         if regular or any(_worth_a_search(track.lost) for track in self._active):
             nobody = all(track.lost for track in self._active)
-            self._search(frame, rgb, regular, self._detector.detect(rgb, thorough=first or (nobody and regular)))
+            self._search(frame, view, regular, self._detector.detect(view.rgb(), thorough=first or (nobody and regular)))
         self._active = [track for track in self._active if track.lost <= _PATIENCE and track.unconfirmed <= _UNCONFIRMED]
-        self._recent.append((frame, rgb))
+        self._recent.append((frame, view))
 
-    def _search(self, frame: int, rgb: NDArray[np.uint8], regular: bool, detections: Sequence[Detection]) -> None:
+    def _search(self, frame: int, view: FrameView, regular: bool, detections: Sequence[Detection]) -> None:
         """Hand detections to lost tracks, begin new tracks, and doubt tracks that the detector does not confirm."""
         followed = [track for track in self._active if not track.lost]
         free = [
@@ -109,8 +114,8 @@ class FaceTracker:
                 # The mesh outlives the detector on turned and half covered heads: only where it is unsure itself is it doubted.
                 track.unconfirmed = 0 if confirmed or track.last.score > 0.9 else track.unconfirmed + 1
         for item in free:
-            found = observe(self._mesh, rgb, item.window, frame)
-            found = found and observe(self._mesh, rgb, Window.around(found.landmarks), frame)
+            found = observe(self._mesh, view, item.window, frame)
+            found = found and observe(self._mesh, view, Window.around(found.landmarks), frame)
             if found is None or any(_same(found, track.last) for track in self._active if not track.lost):
                 continue
             lost = [track for track in self._active if track.lost and _may_be(track, found)]
@@ -128,9 +133,9 @@ class FaceTracker:
     def _look_back(self, track: FaceTrack, found: Observation) -> None:
         """A face is detected some frames after it appeared: follow it back through the frames since the last detection."""
         later = found
-        for frame, rgb in reversed(self._recent):
+        for frame, view in reversed(self._recent):
             others = [other.seen[frame] for other in self.tracks if other is not track and frame in other.seen]
-            earlier = None if frame in track.seen else observe(self._mesh, rgb, Window.around(later.landmarks), frame)
+            earlier = None if frame in track.seen else observe(self._mesh, view, Window.around(later.landmarks), frame)
             if earlier is None or any(_same(earlier, other) for other in others):
                 return
             track.seen[frame] = later = earlier
@@ -145,16 +150,17 @@ class FaceTracker:
                     other.lost = _PATIENCE + 1
 
 
-def observe(mesh: FaceMesh, rgb: NDArray[np.uint8], window: Window, frame: int) -> Observation | None:
+def observe(mesh: FaceMesh, picture: NDArray[np.uint8] | FrameView, window: Window, frame: int) -> Observation | None:
     """The face in a window, or None: nothing there, or a mesh that is not where or as large as a face there can be."""
-    landmarks, presence = mesh.landmarks(rgb, window)
+    view = as_view(picture)
+    landmarks, presence = mesh.landmarks(view, window)
     if not presence >= _PRESENCE or not np.isfinite(landmarks).all():
         return None
     found = Observation(frame, landmarks, presence)
     box = found.box
     centre = (box[:2] + box[2:]) / 2
     share = found.size / window.side
-    outside = (centre < 0).any() or centre[0] > rgb.shape[1] or centre[1] > rgb.shape[0]
+    outside = (centre < 0).any() or centre[0] > view.width or centre[1] > view.height
     astray = np.abs(centre - (window.x, window.y)).max() > 0.35 * window.side
     return None if outside or astray or not 0.3 < share < 1.1 else found
 
@@ -211,19 +217,19 @@ def follow(
     """Tracks of the faces in ``frames`` of one shot, the largest first, each in order of frames.
 
     Args:
-        read: gives a frame, uint8 ``[height, width, 3]``; called in ascending order.
+        read: gives a frame, uint8 ``[height, width, 3]`` or a view of it; called in ascending order.
         shot_start: first frame of the shot: the tracker may begin up to there.
     """
     tracker = FaceTracker(networks.detector, networks.mesh, parameters)
     knots = shoulder_frames(frames, parameters.shoulder_interval)
     shoulders: dict[tuple[int, int], NDArray[np.float64]] = {}
     for frame in range(max(shot_start, frames.start - WARM_UP), frames.stop):
-        rgb = read(frame)
-        tracker.step(frame, rgb)
+        view = as_view(read(frame))
+        tracker.step(frame, view)
         if frame in knots:
             seen = [(k, track.seen[frame]) for k, track in enumerate(tracker.tracks) if frame in track.seen]
             for k, found in sorted(seen, key=lambda item: -item[1].size)[:_SHOULDERED]:
-                shoulders[k, frame] = networks.pose.shoulders(rgb, found.box)
+                shoulders[k, frame] = networks.pose.shoulders(view, found.box)
     tracks = []
     for k, track in enumerate(tracker.tracks):
         kept = [track.seen[frame] for frame in sorted(track.seen) if frame in frames]
@@ -239,19 +245,19 @@ def shoulder_frames(frames: range, interval: int) -> set[int]:
 
 
 class Networks:
-    """The networks of this stage, made once and closed together."""
+    """The networks of this stage, borrowed together."""
 
     def __init__(self, minimum_score: float) -> None:
-        self.detector = FaceDetector(minimum_score)
-        self.mesh = FaceMesh()
-        self.pose = BodyPose()
+        self._borrowed = ExitStack()
+        self.detector = self._borrowed.enter_context(borrowed(FaceDetector, minimum_score))
+        self.mesh = self._borrowed.enter_context(borrowed(FaceMesh))
+        self.pose = self._borrowed.enter_context(borrowed(BodyPose))
 
     def __enter__(self) -> Networks:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        for network in (self.detector, self.mesh, self.pose):
-            network.close()
+    def __exit__(self, *error: Any) -> None:
+        self._borrowed.__exit__(*error)
 
 
 class Landmarks(Stage):
@@ -276,10 +282,10 @@ class Landmarks(Stage):
                 tracks = _still(reader.read(0), work.parameters, networks)
             else:
 
-                def read(frame: int) -> NDArray[np.uint8]:
+                def read(frame: int) -> FrameView:
                     if frame >= chunk.start:
                         work.progress(1)
-                    return reader.read(frame)
+                    return reader.view(frame)
 
                 tracks = follow(read, chunk.frames, shot_start, work.parameters, networks)
         work.output.write_table(LANDMARK_TABLE, landmark_columns(tracks, chunk.frames))
@@ -312,7 +318,7 @@ def landmark_columns(tracks: Sequence[Sequence[Observation]], frames: range) -> 
 
 
 def _still(rgb: NDArray[np.uint8], parameters: LandmarkParameters, networks: Networks) -> list[list[Observation]]:
-    with FaceDetector(min(parameters.minimum_score, _LENIENT)) as lenient:
+    with borrowed(FaceDetector, min(parameters.minimum_score, _LENIENT)) as lenient:
         found = find_in_still((networks.detector, lenient), networks.mesh, rgb)
     found = sorted(found, key=lambda item: -item.size)[: parameters.maximum_people]
     for item in found[:_SHOULDERED]:

@@ -19,6 +19,8 @@ from stages.hands import POINTS, Awaiting, HandNetwork, find_hands, hand_mask
 from stages.segmentation import BACKGROUND, CLOTH, GRID, HAIR, HairNetwork, HeadParser, PersonNetwork, enlarge_labels
 from stages.video.crops import crop_matrix, extract_crop, opencv_matrix, to_crop
 from stages.video.decode import open_clip
+from stages.video.view import crop_part
+from stages.warm import borrowed
 from storage.tables import array
 
 FIT_FRAMES = 8
@@ -67,7 +69,8 @@ def mask_row(labels: np.ndarray, dilation: float) -> dict[str, np.ndarray]:
     return {
         "foreground": blocks.shape_agnostic_grid(labels != BACKGROUND, dilation, FOREGROUND_BLOCKS).ravel(),
         "hair": blocks.hair_grid(labels == HAIR, HAIR_BLOCKS).ravel(),
-        "shares": cv2.calcHist([labels], [0], None, [len(LABELS)], [0, len(LABELS)])[:, 0] / np.float32(labels.size),
+        "shares": np.array([cv2.countNonZero(cv2.compare(labels, label, cv2.CMP_EQ)) for label in range(len(LABELS))], np.float32)
+        / np.float32(labels.size),
     }
 
 
@@ -90,7 +93,7 @@ class MaskStage(Stage):
     """Label map (background, hair, face, neck, cloth, other) of every frame's crop."""
 
     name = "masks"
-    version = 2
+    version = 3
     scope = Scope.CLIP_CHUNK
     parameters = MaskParameters
     inputs = (Input("track"),)
@@ -160,25 +163,26 @@ def _frames(work: Work, stack: ExitStack, hair: HairNetwork | None) -> Iterator[
     rows = {int(number): row for row, number in enumerate(array(subject, "frame"))}
     detected, crops = array(subject, "detected"), array(subject, "crop")
     landmarks = array(subject, "landmarks").reshape(-1, LANDMARKS, 3)
-    person = stack.enter_context(PersonNetwork(careful=len(work.chunk.frames) == 1))
+    person = stack.enter_context(borrowed(PersonNetwork, len(work.chunk.frames) == 1))
     clip = stack.enter_context(open_clip(work.media["clip"]))
     ready: deque[_Frame] = deque()
 
     def awaiting() -> Iterator[Awaiting]:
-        for number, picture in clip.iterate(frames):
+        for number, view in clip.iterate_views(frames):
             row = rows[number]
             points = to_crop(landmarks[row], crops[row], GRID)
             usable = bool(detected[row]) and bool(np.isfinite(points).all())
-            rgb = _small_crop(picture, crops[row])
+            part, there = crop_part(view, crops[row])
+            rgb = _small_crop(part, there)
             found = None
             if hair is not None and usable:
-                found = hair(extract_crop(picture, crops[row], HairNetwork.SIDE))
+                found = hair(extract_crop(part, there, HairNetwork.SIDE))
             shown = person(rgb)
-            shown[outside_picture(crops[row], picture.shape[1], picture.shape[0])] = -1
+            shown[outside_picture(crops[row], view.width, view.height)] = -1
             ready.append(_Frame(number, usable, rgb, points, shown, found, np.zeros((0, POINTS, 2))))
-            yield Awaiting(number, points if usable else None, crops[row], GRID, picture)
+            yield Awaiting(number, points if usable else None, crops[row], GRID, view)
 
-    for hands in find_hands(awaiting(), stack.enter_context(HandNetwork())):
+    for hands in find_hands(awaiting(), stack.enter_context(borrowed(HandNetwork))):
         frame = ready.popleft()
         frame.hands = hands
         yield frame

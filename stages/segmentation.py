@@ -17,7 +17,6 @@ from types import TracebackType
 
 import cv2
 import numpy as np
-from scipy import ndimage
 
 from schemas.problems import ModelError
 from schemas.tables import LABELS
@@ -149,15 +148,14 @@ class HeadFrame:
     def coordinates(self, grid: int, crop: int) -> tuple[np.ndarray, np.ndarray]:
         """``u`` to the right and ``v`` downwards at the pixel centres of a ``grid`` over the crop; float32 [grid, grid] each."""
         axis = (np.arange(grid) + 0.5) * (crop / grid)
-        x, y = axis[None, :] - self.centre[0], axis[:, None] - self.centre[1]
-        r = self.right
-        u, v = (x * r[0] + y * r[1]) / self.size, (-x * r[1] + y * r[0]) / self.size
-        return u.astype(np.float32), v.astype(np.float32)
+        x, y = (((axis - centre) / self.size)[:, None] * self.right for centre in self.centre)
+        x, y = x.astype(np.float32), y.astype(np.float32)
+        return x[None, :, 0] + y[:, None, 1], y[:, None, 0] - x[None, :, 1]
 
 
-def polygon(points: np.ndarray, grid: int, crop: int) -> np.ndarray:
-    """Filled polygon, uint8 0 or 255 [grid, grid], of points in crop pixels [n, 2]."""
-    mask = np.zeros((grid, grid), np.uint8)
+def polygon(points: np.ndarray, grid: int, crop: int, mask: np.ndarray | None = None) -> np.ndarray:
+    """Filled polygon, uint8 0 or 255 [grid, grid], of points in crop pixels [n, 2]; added to ``mask`` where one is given."""
+    mask = np.zeros((grid, grid), np.uint8) if mask is None else mask
     scaled = np.round((points[:, :2] * (grid / crop) - 0.5) * 16).astype(np.int32)
     cv2.fillPoly(mask, [scaled], 255, shift=4)
     return mask
@@ -173,12 +171,15 @@ def oval_mask(landmarks: np.ndarray, grid: int, crop: int) -> np.ndarray:
 _BINS = 32
 
 
+_TONES = np.clip((np.arange(256) - 64) >> 2, 0, _BINS - 1)
+_STEPS = np.stack([np.arange(256) >> 3, _TONES, _TONES], -1).astype(np.uint8)[None]
+_PLACES = np.array([[_BINS * _BINS, _BINS, 1]], np.float32)
+
+
 def colour_index(rgb: np.ndarray) -> np.ndarray:
     """Cell of each pixel's colour in Lab, int32 of the picture's height and width: 32 steps of L, 32 of a and b around grey."""
-    lab = cv2.cvtColor(rgb, cv2.COLOR_RGB2LAB)
-    lightness, a, b = (lab[..., k].astype(np.int32) for k in range(3))
-    a, b = np.clip((a - 64) >> 2, 0, _BINS - 1), np.clip((b - 64) >> 2, 0, _BINS - 1)
-    return ((lightness >> 3) * _BINS + a) * _BINS + b
+    steps = cv2.LUT(cv2.cvtColor(rgb, cv2.COLOR_RGB2LAB), _STEPS)
+    return np.asarray(cv2.transform(steps.astype(np.float32), _PLACES), np.int32)
 
 
 def colour_density(cells: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
@@ -187,9 +188,18 @@ def colour_density(cells: np.ndarray, weights: np.ndarray | None = None) -> np.n
     total = counts.sum()
     if total < 1:
         return np.full(_BINS**3, 1 / _BINS**3, np.float32)
-    cube = (counts / total).reshape(_BINS, _BINS, _BINS)
-    narrow, wide = ndimage.gaussian_filter(cube, 0.8), ndimage.gaussian_filter(cube, (2.5, 1.5, 1.5))
-    return np.asarray(0.75 * narrow + 0.25 * wide, np.float32).ravel()
+    cube = (counts / total).astype(np.float32).reshape(_BINS, _BINS, _BINS)
+    return (np.float32(0.75) * _blurred(cube, (0.8, 0.8, 0.8)) + np.float32(0.25) * _blurred(cube, (2.5, 1.5, 1.5))).ravel()
+
+
+def _blurred(cube: np.ndarray, sigmas: tuple[float, float, float]) -> np.ndarray:
+    """Gaussian blur of float32 [32, 32, 32] along its axes: the last two as a picture, the first as its columns."""
+    first, second, third = (cv2.getGaussianKernel(2 * int(4 * sigma + 0.5) + 1, sigma, cv2.CV_32F) for sigma in sigmas)
+    alone, border = np.ones((1, 1), np.float32), cv2.BORDER_REFLECT
+    along = cv2.sepFilter2D(cube.reshape(_BINS, _BINS * _BINS), -1, alone, first, borderType=border)
+    along = cv2.sepFilter2D(along.reshape(_BINS * _BINS, _BINS), -1, third, alone, borderType=border)
+    planes = along.reshape(_BINS, _BINS, _BINS)
+    return np.stack([cv2.sepFilter2D(plane, -1, alone, second, borderType=border) for plane in planes])
 
 
 def place_priors(head: HeadFrame, crop: int) -> np.ndarray:
@@ -200,13 +210,17 @@ def place_priors(head: HeadFrame, crop: int) -> np.ndarray:
     def above(edge: float, width: float) -> np.ndarray:
         return np.asarray(1 / (1 + np.exp(np.clip((v - edge) / width, -30, 30))), np.float32)
 
-    column = np.exp(-((side / 0.36) ** 4)) * (1 - above(0.45, 0.04))  # under the chin: neck, collar
-    ears = np.exp(-(((side - 0.44) / 0.14) ** 4)) * np.exp(-(((v + 0.02) / 0.34) ** 4))
+    def within(distance: np.ndarray, reach: float) -> np.ndarray:
+        square = np.square(distance * np.float32(1 / reach))
+        return np.asarray(np.exp(-square * square), np.float32)
+
+    column = within(side, 0.36) * (1 - above(0.45, 0.04))  # under the chin: neck, collar
+    ears = within(side - 0.44, 0.14) * within(v + 0.02, 0.34)
     wide = (1 - above(0.25, 0.03)) / (1 + np.exp(np.clip((0.66 - side) / 0.04, -30, 30)))  # over the shoulders
     hair = (0.06 + 0.54 * above(1.25, 0.2) + 0.4 * above(0.5, 0.1)) * (1 - 0.75 * column) * (1 - 0.92 * wide)
     skin = 0.01 + 0.6 * column * above(1.2, 0.12) + 0.5 * ears
-    skin += (0.05 + 0.15 * np.exp(-((side / 0.5) ** 4))) * (1 - above(0.5, 0.05))  # bare chest rather than shoulders
-    skin += 0.35 * above(-0.3, 0.02) * (1 - above(-0.7, 0.05)) * np.exp(-((side / 0.42) ** 6))  # forehead above the oval
+    skin += (0.05 + 0.15 * within(side, 0.5)) * (1 - above(0.5, 0.05))  # bare chest rather than shoulders
+    skin += 0.35 * above(-0.3, 0.02) * (1 - above(-0.7, 0.05)) * np.exp(-(np.square(side / 0.42) ** 3))  # forehead above the oval
     cloth = 1e-3 + (1 - above(0.45, 0.05)) * (0.25 + 0.75 * (1 - above(1.0, 0.1))) + 0.15 * wide
     return np.asarray([hair, skin, cloth], np.float32)
 
@@ -227,12 +241,12 @@ class _View:
     @classmethod
     def of(cls, landmarks: np.ndarray, crop: int, side: int, person: np.ndarray, hair: np.ndarray | None) -> _View:
         head = HeadFrame.of(landmarks)
-        u, v = (cv2.resize(plane, (side, side), interpolation=cv2.INTER_LINEAR) for plane in head.coordinates(_COARSE, crop))
+        u, v = head.coordinates(side, crop)
         oval = oval_mask(landmarks, side, crop)
         features = np.zeros((side, side), np.uint8)
         for feature in _FEATURES:
             points = cv2.convexHull(np.asarray(landmarks[list(feature), :2], np.float32))[:, 0]
-            features |= polygon(points, side, crop)
+            polygon(points, side, crop, features)
         features = cv2.dilate(features, np.ones((side // 40, side // 40), np.uint8))
         priors = np.empty((4, side, side), np.float32)
         for k, plane in enumerate(place_priors(head, crop)):
@@ -253,7 +267,10 @@ class _View:
 
 def _shares(likelihood: np.ndarray, cells: np.ndarray, priors: np.ndarray) -> np.ndarray:
     """Posterior of the four classes: float32 [4, height, width]. ``likelihood``: float32 [4, 32768]."""
-    planes = np.stack([np.take(densities, cells) for densities in likelihood])
+    planes = np.empty((len(likelihood), *cells.shape), np.float32)
+    cells = cells.astype(np.intp)
+    for densities, plane in zip(likelihood, planes, strict=True):
+        np.take(densities, cells, out=plane, mode="clip")  # cells are in range; the mode is the fast one
     planes *= priors
     planes /= planes.sum(0)
     return planes
@@ -408,11 +425,11 @@ class HeadParser:
         on = (_filled(inside, person) > 0) & (person >= 0)
         hairy = _hanging(is_hair & on & (view.features == 0), view.v, view.oval)
         high, face = view.v < 0.3, view.oval > 0
-        result = np.where(on, np.uint8(CLOTH), np.uint8(0))
-        result[on & is_skin] = NECK
-        result[on & (face | (is_skin & high))] = FACE
-        result[on & hairy] = HAIR
-        result[(result == CLOTH) & (view.v < 0.12)] = HAIR  # hats, ribbons: they go with the head
+        result = np.where(is_skin, np.uint8(NECK), np.uint8(CLOTH))
+        np.copyto(result, FACE, where=face | (is_skin & high))
+        np.copyto(result, HAIR, where=hairy)
+        np.copyto(result, HAIR, where=(result == CLOTH) & (view.v < 0.12))  # hats, ribbons: they go with the head
+        result *= on
         if front is not None and front.any():
             usual = cv2.remap(self.neck, columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
             arm = (result == NECK) & (usual < 0.7) & ((view.v > 0.65) | (np.abs(view.u) > 0.3))
@@ -444,19 +461,21 @@ def _component_at(mask: np.ndarray, seed: np.ndarray) -> np.ndarray:
     count, numbered = cv2.connectedComponents(mask, connectivity=4)
     if count <= 2:
         return mask
+    return _chosen(numbered, count, seed > 0)
+
+
+def _chosen(numbered: np.ndarray, count: int, seed: np.ndarray) -> np.ndarray:
+    """The numbered components, without number 0, that meet ``seed`` (boolean): uint8 0 or 1."""
     keep = np.zeros(count, np.uint8)
-    keep[np.unique(numbered[seed > 0])] = 1
+    keep[numbered[seed]] = 1
     keep[0] = 0
-    return keep[numbered]
+    return np.take(keep, numbered, mode="clip")
 
 
 def _filled(mask: np.ndarray, person: np.ndarray) -> np.ndarray:
     """``mask`` (0 or 1) without holes: background is what is connected to pixels that are surely not the person."""
     count, numbered = cv2.connectedComponents(1 - mask, connectivity=4)
-    hole = np.ones(count, np.uint8)
-    hole[np.unique(numbered[person < 0.3])] = 0
-    hole[0] = 1
-    return hole[numbered]
+    return 1 - _chosen(numbered, count, person < 0.3)
 
 
 def _hanging(mask: np.ndarray, v: np.ndarray, oval: np.ndarray) -> np.ndarray:
@@ -465,22 +484,34 @@ def _hanging(mask: np.ndarray, v: np.ndarray, oval: np.ndarray) -> np.ndarray:
     thick = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_OPEN, thread)
     thick |= (mask & (v < 0.3)).astype(np.uint8)
     count, numbered = cv2.connectedComponents(thick, connectivity=4)
-    keep = np.zeros(count, np.uint8)
-    keep[np.unique(numbered[(v < 0.3) & (oval == 0)])] = 1
-    keep[0] = 0
-    return (cv2.dilate(keep[numbered], thread) > 0) & mask
+    hanging = _chosen(numbered, count, (v < 0.3) & (oval == 0))
+    return (cv2.dilate(hanging, thread) > 0) & mask
 
 
 def enlarge_labels(labels: np.ndarray, size: int) -> np.ndarray:
     """Labels on the grid to ``size``, with smooth borders: each label's indicator is interpolated, the largest wins."""
     if labels.shape[0] == size:
         return labels
+    grid = labels.shape[0]
+    factor = size // grid if size % grid == 0 else 0
     best = np.zeros((size, size), np.uint8)
     result = np.zeros((size, size), np.uint8)
     for label in range(len(LABELS)):
-        indicator = cv2.GaussianBlur(cv2.compare(labels, label, cv2.CMP_EQ), (3, 3), 0)
-        indicator = cv2.resize(indicator, (size, size), interpolation=cv2.INTER_LINEAR)
-        better = cv2.compare(indicator, best, cv2.CMP_GT)
-        cv2.copyTo(np.full_like(result, label), better, result)
-        best = cv2.max(best, indicator)
+        where = cv2.compare(labels, label, cv2.CMP_EQ)
+        left, top, width, height = cv2.boundingRect(where)
+        if not width:
+            continue
+        if factor:  # beyond two pixels around the label its indicator is zero
+            columns, rows = slice(max(left - 2, 0), left + width + 2), slice(max(top - 2, 0), top + height + 2)
+            where = where[rows, columns]
+            shape = (where.shape[1] * factor, where.shape[0] * factor)
+            there = np.s_[rows.start * factor :, columns.start * factor :]
+        else:
+            shape, there = (size, size), np.s_[:, :]
+        blurred = cv2.GaussianBlur(where, (3, 3), 0, borderType=cv2.BORDER_REFLECT_101 | cv2.BORDER_ISOLATED)
+        indicator = cv2.resize(blurred, shape, interpolation=cv2.INTER_LINEAR)
+        so_far = best[there][: shape[1], : shape[0]]
+        if label != BACKGROUND:
+            np.copyto(result[there][: shape[1], : shape[0]], label, where=indicator > so_far)
+        np.maximum(so_far, indicator, out=so_far)
     return result

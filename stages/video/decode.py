@@ -28,6 +28,7 @@ from stages.video.facts import AudioFacts, Limits, StreamFacts, check_file
 from stages.video.index import DECODE_THREADS, VideoIndex, video_index
 from stages.video.native import native_frames
 from stages.video.pictures import is_picture, read_picture
+from stages.video.view import ArrayView, CodedView, FrameView
 
 __all__ = ["AudioFacts", "ClipReader", "Limits", "StreamFacts", "open_clip", "probe", "read_picture", "timestamps"]
 
@@ -47,7 +48,7 @@ _DECORD_BYTES = 256 * 2**20
 class _Source(Protocol):
     """Random access to the frames of one video."""
 
-    def read(self, frame: int) -> np.ndarray: ...
+    def view(self, frame: int) -> FrameView: ...
 
     def close(self) -> None: ...
 
@@ -71,9 +72,13 @@ class ClipReader:
 
     def read(self, frame: int) -> np.ndarray:
         """One frame. Reading in ascending order is cheap; anything else seeks to a key frame first."""
+        return self.view(frame).rgb()
+
+    def view(self, frame: int) -> FrameView:
+        """One frame, to be converted as far as it is looked at; the same order is cheap."""
         if not 0 <= frame < self.frames:
             raise IndexError(f"{self.path} has frames 0 to {self.frames - 1}, not {frame}")
-        return self._source.read(frame)
+        return self._source.view(frame)
 
     def read_many(self, frames: Sequence[int]) -> np.ndarray:
         """uint8 [len(frames), height, width, 3], in the order asked for."""
@@ -86,6 +91,11 @@ class ClipReader:
         """Every ``step``-th of ``frames`` (all by default) with its number, in flat memory."""
         for frame in (frames if frames is not None else range(self.frames))[::step]:
             yield frame, self.read(frame)
+
+    def iterate_views(self, frames: range) -> Iterator[tuple[int, FrameView]]:
+        """The same as views. Each holds its frame in memory for as long as it is kept."""
+        for frame in frames:
+            yield frame, self.view(frame)
 
     def close(self) -> None:
         self._source.close()
@@ -177,9 +187,9 @@ class _StillSource:
     def __init__(self, picture: np.ndarray) -> None:
         self._picture = picture
 
-    def read(self, frame: int) -> np.ndarray:
+    def view(self, frame: int) -> FrameView:
         del frame
-        return self._picture.copy()
+        return ArrayView(self._picture.copy())
 
     def close(self) -> None:
         self._picture = np.empty((0, 0, 3), np.uint8)
@@ -195,14 +205,14 @@ class _AvSource:
         self._number = -1
         self._last: VideoFrame | None = None
 
-    def read(self, frame: int) -> np.ndarray:
+    def view(self, frame: int) -> FrameView:
         ahead = frame - self._number
         if self._frames is None or ahead < 0 or (ahead > _SEEK_DISTANCE and self._key_between(frame)):
             self._frames = native_frames(self._path, range(frame, self._index.frames))
             self._last = None
         while self._last is None or self._number < frame:
             self._number, self._last = next(self._frames)
-        return to_rgb(self._last, self._index.rotation)
+        return CodedView(self._last, self._index.rotation)
 
     def _key_between(self, frame: int) -> bool:
         keys = self._index.keys
@@ -211,12 +221,6 @@ class _AvSource:
     def close(self) -> None:
         self._frames = None
         self._last = None
-
-
-def to_rgb(frame: VideoFrame, rotation: int) -> np.ndarray:
-    """uint8 [h, w, 3] in display orientation, by FFmpeg's scaler with the frame's own matrix and range."""
-    rgb = frame.to_ndarray(format="rgb24")
-    return np.ascontiguousarray(np.rot90(rgb, -rotation // 90)) if rotation else rgb
 
 
 class _DecordSource:
@@ -233,9 +237,9 @@ class _DecordSource:
         self._keys = set(np.searchsorted(index.pts, index.keys).tolist())
         self._instead: _AvSource | None = None
 
-    def read(self, frame: int) -> np.ndarray:
+    def view(self, frame: int) -> FrameView:
         if self._instead is not None:
-            return self._instead.read(frame)
+            return self._instead.view(frame)
         if self._reader is None:
             raise ValueError("the clip is closed")
         try:
@@ -245,8 +249,8 @@ class _DecordSource:
         except (decord.DECORDError, IndexError, RuntimeError):
             self._reader = None
             self._instead = _AvSource(self._path, self._index)
-            return self._instead.read(frame)
-        return picture
+            return self._instead.view(frame)
+        return ArrayView(picture)
 
     def close(self) -> None:
         self._reader = None  # decord frees its buffers with the object
