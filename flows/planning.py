@@ -337,6 +337,7 @@ class Planner:
                 "version": stage.version,
                 "schemas": [schema.identity for schema in stage.tables],
                 "parameters": self.parameters(node).model_dump(mode="json"),
+                "data": dict(stage.data),
                 "models": {name: digest for name, (_, digest) in sorted(self.models(node.stage).items())},
                 "media": {owner: self._known.media[url] for owner, url in self.media(node).items()},
                 "options": self.options(node),
@@ -417,20 +418,21 @@ class Planner:
         return {self.input_node(node, needed) for needed in pipeline.stage(node.stage).inputs}
 
     def input_manifests(self, node: Node, chunk: Chunk | None) -> dict[InputName, tuple[Manifest, ...]] | None:
-        """Committed inputs by stage, owner and ``same`` or ``all`` chunks; None while one is missing."""
+        """Committed inputs by stage, owner and ``same``, ``near`` or ``all`` chunks; None while one is missing."""
         found: dict[InputName, tuple[Manifest, ...]] = {}
         for needed in pipeline.stage(node.stage).inputs:
             step = self._known.steps.get(self.input_node(node, needed))
             if step is None or step.units is None:
                 return None
             units = step.units
-            same = needed.chunk == "same" and chunk is not None and pipeline.stage(needed.stage).scope.chunked
-            if same:
-                units = [unit for unit in units if unit.chunk == chunk]
+            reach = "all"
+            if chunk is not None and pipeline.stage(needed.stage).scope.chunked:
+                reach = needed.chunk
+                units = [unit for unit in units if _within(unit.chunk, chunk, reach)]
             manifests = tuple(unit.manifest for unit in units if unit.manifest is not None)
             if len(manifests) < len(units):
                 return None
-            found[InputName(needed.stage, needed.of, "same" if same else "all")] = manifests
+            found[InputName(needed.stage, needed.of, reach)] = manifests
         return found
 
     def _recipe(self, node: Node, chunk: Chunk | None) -> dict[str, Any] | None:
@@ -443,6 +445,7 @@ class Planner:
             "version": stage.version,
             "schemas": [schema.identity for schema in stage.tables],
             "parameters": self.parameters(node).model_dump(mode="json"),
+            "data": dict(stage.data),
             "inputs": {":".join(name): [manifest.digest for manifest in found] for name, found in sorted(inputs.items())},
             "media": {owner: self._known.media[url] for owner, url in sorted(self.media(node).items())},
             "models": {name: digest for name, (_, digest) in sorted(self.models(node.stage).items())},
@@ -455,6 +458,14 @@ class Planner:
 def is_reference(subject: str) -> bool:
     """Whether a subject is given by a picture of its face rather than by size or number."""
     return bool(subject) and subject != "largest" and not subject.isdigit() and subject != "reference"
+
+
+def _within(other: Chunk | None, chunk: Chunk, reach: str) -> bool:
+    """Whether a chunk is one that ``Input.chunk`` means."""
+    assert other is not None
+    if reach == "near":
+        return other.shot == chunk.shot and abs(other.index - chunk.index) <= 1
+    return reach == "all" or other == chunk
 
 
 def scope_of(node: Node) -> Scope:

@@ -46,13 +46,14 @@ class Scope(enum.StrEnum):
 class Input:
     """An artifact a stage reads.
 
-    ``chunk = "same"`` is the artifact of the chunk being worked on; ``"all"`` every chunk's (for an unchunked input
-    stage both mean its one artifact). Chunks of a job are the chunks of its target.
+    ``chunk = "same"`` is the artifact of the chunk being worked on; ``"near"`` this chunk's and its neighbours' of the same
+    shot; ``"all"`` every chunk's (for an unchunked input stage all mean its one artifact). Chunks of a job are the chunks of
+    its target.
     """
 
     stage: str
     of: Owner = "clip"
-    chunk: Literal["same", "all"] = "all"
+    chunk: Literal["same", "near", "all"] = "all"
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ class Inputs:
         return artifact
 
     def all(self, stage: str, of: Owner = "clip") -> tuple[Artifact, ...]:
-        """Every chunk's artifact, in order of frames (this chunk's alone, where only that was declared)."""
+        """Every declared chunk's artifact, in order of frames: all, those near, or this chunk's alone."""
         if (stage, of) in self._artifacts:
             return self._artifacts[stage, of]
         return (self._same_chunk[stage, of],)
@@ -158,6 +159,8 @@ class Stage(ABC):
     tables: ClassVar[tuple[TableSchema, ...]] = ()
     """Schemas written, whose versions are part of the key."""
     seeded: ClassVar[bool] = False
+    data: ClassVar[Mapping[str, str]] = {}
+    """Digests of files that ship with the program and decide what the stage writes, by name: part of the key."""
 
     @abstractmethod
     def run(self, work: Work) -> None:

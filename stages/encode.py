@@ -120,14 +120,14 @@ class Encode(Stage):
     """Composite and encode one chunk."""
 
     name = "encode"
-    version = 1
+    version = 2
     scope = Scope.JOB_CHUNK
     parameters = EncodeParameters
     inputs = (
         Input("ingest", "target"),
         Input("track", "target"),
         Input("render", "job", "same"),
-        Input("render", "job", "all"),
+        Input("render", "job", "near"),
     )
     media = ("target",)
 
@@ -154,7 +154,7 @@ class Encode(Stage):
 
 
 def _overlay(work: Work, parameters: EncodeParameters) -> Overlay:
-    """The chunk's rows; exposure is smoothed over the whole shot, so that it does not depend on where chunks begin."""
+    """The chunk's rows; exposure is smoothed over the neighbouring chunks too, so that it does not jump where chunks meet."""
     chunk = work.chunk
     assert chunk is not None
     rendered = work.inputs.one("render", "job").table("rendered", columns=["frame", "generated", "region"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,7 @@ from schemas.parameters import FitParameters
 from schemas.tables import fit_table, identity_table
 from stages.contract import Input, Scope, Stage, Work
 from stages.face3d.fitting import Poses, euler_angles, fit_frames, fit_identity
-from stages.face3d.model import FaceModel
+from stages.face3d.model import FaceModel, builtin_digest
 from stages.face3d.smoothing import EXPRESSION_TREMOR, margin, smooth_poses, steady
 from storage.artifacts import Artifact
 from storage.tables import array
@@ -29,6 +30,7 @@ class Fit3dmm(Stage):
     parameters = FitParameters
     inputs = (Input("track"),)
     tables = (identity_table(len(_MODEL.identity)), fit_table(len(_MODEL.names)))
+    data: ClassVar = {"face_model": builtin_digest()}
 
     def run(self, work: Work) -> None:
         parameters = work.parameters

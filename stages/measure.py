@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import cv2
 import numpy as np
@@ -24,7 +25,7 @@ from stages.contract import Input, Scope, Stage, Work
 from stages.detectors import MESH_SIDE, FaceMesh, Window
 from stages.encode import target_frames
 from stages.face3d.fitting import fit_frames
-from stages.face3d.model import FaceModel
+from stages.face3d.model import FaceModel, builtin_digest
 from stages.identity import IdentityNetwork
 from stages.ingest import stream_facts
 from stages.metrics import geometry, pictures, verdict
@@ -70,6 +71,7 @@ class Measure(Stage):
     media = ("source", "target")
     models = (NETWORK,)
     tables = (MEASURES,)
+    data: ClassVar = {"face_model": builtin_digest()}
 
     def run(self, work: Work) -> None:
         parameters = work.parameters

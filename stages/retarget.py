@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ from schemas.tables import aligned_table, neutral_table
 from stages.contract import Input, Owner, Scope, Stage, Work
 from stages.face3d.editing import edit_expression, edit_poses
 from stages.face3d.fitting import Poses, euler_angles
-from stages.face3d.model import FaceModel
+from stages.face3d.model import FaceModel, builtin_digest
 from stages.face3d.retargeting import (
     FeatureRatios,
     canonical_landmarks,
@@ -74,6 +75,7 @@ class Retarget(Stage):
     inputs = (Input("track", "source"), Input("fit3dmm", "source"), Input("track", "target"), Input("fit3dmm", "target"))
     options = ("edits",)
     tables = (aligned_table(len(_MODEL.names)), neutral_table(len(_MODEL.names)))
+    data: ClassVar = {"face_model": builtin_digest()}
 
     def run(self, work: Work) -> None:
         parameters = work.parameters

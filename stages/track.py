@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ from schemas.tables import LANDMARK_VALUES, SUBJECT
 from stages.contract import Input, Scope, Stage, Work
 from stages.crop_path import crop_path, head_anchor
 from stages.detectors import FaceDetector, FaceMesh, overlap
+from stages.face3d.model import builtin_digest
 from stages.identity import SAME_EMBEDDING, SAME_SHAPE, IdentityNetwork, shape_descriptor
 from stages.landmarks import find_in_still
 from stages.video.decode import open_clip, read_picture
@@ -92,6 +94,7 @@ class Track(Stage):
     media = ("clip",)
     models = ("arcface",)
     tables = (SUBJECT,)
+    data: ClassVar = {"face_model": builtin_digest()}
 
     def run(self, work: Work) -> None:
         parameters = work.parameters

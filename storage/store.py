@@ -26,6 +26,9 @@ from storage.remote import MemoryBackend, RemoteBackend, S3Backend
 
 _STAGE = re.compile(r"[a-z][a-z0-9_]*")
 _KEY = re.compile(r"[A-Za-z0-9_-]+")
+_FEW = 8
+"""Keys of a stage that are looked up by reading them."""
+
 _RESERVED = ("objects", "commits", "scratch")
 """Top folders that documents cannot be written to."""
 
@@ -127,10 +130,14 @@ class ArtifactStore:
         return None if data is None else _parse(data, stage, key)
 
     def lookup_many(self, items: Iterable[tuple[str, str]]) -> dict[tuple[str, str], Manifest]:
-        """Manifests of those items that are committed: one listing per stage, then only manifests not read before."""
+        """Manifests of those items that are committed: one listing per stage, then only manifests not read before.
+
+        Where few keys of a stage are wanted, they are read without a listing: it grows with the store.
+        """
         wanted: dict[str, set[str]] = {}
         for stage, key in items:
             wanted.setdefault(stage, set()).add(key)
+        few = {stage: wanted.pop(stage) for stage in [stage for stage, keys in wanted.items() if len(keys) <= _FEW]}
         listed: dict[str, tuple[tuple[str, str], Entry]] = {}
         for stage, keys in wanted.items():
             for name, entry in self._listing(stage).items():
@@ -138,6 +145,11 @@ class ArtifactStore:
                     key = name.removesuffix(".json")
                     listed[_manifest_path(stage, key)] = ((stage, key), entry)
         found: dict[tuple[str, str], Manifest] = {}
+        direct = {_manifest_path(stage, key): (stage, key) for stage, keys in few.items() for key in keys}
+        for path, data in self.backend.read_many(sorted(direct)).items():
+            manifest = _parse(data, *direct[path])
+            if manifest is not None:
+                found[direct[path]] = manifest
         fresh: list[str] = []
         for path, (item, entry) in listed.items():
             known = self._manifests.get(path)

@@ -12,6 +12,7 @@ ARKit's own spelling is understood too (``eyeBlinkLeft`` for ``eyeBlink_L``), an
 from __future__ import annotations
 
 import functools
+import hashlib
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -20,6 +21,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
+
+_BUILTIN_FILE = resources.files("stages.face3d") / "data" / "face_model.npz"
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,4 +121,10 @@ class FaceModel:
 
 @functools.cache
 def _builtin() -> FaceModel:
-    return FaceModel.load(resources.files("stages.face3d") / "data" / "face_model.npz")
+    return FaceModel.load(_BUILTIN_FILE)
+
+
+@functools.cache
+def builtin_digest() -> str:
+    """Digest of the built-in model's file: part of the key of every stage that uses it."""
+    return hashlib.blake2b(_BUILTIN_FILE.read_bytes(), digest_size=16).hexdigest()

@@ -27,6 +27,7 @@ def fake_stages(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             cached.cache_clear()
         fakes.executions.clear()
         fakes.trouble.clear()
+        fakes.meddling.clear()
 
     clear()
     monkeypatch.setattr(pipeline, "STAGES", fakes.STAGES)

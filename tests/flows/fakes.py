@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
 
@@ -26,10 +27,14 @@ executions: list[str] = []
 """What ran in this process, as ``stage:file or job``."""
 trouble: dict[str, list[Exception]] = {}
 """Failures to come, by stage."""
+meddling: dict[str, Callable[[], object]] = {}
+"""What somebody else does, once, while a stage works."""
 
 
 def note(stage: Stage, work: Work, name: str = "") -> None:
     executions.append(f"{stage.name}:{name or next(iter(work.media.values()), Path('-')).name}")
+    if stage.name in meddling:
+        meddling.pop(stage.name)()
     if trouble.get(stage.name):
         raise trouble[stage.name].pop(0)
 

@@ -6,6 +6,11 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
+from flows.events import Events
+from flows.scheduling import Batch, DirectEngine
+from flows.workers import WorkerPool
 from schemas.catalogue import Job
 from tests.flows import fakes
 from tests.flows.conftest import Night, job
@@ -185,3 +190,46 @@ def test_a_finished_video_is_not_written_again_but_a_lost_one_is(night: Night, c
     night.run(jobs)
     assert video.read_bytes() == content
     assert fakes.executions == []
+
+
+def test_shipped_data_that_decides_a_result_is_part_of_the_key(
+    night: Night, clips: Clips, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = [job("a", clips("source", 1), clips("target", 25))]
+    night.run(jobs)
+    monkeypatch.setattr(fakes.Track, "data", {"face_model": "another"})
+    night.run(jobs)
+    assert count()["track"] == 2
+    assert not count().keys() & {"ingest", "landmarks"}
+
+
+def test_a_file_replaced_while_it_is_worked_on_is_not_committed(night: Night, clips: Clips) -> None:
+    target = clips("target", 25)
+    fakes.meddling["landmarks"] = lambda: target.write_text('{"frames": 26}')
+    batch = night.run([job("a", clips("source", 1), target)])
+    failure = batch.outcomes["a"].failure
+    assert failure is not None
+    assert failure.code == "file_changed"
+    assert night.run([job("a", clips("source", 1), target)]).outcomes["a"].status == "done"
+
+
+def test_a_shared_clip_that_failed_in_one_shard_is_tried_again_in_the_next(night: Night, clips: Clips) -> None:
+    source = clips("source", 1)
+    fakes.trouble["ingest"] = [fakes.passing() for _ in range(3)]
+    planner = night.planner([job("a", source, clips("target", 12)), job("b", source, clips("other", 13))])
+    with WorkerPool(0) as pool:
+        batch = Batch(planner, pool, Events(), output_url=str(night.out))
+        engine = DirectEngine(batch, threads=1)
+        batch.run(engine, ["a"])
+        fakes.trouble.clear()
+        batch.run(engine, ["b"])
+        engine.close()
+    assert batch.outcomes["a"].status == "failed"
+    assert batch.outcomes["b"].status == "done"
+
+
+def test_videos_come_one_after_another(night: Night, clips: Clips) -> None:
+    jobs = [job(f"j{number}", clips(f"source{number}", 1), clips(f"target{number}", 12)) for number in range(12)]
+    night.run(jobs)
+    first = next(k for k, entry in enumerate(fakes.executions) if entry.startswith("assemble"))
+    assert first < len(fakes.executions) / 2, "the first video is done long before the last one is begun"

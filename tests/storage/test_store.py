@@ -113,7 +113,7 @@ def test_many_are_looked_up_with_one_listing_and_known_ones_are_not_read_again(
             return original(self, argument, *rest)  # type: ignore[operator]
 
         monkeypatch.setattr(backend, name, counted)
-    items = [("masks", f"key{number}") for number in range(0, 9, 2)] + [("other", "key0"), ("other", "key1")]
+    items = [("masks", f"key{number}") for number in range(0, 40, 2)] + [("other", f"key{number}") for number in range(20)]
     found = store.lookup_many(items)
     assert set(found) == {("masks", "key0"), ("masks", "key2"), ("masks", "key4"), ("other", "key0")}
     assert found["masks", "key2"].facts == {"share": 0.25}
@@ -126,6 +126,16 @@ def test_many_are_looked_up_with_one_listing_and_known_ones_are_not_read_again(
     assert set(store.lookup_many(items)) == set(found) - {("masks", "key2")} | {("masks", "key6")}
     assert store.committed("masks") == {"key0", "key1", "key3", "key4", "key6"}
     assert store.stages() == ["masks", "other"]
+
+
+def test_few_are_looked_up_without_listing_the_whole_store(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    commit(store, "key0")
+
+    def listed(self: object, *rest: object) -> dict[str, object]:
+        raise AssertionError("a listing grows with the store")
+
+    monkeypatch.setattr(type(store.backend), "names", listed)
+    assert set(store.lookup_many([("masks", "key0"), ("masks", "key1")])) == {("masks", "key0")}
 
 
 def test_a_withdrawn_and_recomputed_artifact_is_seen_by_who_knew_the_old_one(place: Place) -> None:
