@@ -1,4 +1,4 @@
-"""The inpaint stage and what is made of its plates: the condition image and the target without its head."""
+"""The inpaint stage and what is made of its plates: the condition image."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from schemas.problems import ModelError
 from schemas.tables import SUBJECT
 from stages import segmentation as parts
 from stages.blocks import shoulder_rectangles
-from stages.bodies import body_outline, clean_target
 from stages.contract import Inputs, Work
 from stages.inpaint import InpaintStage, background_crop, condition_image
 from stages.video.crops import extract_crop
@@ -21,7 +20,7 @@ from stages.video.decode import open_clip
 from storage.artifacts import Artifact, ArtifactWriter
 from storage.tables import array
 from tests.media import write_video
-from tests.stages.painting import CLOTH_COLOUR, HAIR_COLOUR, SKIN_COLOUR, paint_person, textured
+from tests.stages.painting import paint_person, textured
 
 FRAMES, WIDTH, HEIGHT = 20, 320, 240
 
@@ -133,7 +132,7 @@ def test_asking_for_lama_without_its_weights_says_how_to_register_them(tmp_path:
         _Clip(tmp_path).run(method="lama")
 
 
-# ---------------------------------------------------------------------------------------------- condition image, clean target
+# ---------------------------------------------------------------------------------------------- condition image
 
 
 def _frame(long_hair: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -160,50 +159,6 @@ def test_hair_of_another_person_can_erode_the_cloth() -> None:
     assert not cloth.any()
     _, cloth = condition_image(background, picture, labels, unseen)
     assert np.array_equal(cloth, labels == parts.CLOTH)
-
-
-@pytest.mark.parametrize("long_hair", [False, True])
-def test_no_head_is_left_and_the_body_is_complete(long_hair: bool) -> None:
-    picture, labels, background = _frame(long_hair)
-    clean = clean_target(picture, labels, background).astype(int)
-    far = cv2.dilate((labels > 0).astype(np.uint8), np.ones((41, 41), np.uint8)) == 0
-    assert np.array_equal(clean[far], picture[far])
-    top = clean[:150]  # above the mouth: nothing but background
-    assert np.abs(top - background[:150]).max() <= 2
-    hair = np.abs(clean - HAIR_COLOUR).max(-1) < 20
-    assert hair.mean() < 0.002
-    chest = labels == parts.CLOTH
-    inner = cv2.erode(chest.astype(np.uint8), np.ones((31, 31), np.uint8)) > 0
-    assert np.array_equal(clean[inner], picture[inner])
-    under_chin = clean[285:300, 245:265]
-    assert np.abs(under_chin - SKIN_COLOUR).mean() < 12
-    if long_hair:
-        strand = (labels == parts.HAIR) & (np.arange(512)[:, None] > 330)
-        assert np.median(np.abs(clean - CLOTH_COLOUR)[cv2.erode(strand.astype(np.uint8), np.ones((9, 9), np.uint8)) > 0]) < 15
-
-
-def test_a_hand_in_front_of_the_face_stays() -> None:
-    picture, labels, background = _frame(long_hair=False)
-    labels[240:300, 240:280] = parts.OTHER
-    clean = clean_target(picture, labels, background)
-    assert np.array_equal(clean[240:300, 240:280], picture[240:300, 240:280])
-
-
-def test_a_frame_without_a_head_is_not_changed() -> None:
-    picture, labels, background = _frame(long_hair=False)
-    body = np.where(np.isin(labels, (parts.HAIR, parts.FACE)), parts.BACKGROUND, labels).astype(np.uint8)
-    assert np.array_equal(clean_target(picture, body, background), picture)
-
-
-def test_the_outline_follows_shoulders_that_are_seen_and_bridges_those_that_are_not() -> None:
-    _, short, _ = _frame(long_hair=False)
-    _, long, _ = _frame(long_hair=True)
-    seen, _ = body_outline(short)
-    guessed, _ = body_outline(long)
-    truth = np.array([np.argmax(short[:, column] == parts.CLOTH) for column in range(512)])
-    shoulder = np.r_[130:200, 320:390]
-    assert np.abs(seen[shoulder] - truth[shoulder]).max() <= 1
-    assert np.abs(guessed[shoulder] - truth[shoulder]).mean() < 30
 
 
 def test_a_real_still_camera_gets_one_plate_without_the_person(shared: Path, tmp_path: Path) -> None:
