@@ -214,7 +214,7 @@ def rank(people: Sequence[Person]) -> list[Person]:
 
 
 def choose(people: Sequence[Person], wanted: str, clip: Path, describer: _Describer, reference: Path) -> tuple[int, float | None]:
-    """Number of the person meant by ``TrackParameters.subject``, and the likeness to the picture ``reference`` where that counts."""
+    """Number of the person meant by ``TrackParameters.subject``; with a reference picture, how alike that person is to it."""
     if wanted == "largest":
         return 0, None
     if wanted.isdecimal():
