@@ -104,7 +104,9 @@ def perform(item: WorkItem, progress: Callable[[int], None]) -> Outcome:
     try:
         with ExitStack() as held:
             media = {
-                owner: held.enter_context(sources.fetch(url, item.media_folder, limit_bytes=item.media_bytes))
+                owner: held.enter_context(
+                    sources.fetch(url, item.media_folder, limit_bytes=item.media_bytes, largest_bytes=item.limits.file_bytes)
+                )
                 for owner, url in item.media.items()
             }
             everything = {}
@@ -151,7 +153,7 @@ def perform(item: WorkItem, progress: Callable[[int], None]) -> Outcome:
 def _check_media(item: WorkItem) -> None:
     """A file that was replaced since the plan must not be committed under the old one's digest."""
     for owner, url in item.media.items():
-        if sources.digest_of(url, item.store) != item.recipe["media"][owner]:
+        if sources.digest_of(url, item.store, limit_bytes=item.media_bytes) != item.recipe["media"][owner]:
             raise MediaError(
                 "file_changed",
                 f"{url} was changed while {item.stage} of {item.label} worked on it.",

@@ -153,6 +153,7 @@ class Planner:
         self._models: dict[str, tuple[Path, str]] = {}
         self.jobs: dict[str, JobPlan] = {}
         self._upstream = pipeline.upstream()
+        self._bounds = {"limit_bytes": settings.scratch_bytes, "largest_bytes": settings.limits.max_bytes}
         for position, job in enumerate(jobs):
             self.jobs[job.id] = self._describe(job, position)
 
@@ -259,7 +260,7 @@ class Planner:
 
     def _digest_urls(self, urls: set[str]) -> None:
         try:
-            self._known.media.update(sources.digest_many(sorted(urls), self.store))
+            self._known.media.update(sources.digest_many(sorted(urls), self.store, **self._bounds))
         except HeadswapError:
             # One cannot be read: ask for each by itself, so that only its own jobs fail.
             with ThreadPoolExecutor(DIGEST_THREADS) as threads:
@@ -291,7 +292,7 @@ class Planner:
 
     def _digest(self, url: str) -> str | Failure:
         try:
-            return sources.digest_of(url, self.store)
+            return sources.digest_of(url, self.store, **self._bounds)
         except HeadswapError as error:
             return failure_of(error, stage="ingest", owner=url)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+from fsspec.callbacks import Callback
 
 from schemas.problems import HeadswapError, MediaError, StoreError
 from storage.errors import store_error
@@ -60,7 +61,9 @@ def describe(url: str | Path) -> tuple[int, str]:
 
 
 @contextmanager
-def fetch(url: str | Path, scratch: Path, limit_bytes: int = DEFAULT_LIMIT) -> Iterator[Path]:
+def fetch(
+    url: str | Path, scratch: Path, limit_bytes: int = DEFAULT_LIMIT, *, largest_bytes: int | None = None
+) -> Iterator[Path]:
     """A local path of a medium, valid inside the context.
 
     A local file is given as it is. A remote one is copied to ``scratch/media`` and stays there for the next reader until
@@ -68,9 +71,10 @@ def fetch(url: str | Path, scratch: Path, limit_bytes: int = DEFAULT_LIMIT) -> I
 
     Args:
         limit_bytes: of the folder; a single file may exceed it and is then alone in it.
+        largest_bytes: of a remote file, whatever its server says of its size; None for any.
 
     Raises:
-        MediaError: ``file_missing``, ``file_denied``.
+        MediaError: ``file_missing``, ``file_denied``; ``too_large`` before or, where the place kept quiet, while copying.
         StoreError: ``store_full`` where the local disk is, ``store_unreachable``.
     """
     path = _local_path(url)
@@ -79,6 +83,7 @@ def fetch(url: str | Path, scratch: Path, limit_bytes: int = DEFAULT_LIMIT) -> I
         yield path
         return
     size, tag = describe(url)
+    _check_size(url, size, largest_bytes)
     folder = Path(scratch) / "media" / digest_value([str(url), size, tag])
     folder.mkdir(parents=True, exist_ok=True)
     # The suffix is kept because decoders look at it. Who reads holds the lock; it is free again when its process dies.
@@ -87,41 +92,82 @@ def fetch(url: str | Path, scratch: Path, limit_bytes: int = DEFAULT_LIMIT) -> I
         fcntl.flock(lock, fcntl.LOCK_SH)
         if not copy.exists():
             _make_room(folder.parent, limit_bytes - size)
-            _download(url, copy)
+            _download(url, copy, largest_bytes)
         os.utime(copy)
         yield copy
 
 
-def _download(url: str | Path, copy: Path) -> None:
+class _Counter(Callback):  # type: ignore[misc]
+    """Ends a transfer that brings more than was allowed."""
+
+    def __init__(self, url: str | Path, largest_bytes: int | None) -> None:
+        super().__init__()
+        self._url, self._largest = url, largest_bytes
+
+    def relative_update(self, inc: int = 1) -> None:
+        super().relative_update(inc)
+        _check_size(self._url, self.value, self._largest)
+
+
+def _check_size(url: str | Path, size: int, largest: int | None) -> None:
+    if largest is not None and size > largest:
+        raise MediaError(
+            "too_large",
+            f"{url} has {size:,} bytes or more; the limit is {largest:,}.",
+            "Scale or cut it, or raise the limit (limits.max_bytes).",
+        )
+
+
+def _download(url: str | Path, copy: Path, largest_bytes: int | None) -> None:
     part = copy.with_name(f"part-{secrets.token_hex(4)}")
     try:
         with _media_errors(url):
             system, inner = _remote(str(url))
-            system.get_file(inner, str(part))
+            system.get_file(inner, str(part), callback=_Counter(url, largest_bytes))
         os.replace(part, copy)
     finally:
         part.unlink(missing_ok=True)
 
 
-def digest_of(url: str | Path, store: ArtifactStore) -> str:
+def digest_of(
+    url: str | Path, store: ArtifactStore, *, limit_bytes: int = DEFAULT_LIMIT, largest_bytes: int | None = None
+) -> str:
     """Digest of a medium's content, read once: remembered in the store under address, size and time (or etag)."""
-    return digest_many([url], store)[str(url)]
+    return digest_many([url], store, limit_bytes=limit_bytes, largest_bytes=largest_bytes)[str(url)]
 
 
-def digest_many(urls: Iterable[str | Path], store: ArtifactStore) -> dict[str, str]:
+def digest_many(
+    urls: Iterable[str | Path],
+    store: ArtifactStore,
+    *,
+    limit_bytes: int = DEFAULT_LIMIT,
+    largest_bytes: int | None = None,
+) -> dict[str, str]:
     """Digests of several media by address, each read at most once; known ones are not read at all.
 
+    Args:
+        limit_bytes: of the local copies of remote media, as for ``fetch``.
+        largest_bytes: of one medium, local or remote, checked before anything is read or copied; None for any.
+
     Raises:
+        MediaError: ``too_large``.
         MediaError, StoreError: as ``describe``, for the first medium that cannot be read.
     """
     names = list(dict.fromkeys(str(url) for url in urls))
     with ThreadPoolExecutor(_THREADS) as pool:
         described = dict(zip(names, pool.map(describe, names), strict=True))
+        for name in names:
+            _check_size(name, described[name][0], largest_bytes)
         documents = {name: _document(name, described[name]) for name in names}
         known = store.read_documents(documents.values())
         digests = {name: known[path].get("digest") for name, path in documents.items() if path in known}
         unknown = [name for name in names if not isinstance(digests.get(name), str)]
-        fresh = zip(unknown, pool.map(lambda name: _read_digest(name, store), unknown), strict=True)
+
+        def read(name: str) -> str:
+            with fetch(name, store.scratch, limit_bytes, largest_bytes=largest_bytes) as path, _media_errors(name):
+                return digest_file(path)
+
+        fresh = zip(unknown, pool.map(read, unknown), strict=True)
         for name, digest in fresh:
             digests[name] = digest
             store.write_document(documents[name], {"digest": digest})
@@ -134,11 +180,6 @@ def _document(url: str, facts: tuple[int, str]) -> str:
     # Only a digest of the address: it may name people and places, and documents are shared.
     name = digest_value([address, *facts])
     return f"sources/{name[:2]}/{name}.json"
-
-
-def _read_digest(url: str, store: ArtifactStore) -> str:
-    with fetch(url, store.scratch) as path, _media_errors(url):
-        return digest_file(path)
 
 
 def _make_room(folder: Path, room: int) -> None:

@@ -158,6 +158,30 @@ def test_digest_of_a_remote_file_is_that_of_its_content(remote_media: Place) -> 
         assert sources.digest_of(remote_url(remote_media, "a.mp4"), store) == digest_bytes(b"a" * 1000)
 
 
+def test_media_over_the_limit_are_refused_before_they_are_copied(
+    remote_media: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = remote_url(remote_media, "a.mp4")
+    with remote_media.open() as store:
+        for name in (url, str(_file(tmp_path / "local.mp4", 1000))):
+            with pytest.raises(MediaError, match=r"\.mp4 has 1,000 bytes") as caught:
+                sources.digest_of(name, store, largest_bytes=999)
+            assert caught.value.code == "too_large"
+        assert not list(Path(store.scratch).glob("media/*/*"))
+        assert sources.digest_of(url, store, limit_bytes=100, largest_bytes=1000) == digest_bytes(b"a" * 1000)
+    # A place that says nothing of the size, or something wrong: what comes is counted.
+    monkeypatch.setattr(sources, "describe", lambda url: (0, ""))
+    with pytest.raises(MediaError) as caught, sources.fetch(url, tmp_path / "scratch", largest_bytes=999):
+        pass
+    assert caught.value.code == "too_large"
+    assert not list((tmp_path / "scratch").glob("media/*/[mp]*"))
+
+
+def _file(path: Path, size: int) -> Path:
+    path.write_bytes(b"a" * size)
+    return path
+
+
 def test_keys_do_not_tell_local_from_remote(remote_media: Place, tmp_path: Path) -> None:
     local = tmp_path / "same.mp4"
     local.write_bytes(b"a" * 1000)
