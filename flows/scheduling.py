@@ -106,6 +106,7 @@ class Batch:
         self._lock = threading.RLock()
         self._failed: dict[Node, Failure] = {}
         self._in_flight: dict[tuple[str, str], Future[Outcome]] = {}
+        self._counted: set[tuple[Node, str]] = set()
         self._done: set[Node] = set()
         self._order: dict[Node, int] = {}
         for plan in planner.jobs.values():
@@ -152,8 +153,11 @@ class Batch:
                 executed += 1
                 stage_seconds += outcome.stage_seconds
                 bookkeeping += outcome.bookkeeping_seconds
-        cached = len(group.units) - executed
         with self._lock:
+            # Another attempt at a group meets what the one before has done: that was counted.
+            here = {(unit.node, unit.key) for unit in group.units if unit.manifest is not None} - self._counted
+            self._counted |= here
+            cached = len(here) - executed
             totals = self.totals[group.node.stage]
             self.seconds[group.node] += stage_seconds
             totals.executed += executed
