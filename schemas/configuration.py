@@ -49,9 +49,9 @@ class _Section(BaseModel):
 class Limits(_Section):
     """Media beyond these are refused before anything is decoded at length: a catalogue is untrusted input."""
 
-    max_frames: int = Field(1_000_000, ge=1, description="frames of one video")
-    max_pixels: int = Field(36_000_000, ge=1, description="pixels of one frame (8K UHD has 33 million)")
-    max_bytes: int = Field(64 * 2**30, ge=1, description="size of one media file")
+    max_frames: int = Field(1_000_000, ge=1, le=2**62, description="frames of one video")
+    max_pixels: int = Field(36_000_000, ge=1, le=2**32, description="pixels of one frame (8K UHD has 33 million)")
+    max_bytes: int = Field(64 * 2**30, ge=1, le=2**62, description="size of one media file")
     max_seconds: float = Field(6 * 3600.0, gt=0, description="length of one video")
 
 

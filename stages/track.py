@@ -24,7 +24,7 @@ from stages.detectors import FaceDetector, FaceMesh, overlap
 from stages.face3d.model import builtin_digest
 from stages.identity import SAME_EMBEDDING, SAME_SHAPE, IdentityNetwork, shape_descriptor
 from stages.landmarks import find_in_still
-from stages.video.decode import open_clip, read_picture
+from stages.video.decode import Limits, open_clip, read_picture
 from storage.artifacts import Artifact, TableWriter
 from storage.tables import array
 
@@ -114,7 +114,7 @@ class Track(Stage):
                 f"No face was found in any frame of {clip.name}.",
                 "Choose another clip, or lower landmarks.minimum_score if there is a face.",
             )
-        describer = _Describer(work.models.get("arcface"), clip)
+        describer = _Describer(work.models.get("arcface"), clip, work.limits)
         wanted = parameters.subject.strip()
         by_picture = wanted != "largest" and not wanted.isdecimal()
         if by_picture or len({appearance.shot for appearance in appearances}) > 1:
@@ -233,9 +233,10 @@ def choose(people: Sequence[Person], wanted: str, clip: Path, describer: _Descri
 class _Describer:
     """Descriptors of faces, by the identity network where it is registered, else by shape."""
 
-    def __init__(self, network: Path | None, clip: Path) -> None:
+    def __init__(self, network: Path | None, clip: Path, limits: Limits) -> None:
         self._network = None if network is None else IdentityNetwork(network)
         self._clip = clip
+        self._limits = limits
         self.method = "shape" if self._network is None else "network"
         self.threshold = SAME_SHAPE if self._network is None else SAME_EMBEDDING
 
@@ -252,7 +253,7 @@ class _Describer:
         return np.asarray(total / max(float(np.linalg.norm(total)), 1e-12))
 
     def describe_picture(self, path: Path) -> NDArray[np.float64]:
-        rgb, _ = read_picture(path)
+        rgb, _ = read_picture(path, self._limits)  # no stage has looked at it before
         with FaceDetector(0.5) as strict, FaceDetector(0.3) as lenient, FaceMesh() as mesh:
             found = find_in_still((strict, lenient), mesh, rgb)
         if not found:

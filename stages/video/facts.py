@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
@@ -13,13 +14,17 @@ from schemas.problems import MediaError
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds on one clip. What is over a limit is refused with ``MediaError("too_large")`` before it is decoded."""
+    """Bounds on one clip. What is over a limit is refused with ``MediaError("too_large")`` before it is decoded.
 
-    pixels: int = 8192 * 8192
+    The defaults admit everything that settings can admit: ``ingest`` has refused what is over a run's own limits, and who
+    reads the clip after it must not refuse it again. What no ``ingest`` has seen is read with the run's limits.
+    """
+
+    pixels: int = 2**32
     """Of one picture or frame."""
-    frames: int = 2_000_000
-    seconds: float = 24 * 3600.0
-    file_bytes: int = 256 * 2**30
+    frames: int = 2**62
+    seconds: float = math.inf
+    file_bytes: int = 2**62
 
 
 @dataclass(frozen=True)

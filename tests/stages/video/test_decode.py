@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from schemas.problems import MediaError
+from flows.execution import media_limits
+from schemas.configuration import load_settings
+from schemas.problems import MediaError, UsageError
 from stages.video.decode import Limits, StreamFacts, open_clip, probe, timestamps
 from stages.video.native import native_frames
 from tests.media import cut_off, moving_picture, moving_pictures, write_video
@@ -176,6 +179,16 @@ def test_what_is_over_a_limit_is_refused(tmp_path: Path, limits: Limits) -> None
     with pytest.raises(MediaError) as caught:
         open_clip(path, limits=limits)
     assert caught.value.code == "too_large"
+
+
+def test_readers_after_ingest_refuse_nothing_that_settings_can_admit() -> None:
+    given = {"max_pixels": 2**32, "max_frames": 2**62, "max_seconds": 1e300, "max_bytes": 2**62}
+    largest = media_limits(load_settings({f"limits.{name}": value for name, value in given.items()}))
+    for name, value in asdict(largest).items():
+        assert getattr(Limits(), name) >= value
+    for name in ("max_pixels", "max_frames", "max_bytes"):
+        with pytest.raises(UsageError):
+            load_settings({f"limits.{name}": given[name] + 1})
 
 
 def test_a_clip_that_decord_could_not_hold_is_read_by_pyav(tmp_path: Path) -> None:
