@@ -18,6 +18,7 @@ from stages.filling import Lama, fill_smooth
 from stages.plates import Camera, PlateBuilder, background_crop, chain, covered_box, crop_to_frame, greatest_motion, identity
 from stages.segmentation import BACKGROUND, CLOTH, HAIR
 from stages.video.decode import ClipReader, open_clip
+from stages.video.view import FrameView
 from storage.artifacts import PictureReader
 from storage.tables import array
 
@@ -87,7 +88,7 @@ class InpaintStage(Stage):
     """One plate per shot for a camera that stands or turns; several where frames cannot be laid over each other."""
 
     name = "inpaint"
-    version = 2
+    version = 3
     scope = Scope.CLIP
     parameters = InpaintParameters
     inputs = (Input("ingest"), Input("track"), Input("masks"))
@@ -184,20 +185,21 @@ class _PlateMaker:
         camera = Camera()
         rows = _spread(len(self.shot.frames), 10)
         transforms = []
-        for row, rgb in self._read(rows):
-            transforms.append(camera.follow(rgb, partial(self._background, row)))
+        for row, view in self._read(rows):
+            transforms.append(camera.follow(view, partial(self._background, row)))
         moved = [greatest_motion(transform[None], self.width, self.height) for transform in transforms]
         return float(np.percentile(moved, 80)) < max(1.0, max(self.width, self.height) / 640)
 
     def _follow(self, rows: np.ndarray) -> np.ndarray:
         camera = Camera()
-        transforms = [camera.follow(rgb, partial(self._background, row)) for row, rgb in self._read(rows)]
+        transforms = [camera.follow(view, partial(self._background, row)) for row, view in self._read(rows)]
         self.lost = camera.lost
         return np.stack(transforms)
 
-    def _read(self, rows: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-        for row in rows:
-            yield int(row), self.clip.read(int(self.shot.frames[row]))
+    def _read(self, rows: np.ndarray) -> Iterator[tuple[int, FrameView]]:
+        views = self.clip.iterate_views([int(frame) for frame in self.shot.frames[rows]])
+        for row, (_, view) in zip(rows, views, strict=True):
+            yield int(row), view
 
     def _background(self, row: int) -> np.ndarray:
         """Boolean [height, width]: not the person, nor what lies below the crop, where the body goes on."""
@@ -235,11 +237,11 @@ class _PlateMaker:
         builder = PlateBuilder(width, height)
         chosen = _spread(len(rows), max(6, min(SAMPLES, SAMPLE_BYTES // (4 * width * height))))
         hidden = []
-        for position, (row, rgb) in zip(chosen, self._read(rows[chosen]), strict=True):
+        for position, (row, view) in zip(chosen, self._read(rows[chosen]), strict=True):
             person, inside = crop_to_frame(
                 self.labels.person(int(self.shot.frames[row])), self.shot.crops[row], self.width, self.height
             )
-            builder.add(rgb, inside & ~person, transforms[position])
+            builder.add(view.rgb(), inside & ~person, transforms[position])
             hidden.append(builder.place(person, transforms[position]))
         plate, count = builder.finish()
         # What a single frame of many shows is often a strand of hair that its labels missed.

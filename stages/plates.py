@@ -15,8 +15,20 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from stages.video.crops import crop_matrix, frame_matrix, opencv_matrix
+from stages.video.view import FrameView, as_view
 
-__all__ = ["Camera", "PlateBuilder", "background_crop", "chain", "covered_box", "identity", "invert", "register", "warp_to_plate"]
+__all__ = [
+    "Camera",
+    "PlateBuilder",
+    "Reference",
+    "background_crop",
+    "chain",
+    "covered_box",
+    "identity",
+    "invert",
+    "register",
+    "warp_to_plate",
+]
 
 
 def identity() -> np.ndarray:
@@ -52,42 +64,60 @@ class Registration:
     """Their root mean square distance to it, pixels."""
 
 
+class Reference:
+    """A picture to which others are registered, by corners of its background."""
+
+    def __init__(self, gray: np.ndarray, usable: np.ndarray, corners: int = 160) -> None:
+        """Find the corners.
+
+        Args:
+            gray: uint8 [height, width].
+            usable: boolean [height, width], background.
+            corners: how many at most.
+        """
+        self.gray = gray
+        distance = max(5, gray.shape[1] // 80)
+        self._points = cv2.goodFeaturesToTrack(gray, corners, 0.005, distance, mask=usable.astype(np.uint8))
+
+    def register(self, picture: np.ndarray, guess: np.ndarray | None = None) -> Registration | None:
+        """Similarity (turn, zoom, shift) from ``picture`` to this one, from its corners tracked there and back.
+
+        Args:
+            picture: gray uint8 [height, width] of the same size.
+            guess: expected transform picture -> reference, float64 [2, 3].
+
+        Returns:
+            None where too little of the background can be recognised.
+        """
+        points = self._points
+        if points is None or len(points) < 8:
+            return None
+        start = points.copy()
+        if guess is not None:
+            back = opencv_matrix(invert(guess))
+            start = (points.reshape(-1, 2) @ back[:, :2].T + back[:, 2]).astype(np.float32).reshape(-1, 1, 2)
+        found, status = _track(self.gray, picture, points, start)
+        again, status_back = _track(picture, self.gray, found, points.copy())
+        # A corner that does not come back to where it started was lost behind the person.
+        good = status & status_back & (np.abs(again - points).max(axis=(1, 2)) < 0.7)
+        if good.sum() < 8:
+            return None
+        there, here = points[good].reshape(-1, 2), found[good].reshape(-1, 2)
+        matrix, inliers = cv2.estimateAffinePartial2D(here, there, method=cv2.RANSAC, ransacReprojThreshold=1.5, maxIters=500)
+        if matrix is None or int(inliers.sum()) < max(8, 0.35 * good.sum()):
+            return None
+        agree = inliers.ravel() > 0
+        error = here[agree] @ matrix[:, :2].T + matrix[:, 2] - there[agree]
+        transform = matrix.copy()
+        transform[:, 2] += 0.5 - matrix[:, :2] @ (0.5, 0.5)  # OpenCV counts from the centre of the first pixel
+        return Registration(transform, int(agree.sum()), float(np.sqrt((error**2).sum(1).mean())))
+
+
 def register(
     reference: np.ndarray, picture: np.ndarray, usable: np.ndarray, guess: np.ndarray | None = None, corners: int = 160
 ) -> Registration | None:
-    """Similarity (turn, zoom, shift) from ``picture`` to ``reference``, from corners of the background tracked between them.
-
-    Args:
-        reference, picture: gray uint8 [height, width] of the same size.
-        usable: boolean [height, width], background of the reference.
-        guess: expected transform picture -> reference, float64 [2, 3].
-        corners: how many corners at most.
-
-    Returns:
-        None where too little of the background can be recognised.
-    """
-    points = cv2.goodFeaturesToTrack(reference, corners, 0.005, max(5, reference.shape[1] // 80), mask=usable.astype(np.uint8))
-    if points is None or len(points) < 8:
-        return None
-    start = points.copy()
-    if guess is not None:
-        back = opencv_matrix(invert(guess))
-        start = (points.reshape(-1, 2) @ back[:, :2].T + back[:, 2]).astype(np.float32).reshape(-1, 1, 2)
-    found, status = _track(reference, picture, points, start)
-    again, status_back = _track(picture, reference, found, points.copy())
-    # A corner that does not come back to where it started was lost behind the person.
-    good = status & status_back & (np.abs(again - points).max(axis=(1, 2)) < 0.7)
-    if good.sum() < 8:
-        return None
-    there, here = points[good].reshape(-1, 2), found[good].reshape(-1, 2)
-    matrix, inliers = cv2.estimateAffinePartial2D(here, there, method=cv2.RANSAC, ransacReprojThreshold=1.5, maxIters=500)
-    if matrix is None or int(inliers.sum()) < max(8, 0.35 * good.sum()):
-        return None
-    agree = inliers.ravel() > 0
-    error = here[agree] @ matrix[:, :2].T + matrix[:, 2] - there[agree]
-    transform = matrix.copy()
-    transform[:, 2] += 0.5 - matrix[:, :2] @ (0.5, 0.5)  # OpenCV counts from the centre of the first pixel
-    return Registration(transform, int(agree.sum()), float(np.sqrt((error**2).sum(1).mean())))
+    """``picture`` registered to ``reference``, gray uint8 [height, width] both, once; see :class:`Reference`."""
+    return Reference(reference, usable, corners).register(picture, guess)
 
 
 def _track(before: np.ndarray, after: np.ndarray, points: np.ndarray, start: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -115,31 +145,31 @@ class Camera:
     LONGEST_SIDE = 480
 
     def __init__(self) -> None:
-        self._reference: np.ndarray | None = None
-        self._usable = np.zeros((0, 0), bool)
+        self._reference: Reference | None = None
         self._to_first = identity()
         self._last = identity()
         self._most = 0
         self.lost = 0
         """Frames whose background could not be recognised; they keep the transform of the frame before."""
 
-    def follow(self, rgb: np.ndarray, background: Callable[[], np.ndarray]) -> np.ndarray:
+    def follow(self, picture: np.ndarray | FrameView, background: Callable[[], np.ndarray]) -> np.ndarray:
         """Transform from this frame to the first, float64 [2, 3], frame pixels.
 
         Args:
-            rgb: uint8 [height, width, 3].
+            picture: uint8 [height, width, 3], or a view.
             background: gives boolean [height, width], what surely does not show the person; called for references only.
         """
-        height, width = rgb.shape[:2]
+        view = as_view(picture)
+        height, width = view.height, view.width
         scale = min(1.0, self.LONGEST_SIDE / max(height, width))
         size = (max(16, round(width * scale)), max(16, round(height * scale)))
-        gray = cv2.resize(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), size, interpolation=cv2.INTER_AREA)
+        gray = cv2.resize(np.ascontiguousarray(view.brightness()), size, interpolation=cv2.INTER_AREA)
         shrink = np.array([[size[0] / width, 0, 0], [0, size[1] / height, 0]])
         if self._reference is None:
             self._refer(gray, background)
             return identity()
         guess = chain(chain(shrink, chain(invert(self._to_first), self._last)), invert(shrink))
-        found = register(self._reference, gray, self._usable, guess)
+        found = self._reference.register(gray, guess)
         if found is None:
             self.lost += 1
             return self._last
@@ -152,8 +182,8 @@ class Camera:
 
     def _refer(self, gray: np.ndarray, background: Callable[[], np.ndarray]) -> None:
         size = (gray.shape[1], gray.shape[0])
-        self._usable = cv2.resize(background().astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
-        self._reference = gray
+        usable = cv2.resize(background().astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
+        self._reference = Reference(gray, usable)
 
 
 def greatest_motion(transforms: np.ndarray, width: int, height: int) -> float:
@@ -287,7 +317,14 @@ def background_crop(plate: np.ndarray, transform: ArrayLike, crop: ArrayLike, si
 def crop_to_frame(mask: np.ndarray, crop: ArrayLike, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
     """A crop's boolean mask [size, size] in the frame: (mask, inside the crop), boolean [height, width] each."""
     size = mask.shape[0]
-    stacked = np.stack([mask, np.ones_like(mask)], -1).astype(np.uint8)
-    matrix = opencv_matrix(crop_matrix(crop, size))
-    found = cv2.warpAffine(stacked, matrix, (width, height), flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP)
-    return found[..., 0] > 0, found[..., 1] > 0
+    x, y, side = (float(value) for value in np.asarray(crop, np.float64))
+    left, right = (int(np.clip(value, 0, width)) for value in (x - side / 2 - 2, x + side / 2 + 3))
+    top, bottom = (int(np.clip(value, 0, height)) for value in (y - side / 2 - 2, y + side / 2 + 3))
+    there, inside = np.zeros((height, width), bool), np.zeros((height, width), bool)
+    if right > left and bottom > top:
+        stacked = np.stack([mask, np.ones_like(mask)], -1).astype(np.uint8)
+        matrix = opencv_matrix(crop_matrix((x - left, y - top, side), size))
+        shape = (right - left, bottom - top)
+        found = cv2.warpAffine(stacked, matrix, shape, flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP)
+        there[top:bottom, left:right], inside[top:bottom, left:right] = found[..., 0] > 0, found[..., 1] > 0
+    return there, inside

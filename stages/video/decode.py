@@ -50,6 +50,8 @@ class _Source(Protocol):
 
     def view(self, frame: int) -> FrameView: ...
 
+    def views(self, frames: Sequence[int]) -> Iterator[FrameView]: ...
+
     def close(self) -> None: ...
 
 
@@ -92,10 +94,14 @@ class ClipReader:
         for frame in (frames if frames is not None else range(self.frames))[::step]:
             yield frame, self.read(frame)
 
-    def iterate_views(self, frames: range) -> Iterator[tuple[int, FrameView]]:
-        """The same as views. Each holds its frame in memory for as long as it is kept."""
-        for frame in frames:
-            yield frame, self.view(frame)
+    def iterate_views(self, frames: Sequence[int]) -> Iterator[tuple[int, FrameView]]:
+        """Views of ``frames``, best in ascending order; what lies between is decoded only as far as it must be.
+
+        Each holds its frame in memory for as long as it is kept.
+        """
+        if len(frames) and (min(frames) < 0 or max(frames) >= self.frames):
+            raise IndexError(f"{self.path} has frames 0 to {self.frames - 1}, not {min(frames)} to {max(frames)}")
+        yield from zip(frames, self._source.views(frames), strict=True)
 
     def close(self) -> None:
         self._source.close()
@@ -191,6 +197,9 @@ class _StillSource:
         del frame
         return ArrayView(self._picture.copy())
 
+    def views(self, frames: Sequence[int]) -> Iterator[FrameView]:
+        return (self.view(frame) for frame in frames)
+
     def close(self) -> None:
         self._picture = np.empty((0, 0, 3), np.uint8)
 
@@ -204,12 +213,22 @@ class _AvSource:
         self._frames: Iterator[tuple[int, VideoFrame]] | None = None
         self._number = -1
         self._last: VideoFrame | None = None
+        self._only: frozenset[int] | None = None
+        """The frames that are being decoded, where it is not all."""
+
+    def views(self, frames: Sequence[int]) -> Iterator[FrameView]:
+        only = frozenset(frames)
+        return (self._view(frame, only) for frame in frames)
 
     def view(self, frame: int) -> FrameView:
+        return self._view(frame, None)
+
+    def _view(self, frame: int, only: frozenset[int] | None) -> FrameView:
         ahead = frame - self._number
-        if self._frames is None or ahead < 0 or (ahead > _SEEK_DISTANCE and self._key_between(frame)):
-            self._frames = native_frames(self._path, range(frame, self._index.frames))
-            self._last = None
+        left_out = self._only is not None and self._only != only
+        if self._frames is None or left_out or ahead < 0 or (ahead > _SEEK_DISTANCE and self._key_between(frame)):
+            self._frames = native_frames(self._path, range(frame, self._index.frames), only=only)
+            self._last, self._only = None, only
         while self._last is None or self._number < frame:
             self._number, self._last = next(self._frames)
         return CodedView(self._last, self._index.rotation)
@@ -251,6 +270,9 @@ class _DecordSource:
             self._instead = _AvSource(self._path, self._index)
             return self._instead.view(frame)
         return ArrayView(picture)
+
+    def views(self, frames: Sequence[int]) -> Iterator[FrameView]:
+        return (self.view(frame) for frame in frames)
 
     def close(self) -> None:
         self._reader = None  # decord frees its buffers with the object

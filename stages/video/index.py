@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import struct
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -32,6 +32,9 @@ DECODE_THREADS = 1
 # In these, every packet is one picture with its own timestamp; elsewhere (transport streams, AVI) the index decodes.
 _PACKET_CONTAINERS = frozenset({"mov", "mp4", "matroska", "webm"})
 _PACKET_CODECS = frozenset({"h264", "hevc", "vp9", "av1", "libdav1d", "mpeg4", "prores", "mjpeg", "ffv1", "png"})
+_TELLS_REFERENCES = frozenset({"h264"})
+"""A picture marked as no reference is none. In HEVC it may still be one for other temporal layers."""
+
 _START_FRAMES = 3
 """Decoded to learn the rotation and whether the first packets give pictures at all (a file may start inside a group)."""
 
@@ -135,18 +138,28 @@ def picture_stream(container: InputContainer, path: Path) -> VideoStream:
     return stream
 
 
-def decode_packets(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
+def decode_packets(
+    container: InputContainer, stream: VideoStream, dispensable: Callable[[int], bool] | None = None
+) -> Iterator[VideoFrame]:
     """Every picture that comes out of the stream from the current position, damaged packets skipped.
+
+    Args:
+        dispensable: whether the picture with this timestamp is not needed. Of those, pictures to which no other refers are not
+            decoded at all, where the codec says so reliably.
 
     A file that ends in the middle of a packet ends the iteration; it is not an error here, since the index already says
     which frames there are.
     """
     packets = container.demux(stream)
+    selective = dispensable is not None and stream.codec_context.name in _TELLS_REFERENCES
     while True:
         try:
             packet = next(packets)
         except (StopIteration, av.error.FFmpegError):
             break
+        if selective and dispensable is not None:
+            spare = packet.pts is not None and dispensable(packet.pts)
+            stream.codec_context.skip_frame = "NONREF" if spare else "DEFAULT"
         try:
             yield from stream.codec_context.decode(packet)  # the flush packet at the end of a file drains the decoder
         except av.error.FFmpegError:

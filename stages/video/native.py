@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,9 @@ from schemas.problems import MediaError
 from stages.video.facts import Limits
 from stages.video.index import VideoIndex, decode_packets, open_container, picture_stream, video_index
 
+_NEIGHBOURS = 2
+"""Frames before the first one wanted that are decoded whatever they are: they take its place where it is damaged."""
+
 
 def frame_at(index: VideoIndex, pts: int) -> int | None:
     """Number of the frame with this timestamp, None where there is none."""
@@ -25,12 +28,18 @@ def frame_at(index: VideoIndex, pts: int) -> int | None:
     return position if position < index.frames and index.pts[position] == pts else None
 
 
-def native_frames(path: Path, frames: range | None = None, *, limits: Limits | None = None) -> Iterator[tuple[int, VideoFrame]]:
+def native_frames(
+    path: Path, frames: range | None = None, *, only: Collection[int] | None = None, limits: Limits | None = None
+) -> Iterator[tuple[int, VideoFrame]]:
     """Decoded frames in the coded pixel format and orientation, with their exact numbers, in ascending order.
 
     A frame that is damaged in the file is replaced by the one before it (the next one at the start), so that every number
     asked for is there; the same object is then given again. Frames of formats without luma and chroma planes (RGB, palettes)
     come as yuv444p. Memory is that of a few frames.
+
+    Args:
+        only: of ``frames``, those that are needed, where it is not all: only they are given, and others are decoded only as far
+            as these depend on them.
     """
     index = video_index(Path(path), limits)
     wanted = frames if frames is not None else range(index.frames)
@@ -38,16 +47,28 @@ def native_frames(path: Path, frames: range | None = None, *, limits: Limits | N
         return
     if wanted.start < 0 or wanted.stop > index.frames or wanted.step != 1:
         raise IndexError(f"{path} has frames 0 to {index.frames - 1}, not {wanted}")
-    for number, frame in _decode_run(Path(path), index, wanted):
-        yield number, frame if plane_format(frame.format.name) else in_planes(frame)
+    for number, frame in _decode_run(Path(path), index, wanted, None if only is None else frozenset(only)):
+        if only is None or number in only:
+            yield number, frame if plane_format(frame.format.name) else in_planes(frame)
 
 
-def _decode_run(path: Path, index: VideoIndex, wanted: range) -> Iterator[tuple[int, VideoFrame]]:
+def _spare(index: VideoIndex, wanted: range, only: frozenset[int] | None) -> Callable[[int], bool] | None:
+    """Which timestamps are not needed. In a file that may be damaged all are: a neighbour then takes a picture's place."""
+    if not index.plain:
+        return None
+    first = int(index.pts[max(wanted.start - _NEIGHBOURS, 0)])
+    needed = None if only is None else {int(index.pts[number]) for number in only}
+    return lambda pts: pts < first or (needed is not None and pts not in needed)
+
+
+def _decode_run(
+    path: Path, index: VideoIndex, wanted: range, only: frozenset[int] | None = None
+) -> Iterator[tuple[int, VideoFrame]]:
     with open_container(path) as container:
         stream = picture_stream(container, path)
         upcoming = wanted.start
         previous: VideoFrame | None = None
-        for frame in _from_frame(path, index, wanted.start, container, stream):
+        for frame in _from_frame(path, index, wanted.start, container, stream, _spare(index, wanted, only)):
             number = frame_at(index, frame.pts) if frame.pts is not None else None
             if number is None or number < upcoming:
                 previous = frame if number is not None else previous
@@ -71,7 +92,12 @@ def _decode_run(path: Path, index: VideoIndex, wanted: range) -> Iterator[tuple[
 
 
 def _from_frame(
-    path: Path, index: VideoIndex, first: int, container: InputContainer, stream: VideoStream
+    path: Path,
+    index: VideoIndex,
+    first: int,
+    container: InputContainer,
+    stream: VideoStream,
+    spare: Callable[[int], bool] | None,
 ) -> Iterator[VideoFrame]:
     """Pictures from a key frame at or before ``first`` on; from an earlier one where the decoder started too late."""
     target = int(index.pts[first])
@@ -81,14 +107,14 @@ def _from_frame(
             container.seek(key, stream=stream, backward=True)
         except av.error.FFmpegError:
             break
-        frames = decode_packets(container, stream)
+        frames = decode_packets(container, stream, spare)
         start = next(frames, None)
         if start is not None and start.pts is not None and start.pts <= target:
             yield start
             yield from frames
             return
     with open_container(path) as fresh:
-        yield from decode_packets(fresh, picture_stream(fresh, path))
+        yield from decode_packets(fresh, picture_stream(fresh, path), spare)
 
 
 # Kr and Kb by the number of the matrix (ITU-T H.273, table 4). Unspecified (2) is read as BT.601, which is what FFmpeg's scaler

@@ -1,8 +1,9 @@
-"""A part of a frame's view has the bytes of that part of the whole picture, whatever the format."""
+"""A part of a frame's view has the bytes of that part of the whole picture, whatever the format and whatever is left out."""
 
 from __future__ import annotations
 
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,8 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages.video.crops import extract_crop
-from stages.video.native import planes
+from stages.video.decode import open_clip
+from stages.video.native import native_frames, planes
 from stages.video.view import ArrayView, CodedView, as_view, crop_part
+from tests.media import moving_pictures, write_video
 
 FORMATS = ["yuv420p", "yuvj420p", "yuv422p", "yuv444p", "gray", "yuv420p10le", "yuv440p", "yuva420p", "gray10le"]
 
@@ -75,3 +78,27 @@ def test_a_picture_is_a_view_of_itself() -> None:
     rgb = np.zeros((4, 6, 3), np.uint8)
     assert as_view(rgb).rgb() is rgb
     assert as_view(as_view(rgb)).width == 6
+
+
+@pytest.mark.parametrize(
+    ("codec", "options"),
+    [
+        ("libx264", {"g": "250", "bf": "3", "x264-params": "b-pyramid=normal"}),
+        ("libx264", {"g": "12", "bf": "2", "x264-params": "open-gop=1"}),
+        ("libx265", {"x265-params": "bframes=3:log-level=none:pools=none"}),
+        ("mpeg4", {"g": "30", "bf": "2"}),
+    ],
+)
+def test_frames_left_out_do_not_change_those_that_are_read(tmp_path: Path, codec: str, options: dict[str, str]) -> None:
+    path = write_video(tmp_path / "clip.mp4", moving_pictures(90), codec=codec, options=options)
+    with open_clip(path, decoder="pyav") as clip:
+        whole = [picture for _, picture in clip.iterate()]
+        for wanted in ([0, 1, 40, 44, 89], [70, 71], [5, 88], [50, 20, 21]):
+            for number, view in clip.iterate_views(wanted):
+                np.testing.assert_array_equal(view.rgb(), whole[number])
+        np.testing.assert_array_equal(clip.read(22), whole[22])  # was left out just now
+    for start in (1, 37, 88):
+        for number, frame in native_frames(path, range(start, 90)):
+            np.testing.assert_array_equal(CodedView(frame, 0).rgb(), whole[number])
+    with open_clip(path) as clip, pytest.raises(IndexError):
+        next(clip.iterate_views([89, 90]))
