@@ -5,6 +5,7 @@ Pictures are uint8 [height, width, 3] RGB, ``known`` boolean [height, width]: pi
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import cv2
@@ -77,16 +78,22 @@ def fill_smooth(rgb: np.ndarray, known: np.ndarray, seed: int = 0) -> np.ndarray
 
 
 class Lama:
-    """LaMa, the paper's inpainter, from a TorchScript file (``big-lama.pt``)."""
+    """LaMa, the paper's inpainter, from a TorchScript file (``big-lama.pt``), run by simple-lama-inpainting on the CPU.
+
+    Raises:
+        ModelError: ``model_damaged`` where the file cannot be loaded.
+    """
 
     LONGEST_SIDE = 1024
     """Larger pictures are filled at this size: LaMa was trained on small ones, and its memory grows with the area."""
 
     def __init__(self, path: Path) -> None:
         import torch
+        from simple_lama_inpainting import SimpleLama
 
         try:
-            self._network = torch.jit.load(str(path), map_location="cpu").eval()  # type: ignore[no-untyped-call]
+            os.environ["LAMA_MODEL"] = str(path)  # the package's only way to name a file
+            self._network = SimpleLama(torch.device("cpu"))
         except (RuntimeError, ValueError) as error:
             raise ModelError(
                 "model_damaged", f"{path} is not a TorchScript file that can be loaded: {error}", "Register the file again."
@@ -94,20 +101,13 @@ class Lama:
 
     def __call__(self, rgb: np.ndarray, known: np.ndarray) -> np.ndarray:
         """``rgb`` with its unknown pixels filled; known pixels are not touched."""
-        import torch
-
         height, width = rgb.shape[:2]
         scale = min(1.0, self.LONGEST_SIDE / max(height, width))
         size = (round(width * scale), round(height * scale))
         small = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
         hole = cv2.resize((~known).astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
-        padding = ((0, -size[1] % 8), (0, -size[0] % 8))  # the network halves three times
-        picture = np.pad(small, (*padding, (0, 0)), mode="symmetric").astype(np.float32) / 255
-        mask = np.pad(hole, padding, mode="symmetric").astype(np.int64)
-        with torch.inference_mode():
-            output = self._network(torch.from_numpy(picture).permute(2, 0, 1)[None], torch.from_numpy(mask)[None, None])
-        filled = output[0].permute(1, 2, 0).numpy()[: size[1], : size[0]]
-        filled = np.asarray(np.clip(np.rint(filled * 255), 0, 255), np.uint8)
+        # The package pads to a multiple of 8, because the network halves three times, and leaves the padding on.
+        filled = np.asarray(self._network(small, hole))[: size[1], : size[0]]
         result = cv2.resize(filled, (width, height), interpolation=cv2.INTER_CUBIC)
         result[known] = rgb[known]
         return np.asarray(result, np.uint8)

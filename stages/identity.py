@@ -7,11 +7,11 @@ pieces of one clip, 600 pairs of different people) pieces of one clip reach 0.67
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import cv2
 import numpy as np
-import onnxruntime
 from numpy.typing import ArrayLike, NDArray
 
 from schemas.problems import ModelError
@@ -25,51 +25,60 @@ SAME_SHAPE = 0.6
 SAME_EMBEDDING = 0.35
 """The same for embeddings of an ArcFace network."""
 
-# The five points of aligned 112 x 112 pictures that ArcFace networks are trained on: eyes, nose tip, mouth corners.
-_TEMPLATE = np.array([[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]])
 _SIDE = 112
 
 
 class IdentityNetwork:
-    """An ArcFace network as ONNX: pictures ``[N, 3, 112, 112]`` in, embeddings ``[N, d]`` out. Runs on one thread of the CPU."""
+    """An ArcFace network as ONNX, run by InsightFace on one thread of the CPU.
+
+    Args:
+        path: of the network: pictures ``[N, 3, 112, 112]`` in, embeddings ``[N, d]`` out.
+
+    Raises:
+        ModelError: ``model_unsuitable`` for a network of another kind.
+    """
 
     def __init__(self, path: Path) -> None:
+        import onnxruntime
+        from insightface.model_zoo import ArcFaceONNX, get_model
+
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
-        self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        self._input = self._session.get_inputs()[0]
-        if list(self._input.shape[1:]) != [3, _SIDE, _SIDE]:
+        network = get_model(str(path), providers=["CPUExecutionProvider"], sess_options=options)
+        if not isinstance(network, ArcFaceONNX) or network.input_size != (_SIDE, _SIDE):
             raise ModelError(
                 "model_unsuitable",
-                f"{path} takes pictures of shape {self._input.shape}, not [N, 3, 112, 112].",
+                f"{path} is no network that takes pictures of shape [N, 3, 112, 112].",
                 "Register an ArcFace recognition network under the name arcface.",
             )
+        self._network = network
 
     def embed(self, rgb: NDArray[np.uint8], landmarks: ArrayLike) -> NDArray[np.float64]:
         """Unit length embedding of the face with these landmarks ``[478, 2 or 3]`` in the picture."""
-        aligned = align_face(rgb, landmarks).astype(np.float32)
-        (answer,) = self._session.run(None, {self._input.name: ((aligned - 127.5) / 127.5).transpose(2, 0, 1)[None]})
-        embedding = np.asarray(answer[0], np.float64)
+        aligned = cv2.cvtColor(align_face(rgb, landmarks), cv2.COLOR_RGB2BGR)
+        embedding = np.asarray(self._network.get_feat(aligned)[0], np.float64)
         return embedding / max(float(np.linalg.norm(embedding)), 1e-12)
 
 
 def align_face(rgb: NDArray[np.uint8], landmarks: ArrayLike) -> NDArray[np.uint8]:
-    """The face brought by a similarity to where ArcFace networks expect it, uint8 ``[112, 112, 3]``."""
+    """The face brought by a similarity to where ArcFace networks expect it, uint8 ``[112, 112, 3]``.
+
+    Five points are aligned: eyes, nose tip, mouth corners. InsightFace counts pixels as OpenCV does, from the centre of the
+    first one, landmarks here from its corner.
+    """
+    from insightface.utils import face_align
+
     points = np.asarray(landmarks, np.float64)[:, :2]
     eyes = [points[list(eye.corners)].mean(0) for eye in (RIGHT_EYE, LEFT_EYE)]
     found = np.stack([*eyes, points[NOSE_TIP], points[OUTER_CORNERS[0]], points[OUTER_CORNERS[1]]])
-    here, there = found - found.mean(0), _TEMPLATE - _TEMPLATE.mean(0)
-    # Least squares similarity in the plane, as one complex number.
-    turn = np.vdot(here @ (1, 1j), there @ (1, 1j)) / np.vdot(here @ (1, 1j), here @ (1, 1j))
-    linear = np.array([[turn.real, -turn.imag], [turn.imag, turn.real]])
-    matrix = np.column_stack([linear, _TEMPLATE.mean(0) - linear @ found.mean(0)])
-    shrink = abs(turn)
-    if shrink < 0.5:  # averaging first: the network was not trained on aliased pictures
-        small = cv2.resize(rgb, None, fx=2 * shrink, fy=2 * shrink, interpolation=cv2.INTER_AREA)
-        matrix[:, 0] *= rgb.shape[1] / small.shape[1]
-        matrix[:, 1] *= rgb.shape[0] / small.shape[0]
-        rgb = np.asarray(small, np.uint8)
-    return np.asarray(cv2.warpAffine(rgb, matrix, (_SIDE, _SIDE), flags=cv2.INTER_LINEAR), np.uint8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # InsightFace calls scikit-image by a name that is going out of use
+        shrink = float(np.linalg.norm(face_align.estimate_norm(found)[:, 0]))
+        if shrink < 0.5:  # averaging first: the network was not trained on aliased pictures
+            small = np.asarray(cv2.resize(rgb, None, fx=2 * shrink, fy=2 * shrink, interpolation=cv2.INTER_AREA), np.uint8)
+            found *= (small.shape[1] / rgb.shape[1], small.shape[0] / rgb.shape[0])
+            rgb = small
+        return np.asarray(face_align.norm_crop(rgb, found - 0.5, _SIDE), np.uint8)
 
 
 def shape_descriptor(landmarks: ArrayLike) -> NDArray[np.float64]:

@@ -6,10 +6,11 @@ import cv2
 import numpy as np
 import onnx
 import pytest
+from insightface.utils import face_align
 from onnx import TensorProto, helper
 
 from schemas.problems import ModelError
-from stages.face3d.topology import LEFT_EYE, NOSE_TIP, RIGHT_EYE
+from stages.face3d.topology import LEFT_EYE, NOSE_TIP, OUTER_CORNERS, RIGHT_EYE
 from stages.identity import SAME_SHAPE, IdentityNetwork, align_face, shape_descriptor
 from tests.made_up_faces import Performer
 
@@ -45,6 +46,22 @@ def test_faces_are_aligned_to_the_place_networks_expect():
     for channel, expected in ((0, (56, 72)), (1, (38, 52)), (2, (74, 52))):
         y, x = np.unravel_index(cv2.GaussianBlur(aligned[..., channel], (0, 0), 2).argmax(), (112, 112))
         assert np.hypot(x - expected[0], y - expected[1]) < 8
+
+
+def test_alignment_is_exact_to_a_fraction_of_a_pixel():
+    """A picture of its own coordinates: where each of the five points is, the aligned picture shows that point."""
+    points = Performer(1, [], x=180, y=140, size=70, turns={0: (0, 0, 20)}).landmarks(0)
+    columns, rows = np.meshgrid((np.arange(400) + 0.5) / 2, (np.arange(400) + 0.5) / 2)
+    # Two pixels a level, so that 400 of them fit into eight bits; the mean over many says more than one level.
+    aligned = align_face(np.rint(np.stack([columns, rows, rows], -1)).astype(np.uint8), points).astype(float)
+    eyes = [points[list(eye.corners), :2].mean(0) for eye in (RIGHT_EYE, LEFT_EYE)]
+    five = np.stack([*eyes, *points[[NOSE_TIP, *OUTER_CORNERS], :2]])
+    matrix = face_align.estimate_norm(five - 0.5)
+    inverse = cv2.invertAffineTransform(matrix)
+    inner = aligned[30:100, 30:80]
+    y, x = np.mgrid[30:100, 30:80]
+    expected = np.stack([x, y, np.ones_like(x)], -1) @ inverse.T + 0.5
+    assert np.abs((2 * inner[..., :2] - expected).mean((0, 1))).max() < 0.1
 
 
 def network(path, side: int = 112):

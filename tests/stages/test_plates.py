@@ -211,7 +211,7 @@ def test_lama_gets_padded_pictures_and_changes_only_what_is_unknown(tmp_path: Pa
     filled = Lama(path)(picture, known)
     assert filled.shape == picture.shape
     assert np.array_equal(filled[known], picture[known])
-    assert (filled[~known] == 128).all()
+    assert (np.abs(filled[~known].astype(int) - 128) <= 1).all()
 
 
 def test_a_damaged_lama_file_is_named(tmp_path: Path) -> None:
