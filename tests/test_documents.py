@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from flows import pipeline
 from schemas.catalogue import load_edits, parse_edits, read_catalogue
 from schemas.configuration import load_settings
 from schemas.edits import read_edits
+from stages.contract import Stage
 from stages.networks.model_entries import declared_entries
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -47,6 +49,33 @@ def test_examples_are_taken_by_their_reader(document: str, kind: str, text: str,
         assert declared_entries(path)
     else:
         pytest.fail(f"Say in this test which reader takes the {kind} examples of {document}.")
+
+
+def test_the_table_of_stages_says_what_they_declare() -> None:
+    rows = re.findall(
+        r"^\| `(\w+)` \| ([a-z ]+) \| (.*?) \| (.*?) \|$", (ROOT / "docs/architecture.md").read_text(), re.MULTILINE
+    )
+    assert [name for name, *_ in rows] == list(pipeline.STAGES)
+    for name, scope, reads, writes in rows:
+        stage = pipeline.stage(name)
+        assert scope == stage.scope.replace("_", " "), name
+        assert reads == _reads(stage), name
+        tables = re.findall(r"`(\w+)`", next((part for part in writes.split("; ") if part.startswith("table")), ""))
+        assert tables == [schema.name for schema in stage.tables], name
+
+
+def _reads(stage: Stage) -> str:
+    """``media of target; target: ingest, track; job: render (same)``; a stage of a clip reads of its own clip only."""
+    of_clip = stage.scope.of_clip
+    parts = [] if not stage.media else ["media" if of_clip else f"media of {', '.join(stage.media)}"]
+    for owner in dict.fromkeys(needed.of for needed in stage.inputs):
+        names = [
+            needed.stage + ("" if needed.chunk == "all" else f" ({needed.chunk})")
+            for needed in stage.inputs
+            if needed.of == owner
+        ]
+        parts.append(("" if of_clip else f"{owner}: ") + ", ".join(names))
+    return "; ".join(parts)
 
 
 def test_what_a_message_suggests_as_edits_is_taken() -> None:
