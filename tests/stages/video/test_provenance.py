@@ -2,74 +2,26 @@
 
 from __future__ import annotations
 
-import datetime
 import json
 from pathlib import Path
 
 import c2pa
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from PIL import Image
 
 from schemas.problems import MediaError, UsageError
 from stages.video.provenance import DIGITAL_SOURCE_TYPE, RECORD_LABEL, provenance_comment, provenance_record, sign
 from tests.media import cut_off, moving_pictures, write_video
+from tests.signing import write_chain
 
 RECORD = provenance_record(
     {"rights": "own likeness", "renderer": "warp", "edits": 3}, software="1", stage_versions={"b": 2, "a": 1}
 )
 
 
-def name(common: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common), x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Test")])
-
-
 @pytest.fixture(scope="module")
 def credentials(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A throw-away ES256 chain: leaf and authority."""
-    now = datetime.datetime.now(datetime.UTC)
-    keys = [ec.generate_private_key(ec.SECP256R1()) for _ in range(2)]
-    chain = []
-    for subject, key, is_authority in (("leaf", keys[0], False), ("authority", keys[1], True)):
-        usage = dict.fromkeys(
-            (
-                "content_commitment",
-                "key_encipherment",
-                "data_encipherment",
-                "key_agreement",
-                "encipher_only",
-                "decipher_only",
-            ),
-            False,
-        )
-        builder = (
-            x509.CertificateBuilder()
-            .subject_name(name(subject))
-            .issuer_name(name("authority"))
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - datetime.timedelta(days=1))
-            .not_valid_after(now + datetime.timedelta(days=30))
-            .add_extension(x509.BasicConstraints(ca=is_authority, path_length=None), critical=True)
-            .add_extension(
-                x509.KeyUsage(digital_signature=not is_authority, key_cert_sign=is_authority, crl_sign=is_authority, **usage),
-                critical=True,
-            )
-            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(keys[1].public_key()), critical=False)
-        )
-        if not is_authority:
-            builder = builder.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.EMAIL_PROTECTION]), critical=False)
-        chain.append(builder.sign(keys[1], hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
-    folder = tmp_path_factory.mktemp("credentials")
-    (folder / "chain.pem").write_bytes(b"".join(chain))
-    (folder / "key.pem").write_bytes(
-        keys[0].private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    return folder / "chain.pem", folder / "key.pem"
+    return write_chain(tmp_path_factory.mktemp("credentials"))
 
 
 def manifest(path: Path) -> tuple[dict, dict]:
