@@ -14,11 +14,9 @@ from stages.video.crops import to_crop
 from stages.video.view import FrameView, as_view
 
 POINTS = 21
-INTERVAL = 8
-"""Hands are looked for in frames whose number is a multiple of this, and more closely where one of them shows a hand."""
-
-CLOSER = 4
-"""Next to a frame that shows a hand anywhere, in multiples of this; next to a hand at the head, in every frame."""
+INTERVAL = 4
+"""Hands are looked for in frames whose number is a multiple of this, and in all frames next to one with a hand at the head. The
+network misses a hand now and then: looking half as often lost one on the chin for half a second."""
 
 _WIDE, _LOWER, _SIDE = 1.5, 0.15, 320
 """The window in which hands are looked for is larger than the crop and lies lower, to show more of an arm; its longest side."""
@@ -113,57 +111,32 @@ class Awaiting:
     """The whole frame, uint8 [height, width, 3] or a view."""
 
 
-@dataclass(frozen=True)
-class _Look:
-    hands: np.ndarray
-    """Hands at the head, float64 [hands, 21, 2]."""
-    any: bool
-    """Whether there is a hand at all."""
-
-
-_NOTHING = _Look(np.zeros((0, POINTS, 2)), False)
-
-
 def find_hands(frames: Iterable[Awaiting], network: HandNetwork) -> Iterator[np.ndarray]:
     """Hands at the head, float64 [hands, 21, 2] in pixels of each frame's crop, for frames in order.
 
-    Looks at the first and the last frame and at every INTERVAL-th, counted from the clip's first; between two of them, of which
-    one shows a hand, at every CLOSER-th; and where one of two neighbours so far has a hand at the head, at all between. So the
-    result does not depend on where a chunk begins, except for its first and last INTERVAL frames.
+    Looks at every INTERVAL-th frame, counted from the clip's first, and at those between where one of both ends has a hand at
+    the head; so the result does not depend on where a chunk begins, except for its first and last INTERVAL frames.
     """
-
-    def look(frame: Awaiting) -> _Look:
-        if frame.landmarks is None:
-            return _NOTHING
-        hands = hands_in_crop(network, frame.picture, frame.crop, frame.size)
-        return _Look(hands if len(hands) and at_head(hands, frame.landmarks) else _NOTHING.hands, len(hands) > 0)
-
-    def resolve(waiting: list[Awaiting], before: _Look, after: _Look) -> list[_Look]:
-        """What is seen in the frames between two looks, and the second of these."""
-        closer = before.any or after.any
-        seen = {k: look(frame) for k, frame in enumerate(waiting) if closer and frame.number % CLOSER == 0}
-        seen[len(waiting)] = after
-        found: list[_Look] = []
-        for position in sorted(seen):
-            every = len(before.hands) > 0 or len(seen[position].hands) > 0
-            found += [look(frame) if every else _NOTHING for frame in waiting[len(found) : position]]
-            found.append(seen[position])
-            before = seen[position]
-        return found
-
+    none = np.zeros((0, POINTS, 2))
     waiting: list[Awaiting] = []
-    before: _Look | None = None
+    before = True  # unknown counts as found
+
+    def look(frame: Awaiting) -> np.ndarray:
+        if frame.landmarks is None:
+            return none
+        hands = hands_in_crop(network, frame.picture, frame.crop, frame.size)
+        return hands if len(hands) and at_head(hands, frame.landmarks) else none
+
+    last = none
     for frame in frames:
-        if before is not None and frame.number % INTERVAL:
+        if frame.number % INTERVAL:
             waiting.append(frame)
             continue
-        after = look(frame)
-        found = resolve(waiting, before or _NOTHING, after)
-        yield from _bridged([item.hands for item in found], before.hands if before is not None else _NOTHING.hands)
-        waiting, before = [], after
-    if waiting and before is not None:
-        found = resolve(waiting[:-1], before, look(waiting[-1]))
-        yield from _bridged([item.hands for item in found], before.hands)
+        hands = look(frame)
+        found = [look(earlier) if before or len(hands) else none for earlier in waiting] + [hands]
+        yield from _bridged(found, last)
+        waiting, before, last = [], len(hands) > 0, hands
+    yield from _bridged([look(earlier) for earlier in waiting], last)
 
 
 def _bridged(found: list[np.ndarray], before: np.ndarray) -> list[np.ndarray]:

@@ -153,26 +153,7 @@ def test_hands_are_looked_for_sparsely_and_bridged_where_they_are_missed() -> No
     found = list(find_hands(frames(), network))  # type: ignore[arg-type]
     assert all(len(found[number]) for number in range(6, 10))
     assert not any(len(found[number]) for number in [*range(5), *range(16, 24)])
-    assert sorted(network.looked) == [0, 4, 5, 6, 7, 8, 9, 10, 11, 12, 16, 23]
-
-
-class _SeesHandsInTheLap(_SeesHands):
-    """A hand far below the head throughout, and one at the head from frame 3 to 5."""
-
-    def __call__(self, rgb: np.ndarray) -> np.ndarray:
-        frame = int(rgb[0, 0, 0])
-        self.looked.append(frame)
-        return (_hand(50, 50) if 3 <= frame <= 5 else _hand(60, 250)) * rgb.shape[0] / 256
-
-
-def test_a_hand_that_is_in_view_is_watched_more_closely() -> None:
-    landmarks = painted_landmarks((60, 40), 60)
-    crop = np.array([50.0, 35.0, 100.0])
-    frames = [Awaiting(number, landmarks, crop, 100, np.full((300, 300, 3), number, np.uint8)) for number in range(17)]
-    network = _SeesHandsInTheLap()
-    found = list(find_hands(frames, network))  # type: ignore[arg-type]
-    assert [number for number in range(17) if len(found[number])] == [2, 3, 4, 5, 6]
-    assert sorted(network.looked) == [*range(9), 12, 16]
+    assert set(network.looked) == {0, 4, 5, 6, 7, 8, 9, 10, 11, 12, 16, 20, 21, 22, 23}
 
 
 def test_where_hands_are_found_does_not_depend_on_where_a_chunk_begins() -> None:
