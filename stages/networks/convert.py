@@ -170,8 +170,8 @@ def convert_pose_guider(
 ) -> PoseGuider | SingleScalePoseGuider:
     """A PoseGuider of the layout that the weights have.
 
-    AniPortrait's normalises over the frames of a window, as its scripts do (``normalisation = "window"``), unless the preset says
-    ``running``: how far its running statistics are from these only its published weights can tell.
+    What AniPortrait's normalises by, the preset says: ``window`` in ``FULL``, as its published scripts do. How far its running
+    statistics are from these, only its published weights can tell.
     """
     scales: Literal["multi", "single"] = "multi" if layout_of(weights) == "aniportrait" else "single"
     pose = replace(preset.pose, scales=scales)

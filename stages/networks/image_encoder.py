@@ -33,5 +33,8 @@ def reference_tokens(encoder: CLIPVisionModelWithProjection, pictures: Tensor) -
 
 
 def to_unit_range(pictures: NDArray[np.uint8], device: torch.device) -> Tensor:
-    """uint8 RGB [n, height, width, 3] -> float32 [n, 3, height, width] in 0..1."""
-    return torch.from_numpy(np.ascontiguousarray(pictures)).to(device).permute(0, 3, 1, 2).float() / 255
+    """uint8 RGB [n, height, width, 3] -> float32 [n, 3, height, width] in 0..1.
+
+    Contiguous: PyTorch sums the statistics of a BatchNorm less exactly (by 1e-4) over a tensor in another layout.
+    """
+    return torch.from_numpy(np.ascontiguousarray(pictures)).to(device).permute(0, 3, 1, 2).contiguous().float() / 255

@@ -87,7 +87,7 @@ class Preset:
     background: bool = True
 
 
-FULL = Preset("full")
+FULL = Preset("full", pose=PosePreset(normalisation="window"))
 """Stable Diffusion 1.5: takes up the weights of AniPortrait or AnimateAnyone."""
 
 DEMO = Preset(

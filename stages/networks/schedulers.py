@@ -20,7 +20,7 @@ NOISE_SCHEDULE: dict[str, Any] = {
     "rescale_betas_zero_snr": True,
     "timestep_spacing": "trailing",
 }
-"""That of AniPortrait's and AnimateAnyone's inference: velocity prediction, zero terminal signal-to-noise ratio (Lin et al. 2024)."""
+"""AniPortrait's and AnimateAnyone's at inference: velocity prediction, zero terminal signal-to-noise ratio (Lin et al. 2024)."""
 
 
 def make_scheduler(solver: Solver, schedule: Mapping[str, Any] | None = None) -> SchedulerMixin:
