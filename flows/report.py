@@ -7,10 +7,11 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -136,6 +137,7 @@ def build_report(run: RunReport, out: Path, *, store: ArtifactStore | None = Non
     """
     out.mkdir(parents=True, exist_ok=True)
     media = MediaFolder(out, scratch=None if store is None else store.scratch)
+    media.prepare((address, in_place) for job in run.jobs for _, address, in_place in _media(job, run.output))
     points = _points(run.jobs)
     details = [_detail(job, media, out, points, run.output) for job in run.jobs]
     ordered = sorted(range(len(run.jobs)), key=lambda k: _rank(run.jobs[k]))
@@ -232,6 +234,19 @@ def kept_ranges(generated: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
     return [(int(start), int(stop)) for start, stop in edges.reshape(-1, 2)]
 
 
+def fewer_ranges(ranges: Sequence[tuple[Any, ...]], most: int) -> list[tuple[Any, ...]]:
+    """At most that many ranges (first row, end row, or with reasons): those with the smallest gaps between them are joined."""
+    if len(ranges) <= most:
+        return list(ranges)
+    gaps = [after[0] - before[1] for before, after in itertools.pairwise(ranges)]
+    kept = sorted(sorted(range(len(gaps)), key=lambda k: (-gaps[k], k))[: most - 1])
+    joined = []
+    for first, last in zip([0, *(k + 1 for k in kept)], [*kept, len(ranges) - 1], strict=True):
+        reasons = dict.fromkeys(reason for item in ranges[first : last + 1] for text in item[2:] for reason in text.split(","))
+        joined.append((ranges[first][0], ranges[last][1], *([",".join(reasons)] if reasons else [])))
+    return joined
+
+
 def _points(jobs: Sequence[JobReport]) -> int:
     measured = sum(bool(job.measures) for job in jobs)
     each = PAGE_BYTES / max(1, measured) / (len(PLOTS) * 4 / 3)
@@ -258,17 +273,25 @@ def _row(job: JobReport, number: int) -> dict[str, Any]:
     }
 
 
+def _media(job: JobReport, results: str) -> Iterator[tuple[str, str, bool]]:
+    """What a job shows of local media: its role, its address, and whether it is the run's own and stays where it is."""
+    if job.status in ("done", "cached") or job.measures:
+        yield "target", job.target, False
+        yield "source", job.source, False
+        if job.output is not None and _beside(job.output, results) is None:
+            yield "result", job.output, True
+
+
 def _detail(job: JobReport, media: MediaFolder, out: Path, points: int, results: str) -> dict[str, Any]:
     notes = [str(note) for note in job.notes]
     shown = {}
-    if job.status in ("done", "cached") or job.measures:
-        for role, address in (("target", job.target), ("source", job.source), ("result", job.output)):
-            if address is None:
-                continue
-            beside = _beside(address, results) if role == "result" else None
-            shown[role] = media.show(address, in_place=role == "result") if beside is None else Shown(beside, "video")
-            if shown[role].note:
-                notes.append(f"{role.capitalize()}: {shown[role].note}")
+    for role, address, in_place in _media(job, results):
+        shown[role] = media.show(address, in_place=in_place)
+        if shown[role].note:
+            notes.append(f"{role.capitalize()}: {shown[role].note}")
+    beside = None if job.output is None else _beside(job.output, results)
+    if beside is not None:
+        shown["result"] = Shown(beside, "video")
     seconds = np.asarray(job.measures.get("seconds", ()), np.float64)
     generated = np.asarray(job.measures.get("generated", ()), bool)
     flags = [str(flag) for flag in job.measures.get("flags", ())]
@@ -286,14 +309,14 @@ def _detail(job: JobReport, media: MediaFolder, out: Path, points: int, results:
         "target": job.target,
         "rights": job.rights,
         "output": job.output,
-        "output_link": None if job.output is None else _beside(job.output, results) or link(job.output, out),
+        "output_link": None if job.output is None else beside or link(job.output, out),
         "media": {role: {"address": item.address, "kind": item.kind} for role, item in shown.items()},
         "frames": len(seconds) or job.frames,
         # A page plays by time: the times of a variable frame rate are needed, of a constant one the first step is enough.
-        "times": _times(seconds),
+        "times": _times(seconds, points),
         "series": series,
-        "flagged": flagged_ranges(flags),
-        "kept": kept_ranges(generated),
+        "flagged": fewer_ranges(flagged_ranges(flags), max(24, points // 4)),
+        "kept": fewer_ranges(kept_ranges(generated), max(24, points // 4)),
         "verdict": _plain(job.verdict),
         "notes": notes,
         "seconds": {name: round(float(value), 2) for name, value in job.seconds.items()},
@@ -302,14 +325,19 @@ def _detail(job: JobReport, media: MediaFolder, out: Path, points: int, results:
     }
 
 
-def _times(seconds: npt.NDArray[np.float64]) -> dict[str, Any]:
+def _times(seconds: npt.NDArray[np.float64], points: int) -> dict[str, Any]:
+    """Seconds of the frames: a constant step, or a list of every ``stride``-th, between which times are interpolated."""
     if len(seconds) < 2:
         return {"step": 0.04}
     steps = np.diff(seconds)
     step = float((seconds[-1] - seconds[0]) / (len(seconds) - 1))
     if np.abs(steps - step).max() < 0.25 * step:
         return {"step": round(step, 7)}
-    return {"step": round(step, 7), "list": [round(float(value), 4) for value in seconds]}
+    stride = math.ceil((len(seconds) - 1) / points)
+    frames = np.arange(0, len(seconds) - 1 + stride, stride)
+    beyond = seconds[-1] + step * np.maximum(frames - (len(seconds) - 1), 0)
+    listed = np.where(frames < len(seconds), seconds[np.minimum(frames, len(seconds) - 1)], beyond)
+    return {"step": round(step, 7), "stride": stride, "list": [round(float(value), 4) for value in listed]}
 
 
 def _beside(address: str, results: str) -> str | None:

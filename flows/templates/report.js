@@ -33,16 +33,22 @@
   function clock(job) {
     const list = job.times.list;
     const step = job.times.step;
+    const start = (frame) => {
+      if (!list) return frame * step;
+      // A long video of variable frame rate tells the times of every few frames only.
+      const place = frame / job.times.stride, k = Math.min(Math.floor(place), list.length - 2);
+      return list[k] + (list[k + 1] - list[k]) * (place - k);
+    };
     return {
-      start: (frame) => (list ? list[frame] : frame * step),
+      start,
       // The middle of a frame, so that rounding never shows its neighbour.
-      seconds: (frame) => (list ? (frame + 1 < list.length ? (list[frame] + list[frame + 1]) / 2 : list[frame] + step / 2) : (frame + 0.5) * step),
+      seconds: (frame) => (list ? (frame + 1 < job.frames ? (start(frame) + start(frame + 1)) / 2 : start(frame) + step / 2) : (frame + 0.5) * step),
       frame: (seconds) => {
         if (!list) return Math.floor(seconds / step + 1e-4);
-        let low = 0, high = list.length - 1;
+        let low = 0, high = job.frames - 1;
         while (low < high) {
           const middle = (low + high + 1) >> 1;
-          if (list[middle] <= seconds + 1e-4) low = middle; else high = middle - 1;
+          if (start(middle) <= seconds + 1e-4) low = middle; else high = middle - 1;
         }
         return low;
       },

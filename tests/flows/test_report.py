@@ -5,16 +5,31 @@ from __future__ import annotations
 import base64
 import json
 import re
+import struct
+import zlib
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
 
+import av
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from flows.report import JobFailure, JobReport, RunReport, build_report, duration, embedded, flagged_ranges, kept_ranges, packed
+from flows import report_media
+from flows.report import (
+    JobFailure,
+    JobReport,
+    RunReport,
+    build_report,
+    duration,
+    embedded,
+    fewer_ranges,
+    flagged_ranges,
+    kept_ranges,
+    packed,
+)
 from flows.report_media import MediaFolder
 from stages.metrics.verdict import MEASURES
 from stages.video.decode import open_clip, probe
@@ -158,16 +173,75 @@ def test_media_that_are_gone_are_said_to_be(tmp_path: Path, examples: Path) -> N
     assert "s3://bucket/clip.mp4 is not on this machine" in notes
 
 
-def test_what_browsers_do_not_play_becomes_a_preview_with_every_frame(tmp_path: Path, examples: Path) -> None:
-    import av
-
-    odd = tmp_path / "strange name #1.mkv"
-    with av.open(str(examples / "clip_turn.mp4")) as source, av.open(str(odd), "w") as target:
+def remuxed(path: Path, to: Path) -> Path:
+    """The same video in a container that browsers do not play."""
+    with av.open(str(path)) as source, av.open(str(to), "w") as target:
         copy = target.add_stream_from_template(source.streams.video[0])
         for packet in source.demux(source.streams.video[0]):
             if packet.dts is not None:
                 packet.stream = copy
                 target.mux(packet)
+    return to
+
+
+def test_media_that_nobody_can_decode_are_notes_of_their_own(tmp_path: Path, examples: Path) -> None:
+    text = tmp_path / "text.mp4"
+    text.write_text("no video")
+    bomb = tmp_path / "bomb.png"
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    bomb.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + b"IHDR" + header + struct.pack(">I", zlib.crc32(b"IHDR" + header))
+    )
+    good = str(examples / "portrait_ada.png")
+    media = MediaFolder(tmp_path / "report")
+    (tmp_path / "report").mkdir()
+    media.prepare([(str(text), False), (str(text), True), (str(bomb), False), (good, False)])
+    for path in (text, bomb):
+        assert media.show(str(path)).kind == "none"
+        assert f"{path.name} cannot be shown" in media.show(str(path)).note
+    assert media.show(str(text), in_place=True).kind == "none"
+    assert media.show(good).kind == "picture"
+
+
+def test_a_medium_that_takes_too_long_holds_nothing_up(tmp_path: Path, examples: Path) -> None:
+    odd = str(remuxed(examples / "clip_turn.mp4", tmp_path / "odd.mkv"))
+    plain = str(examples / "clip_turn.mp4")
+    media = MediaFolder(tmp_path, seconds=0.05)
+    media.prepare([(odd, False), (plain, False)])
+    assert "took longer than 0.05 seconds" in media.show(odd).note
+    assert media.show(plain).kind == "video"
+
+
+def test_other_peoples_media_are_decoded_elsewhere_and_once(
+    tmp_path: Path, examples: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*arguments: object, **more: object) -> None:
+        raise AssertionError("decoded in the process of the run")
+
+    odd = remuxed(examples / "clip_turn.mp4", tmp_path / "odd.mkv")
+    wanted = [(str(path), False) for path in (odd, examples / "clip_turn.mp4", examples / "portrait_ada.png")]
+    for name in ("open_container", "open_clip", "read_picture"):
+        monkeypatch.setattr(report_media, name, never)
+    first = MediaFolder(tmp_path)
+    first.prepare(wanted)
+    shown = [first.show(*item[:1]) for item in wanted]
+    assert [item.kind for item in shown] == ["video", "video", "picture"]
+    monkeypatch.setattr(report_media, "run_limited", never)
+    again = MediaFolder(tmp_path)
+    again.prepare(wanted)
+    assert [again.show(address) for address, _ in wanted] == shown
+
+
+def test_a_preview_of_a_long_video_is_its_beginning(tmp_path: Path, examples: Path) -> None:
+    odd = remuxed(examples / "clip_turn.mp4", tmp_path / "odd.mkv")
+    shown = MediaFolder(tmp_path, frames=10).show(str(odd))
+    assert "first 10 frames" in shown.note
+    assert probe(tmp_path / unquote(shown.address)).frames == 10
+    assert MediaFolder(tmp_path, frames=10).show(str(odd)) == shown
+
+
+def test_what_browsers_do_not_play_becomes_a_preview_with_every_frame(tmp_path: Path, examples: Path) -> None:
+    odd = remuxed(examples / "clip_turn.mp4", tmp_path / "strange name #1.mkv")
     shown = MediaFolder(tmp_path).show(str(odd))
     assert shown.kind == "video"
     assert "preview" in shown.note
@@ -198,6 +272,29 @@ def test_ranges_of_frames() -> None:
     assert flagged_ranges(["", "a", "a", "b", "", "a"]) == [(1, 3, "a"), (3, 4, "b"), (5, 6, "a")]
     assert kept_ranges(np.array([False, True, True, False, False])) == [(0, 1), (3, 5)]
     assert kept_ranges(np.zeros(0, bool)) == []
+
+
+def test_a_page_is_bounded_also_for_long_restless_videos(tmp_path: Path, examples: Path) -> None:
+    frames = 60_000
+    columns = measures(frames)
+    columns["seconds"] = seconds = np.cumsum(np.random.default_rng(2).uniform(0.01, 0.07, frames))
+    columns["generated"] = np.arange(frames) % 3 > 0
+    columns["flags"] = np.array(["", "seam", "jitter"] * (frames // 3), dtype=object)
+    (job,) = details(page(tmp_path, done(examples, measures=columns)))
+    times, flagged, kept = job["times"], job["flagged"], job["kept"]
+    assert len(json.dumps(job)) < 300_000
+    listed = np.array(times["list"])  # type: ignore[index]
+    between = np.interp(np.arange(frames), np.arange(len(listed)) * times["stride"], listed)  # type: ignore[index]
+    assert np.abs(between - seconds).max() < 0.2
+    assert flagged[0][0] == 1  # type: ignore[index]
+    assert set(flagged[0][2].split(",")) == {"seam", "jitter"}  # type: ignore[index]
+    assert (kept[0][0], kept[-1][1]) == (0, frames - 2)  # type: ignore[index]
+
+
+def test_ranges_with_the_smallest_gaps_are_joined_first() -> None:
+    assert fewer_ranges([(0, 2), (3, 4), (9, 10)], 2) == [(0, 4), (9, 10)]
+    assert fewer_ranges([(0, 2, "a"), (3, 4, "b,a"), (9, 10, "c")], 2) == [(0, 4, "a,b"), (9, 10, "c")]
+    assert fewer_ranges([(0, 2), (3, 4)], 2) == [(0, 2), (3, 4)]
 
 
 def test_embedded_json_survives_and_closes_nothing() -> None:
