@@ -107,20 +107,22 @@ def align(
     for _ in range(steps):
         turned = scale[:, None, None] * (shapes @ rotation.transpose(0, 2, 1))
         error = seen - turned - translation[:, None]
-        distance = np.linalg.norm(error * (1.0, 1.0, depth_weight), axis=-1)
+        distance = _lengths(error, (1.0, 1.0, depth_weight**2))
         trust = np.minimum(1.0, _HUBER * _typical(distance)[:, None] / np.maximum(distance, 1e-12))
-        axes = (weight * trust)[..., None] * (1.0, 1.0, depth_weight)
-        jacobian = np.zeros((*seen.shape, 7))
-        x, y, z = turned[..., 0], turned[..., 1], turned[..., 2]
-        jacobian[..., 0, 1], jacobian[..., 0, 2] = z, -y
-        jacobian[..., 1, 0], jacobian[..., 1, 2] = -z, x
-        jacobian[..., 2, 0], jacobian[..., 2, 1] = y, -x
-        jacobian[..., 3] = turned
-        jacobian[..., 4:] = np.eye(3)
-        flat = jacobian.reshape(len(seen), -1, 7)
-        weighted = flat * axes.reshape(len(seen), -1, 1)
-        normal = weighted.transpose(0, 2, 1) @ flat
-        right = weighted.transpose(0, 2, 1) @ error.reshape(len(seen), -1, 1)
+        axes = (weight * trust)[:, None] * np.array([1.0, 1.0, depth_weight])[:, None]
+        # Turn (three), scale and shift (three) down, axes and points across: contiguous in memory as they are filled and used.
+        jacobian = np.zeros((len(seen), 7, 3, seen.shape[1]))
+        x, y, z = (turned[..., axis] for axis in range(3))
+        jacobian[:, 0, 1], jacobian[:, 0, 2] = -z, y
+        jacobian[:, 1, 0], jacobian[:, 1, 2] = z, -x
+        jacobian[:, 2, 0], jacobian[:, 2, 1] = -y, x
+        jacobian[:, 3] = turned.transpose(0, 2, 1)
+        for axis in range(3):
+            jacobian[:, 4 + axis, axis] = 1.0
+        flat = jacobian.reshape(len(seen), 7, -1)
+        weighted = (jacobian * axes[:, None]).reshape(len(seen), 7, -1)
+        normal = weighted @ flat.transpose(0, 2, 1)
+        right = weighted @ error.transpose(0, 2, 1).reshape(len(seen), -1, 1)
         step = np.linalg.solve(normal, right)[..., 0]
         rotation = rotation_from_vector(step[:, :3]) @ rotation
         scale = scale * np.exp(np.clip(step[:, 3], -0.5, 0.5))
@@ -281,9 +283,14 @@ def _bounded_least_squares(normal: Floats, right: Floats, start: Floats) -> Floa
 
 def _winsorised(error: Floats) -> Floats:
     """Errors ``[n, p, 3]`` with those far above the frame's typical one shortened: Huber's modified residuals."""
-    distance = np.linalg.norm(error, axis=-1)
+    distance = _lengths(error)
     bound = _HUBER * np.maximum(_typical(distance), 1e-6)
     return np.asarray(error * np.minimum(1.0, bound[:, None] / np.maximum(distance, 1e-12))[..., None])
+
+
+def _lengths(vectors: Floats, weights: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> Floats:
+    """Lengths of ``[n, p, 3]``, the squares of the axes weighted: ``[n, p]``. Several times faster than ``numpy.linalg.norm``."""
+    return np.asarray(np.sqrt(np.square(vectors) @ np.asarray(weights)))
 
 
 def _typical(distance: Floats) -> Floats:
