@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 
 from schemas.parameters import StageParameters
-from schemas.tables import CHUNKS, FRAMES, LANDMARK_TABLE, SUBJECT
+from schemas.tables import CHUNKS, FRAMES, LANDMARK_TABLE
 from stages.contract import Chunk, Inputs, Stage, Work, split_shots
 from stages.face3d.fitting import Poses, rotation_from_euler
 from stages.face3d.model import FaceModel
 from stages.face3d.retargeting import neutral_landmarks
 from stages.landmarks import Observation, landmark_columns
 from storage.artifacts import Artifact, ArtifactWriter
+from tests.artifacts import subject_table
 
 MODEL = FaceModel.builtin()
 WIDTH, HEIGHT, RATE = 640, 480, 25.0
@@ -96,27 +97,12 @@ def landmarks(folder: Path, chunks: list[Chunk], people: list[Performer]) -> lis
 
 def subject(folder: Path, person: Performer, count: int, crop: tuple[float, float, float] | None = None) -> Artifact:
     """The table of the track stage for one person over a clip of one shot."""
-    folder.mkdir(parents=True)
-    writer = ArtifactWriter(folder)
     detected = np.isin(np.arange(count), person.frames)
     points = np.full((count, 478 * 3), np.nan)
     for frame in person.frames:
         points[frame] = person.landmarks(frame).ravel()
     crop = crop or (person.x, person.y + 0.6 * person.size, 6.5 * person.size)
-    writer.write_table(
-        SUBJECT,
-        {
-            "frame": np.arange(count, dtype=np.int32),
-            "shot": np.zeros(count, np.int32),
-            "detected": detected,
-            "interpolated": np.zeros(count, bool),
-            "score": detected.astype(np.float32),
-            "crop": np.tile(crop, (count, 1)),
-            "landmarks": points,
-            "shoulders": np.tile([np.nan, np.nan, 0.0] * 2, (count, 1)),
-        },
-    )
-    return writer.local()
+    return subject_table(folder, np.tile(crop, (count, 1)), detected=detected, landmarks=points)
 
 
 def inputs(**artifacts: Artifact | list[Artifact]) -> Inputs:

@@ -9,13 +9,14 @@ import numpy as np
 from PIL import Image
 
 from schemas.parameters import EncodeParameters, IngestParameters, RenderParameters
-from schemas.tables import PLATES, SUBJECT, aligned_table, neutral_table
+from schemas.tables import PLATES, aligned_table, neutral_table
 from stages.contract import Chunk, Inputs, Work
 from stages.encode import Encode
 from stages.ingest import Ingest
 from stages.render import Render
 from stages.renderer import Scene
 from storage.artifacts import Artifact, ArtifactWriter
+from tests.artifacts import subject_table
 from tests.media import write_video
 from tests.stages.painted_heads import SIZE, WALL, portrait, pose, scene
 
@@ -93,24 +94,10 @@ def _ingest(folder: Path, target: Path) -> Artifact:
 
 
 def _track(folder: Path, scenes: list[Scene], detected: np.ndarray) -> Artifact:
-    writer = ArtifactWriter(folder / "track")
     count = len(scenes)
     landmarks = np.stack([one.landmarks + np.array([MARGIN, MARGIN, 0]) for one in scenes]).reshape(count, -1)
     landmarks[~detected] = np.nan
-    writer.write_table(
-        SUBJECT,
-        {
-            "frame": np.arange(count, dtype=np.int32),
-            "shot": np.zeros(count, np.int32),
-            "detected": detected,
-            "interpolated": np.zeros(count, bool),
-            "score": np.ones(count, np.float32),
-            "crop": np.tile(CROP, (count, 1)),
-            "landmarks": landmarks.astype(np.float32),
-            "shoulders": np.zeros((count, 6), np.float32),
-        },
-    )
-    return writer.local()
+    return subject_table(folder / "track", np.tile(CROP, (count, 1)), detected=detected, landmarks=landmarks)
 
 
 def _labels(folder: Path, maps: dict[int, np.ndarray]) -> Artifact:

@@ -9,7 +9,6 @@ import pytest
 
 from schemas.parameters import InpaintParameters
 from schemas.problems import ModelError
-from schemas.tables import SUBJECT
 from stages import segmentation as parts
 from stages.blocks import shoulder_rectangles
 from stages.contract import Inputs, Work
@@ -18,6 +17,7 @@ from stages.video.crops import extract_crop
 from stages.video.decode import open_clip
 from storage.artifacts import Artifact, ArtifactWriter
 from storage.tables import array
+from tests.artifacts import subject_table
 from tests.media import write_video
 from tests.stages.painting import paint_person, textured
 
@@ -45,15 +45,7 @@ class _Clip:
         return np.ascontiguousarray(self.scene[self.shots[frame]][10 : 10 + HEIGHT, left : left + WIDTH])
 
     def inputs(self) -> Inputs:
-        track = _writer(self.folder / "track")
-        columns = {"frame": np.arange(FRAMES, dtype=np.int32), "shot": self.shots, "crop": self.crops.astype(np.float32)}
-        columns |= {
-            "detected": np.ones(FRAMES, bool),
-            "interpolated": np.zeros(FRAMES, bool),
-            "score": np.ones(FRAMES, np.float32),
-        }
-        columns |= {"landmarks": np.zeros((FRAMES, 1434), np.float32), "shoulders": np.zeros((FRAMES, 6), np.float32)}
-        track.write_table(SUBJECT, columns)
+        track = subject_table(self.folder / "track", self.crops, shots=self.shots)
         masks = []
         for part, frames in enumerate((range(FRAMES // 2), range(FRAMES // 2, FRAMES))):
             writer = _writer(self.folder / f"masks{part}")
@@ -61,7 +53,7 @@ class _Clip:
                 for frame in frames:
                     out.write(frame, self.labels[frame])
             masks.append(writer.local())
-        return Inputs({("track", "clip"): [track.local()], ("masks", "clip"): masks})
+        return Inputs({("track", "clip"): [track], ("masks", "clip"): masks})
 
     def run(self, name: str = "inpaint", seed: int = 0, **parameters: object) -> Artifact:
         writer = _writer(self.folder / name)
@@ -169,25 +161,12 @@ def test_a_real_still_camera_gets_one_plate_without_the_person(shared: Path, tmp
     crop = np.array([320.0, 200.0, 300.0], np.float32)
     labels = np.zeros((256, 256), np.uint8)
     labels[60:, 40:216] = parts.CLOTH
-    track, masks = _writer(tmp_path / "track"), _writer(tmp_path / "masks")
-    track.write_table(
-        SUBJECT,
-        {
-            "frame": np.arange(frames, dtype=np.int32),
-            "shot": np.zeros(frames, np.int32),
-            "detected": np.ones(frames, bool),
-            "interpolated": np.zeros(frames, bool),
-            "score": np.ones(frames, np.float32),
-            "crop": np.tile(crop, (frames, 1)),
-            "landmarks": np.zeros((frames, 1434), np.float32),
-            "shoulders": np.zeros((frames, 6), np.float32),
-        },
-    )
+    track, masks = subject_table(tmp_path / "track", np.tile(crop, (frames, 1))), _writer(tmp_path / "masks")
     with masks.pictures("labels") as out:
         for frame in range(frames):
             out.write(frame, labels)
     writer = _writer(tmp_path / "inpaint")
-    inputs = Inputs({("track", "clip"): [track.local()], ("masks", "clip"): [masks.local()]})
+    inputs = Inputs({("track", "clip"): [track], ("masks", "clip"): [masks.local()]})
     InpaintStage().run(Work(InpaintParameters(), writer, inputs, {"clip": shared / "media" / "clips" / name}))
     made = writer.local()
     plate = made.pictures("plates").read(0)

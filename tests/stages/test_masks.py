@@ -12,7 +12,7 @@ import pytest
 
 from schemas.parameters import MaskParameters
 from schemas.problems import ModelError
-from schemas.tables import LANDMARKS, SUBJECT
+from schemas.tables import LANDMARKS
 from stages import segmentation as parts
 from stages.contract import Chunk, Inputs, Work
 from stages.hands import Awaiting, at_head, find_hands, hand_mask
@@ -22,6 +22,7 @@ from stages.segmentation import GRID, HairNetwork, HeadFrame, HeadParser, Person
 from stages.video.decode import open_clip
 from storage.artifacts import Artifact, ArtifactWriter
 from storage.tables import array
+from tests.artifacts import subject_table
 from tests.media import moving_pictures, write_video
 from tests.stages.painting import paint_person, painted_landmarks, textured
 
@@ -200,26 +201,6 @@ def test_nothing_of_the_old_background_is_left_on_white() -> None:
 # ----------------------------------------------------------------------------------------------------------------- stage
 
 
-def _subject(folder: Path, detected: np.ndarray, crops: np.ndarray, landmarks: np.ndarray) -> Artifact:
-    folder.mkdir()
-    count = len(detected)
-    writer = ArtifactWriter(folder)
-    writer.write_table(
-        SUBJECT,
-        {
-            "frame": np.arange(count, dtype=np.int32),
-            "shot": np.zeros(count, np.int32),
-            "detected": detected,
-            "interpolated": np.zeros(count, bool),
-            "score": np.ones(count, np.float32),
-            "crop": crops.astype(np.float32),
-            "landmarks": landmarks.reshape(count, -1).astype(np.float32),
-            "shoulders": np.full((count, 6), np.nan, np.float32),
-        },
-    )
-    return writer.local()
-
-
 def _run(folder: Path, clip: Path, subject: Artifact, chunk: Chunk, **parameters: object) -> Artifact:
     folder.mkdir()
     writer = ArtifactWriter(folder, frames=chunk.frames)
@@ -234,7 +215,7 @@ def test_every_frame_gets_a_map_and_a_row_with_or_without_a_face(tmp_path: Path)
     detected = np.array([True, True, False, True, True, False])
     landmarks = np.tile(painted_landmarks((80, 50), 40), (6, 1, 1))
     landmarks[~detected] = np.nan
-    subject = _subject(tmp_path / "track", detected, np.tile([80.0, 60.0, 100.0], (6, 1)), landmarks)
+    subject = subject_table(tmp_path / "track", np.tile([80.0, 60.0, 100.0], (6, 1)), detected=detected, landmarks=landmarks)
     made = _run(tmp_path / "masks", clip, subject, Chunk(0, 0, 1, 6), crop_size=256)
     table, pictures = made.table("masks"), made.pictures("labels")
     assert array(table, "frame").tolist() == pictures.frames == [1, 2, 3, 4, 5]
@@ -252,9 +233,9 @@ def test_every_frame_gets_a_map_and_a_row_with_or_without_a_face(tmp_path: Path)
 
 def test_asking_for_a_network_that_is_not_registered_says_how_to_register_it(tmp_path: Path) -> None:
     clip = write_video(tmp_path / "clip.mp4", moving_pictures(2))
-    subject = _subject(
-        tmp_path / "track", np.zeros(2, bool), np.tile([80.0, 60, 100], (2, 1)), np.full((2, LANDMARKS, 3), np.nan)
-    )
+    nothing = np.full((2, LANDMARKS, 3), np.nan)
+    crops = np.tile([80.0, 60, 100], (2, 1))
+    subject = subject_table(tmp_path / "track", crops, detected=np.zeros(2, bool), landmarks=nothing)
     with pytest.raises(ModelError, match="models add"):
         _run(tmp_path / "masks", clip, subject, Chunk(0, 0, 0, 2), hair="network")
 
