@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -118,7 +119,9 @@ def run_jobs(
 
 
 def _run(batch: Batch, settings: Settings, *, run_id: str, name: str) -> None:
-    if settings.engine == "prefect":
+    everything_cached = all(plan.record is not None for plan in batch.planner.jobs.values())
+    # A server of its own would take longer to start than all the rest, to show nobody that there was nothing to do.
+    if settings.engine == "prefect" and not (everything_cached and "PREFECT_API_URL" not in os.environ):
         from flows.prefect_engine import run_with_prefect  # Prefect takes seconds to import
 
         run_with_prefect(batch, run_id=run_id, name=name)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from flows import pipeline
-from flows.planning import JobPlan, Node, Planner
+from flows.planning import Clip, Node, Planner
+from schemas.problems import HeadswapError
+from stages.video.peek import stated_frames
+from stages.video.sandbox import run_limited
+from storage.sources import local_path
+
+PEEK_SECONDS = 120.0
 
 # Milliseconds on one core and bytes left in the store, a frame of a 720p clip with a 512 crop.
 MILLISECONDS: dict[str, float] = {
@@ -43,7 +49,7 @@ def seconds_per_frame(stage: str) -> float:
 
 @dataclass(frozen=True)
 class StageEstimate:
-    """Of one stage over a plan. ``frames`` counts what is known; clips not yet ingested are in ``unknown``."""
+    """Of one stage over a plan. ``frames`` counts what is known or stated by headers; ``unknown`` are clips that say nothing."""
 
     stage: str
     cached: int
@@ -55,9 +61,31 @@ class StageEstimate:
     bytes: int
 
 
-def estimate(planner: Planner, workers: int, jobs: Iterable[JobPlan] | None = None) -> list[StageEstimate]:
-    """One row for each stage: steps cached, to run, and standing failures; seconds are of wall clock with ``workers``."""
-    plans = list(jobs if jobs is not None else planner.jobs.values())
+def stated_lengths(planner: Planner) -> dict[str, int]:
+    """Frames of local clips that were never ingested, by address, as their headers state them."""
+    unknown = {
+        clip.url: path
+        for plan in planner.jobs.values()
+        if plan.record is None and plan.failure is None
+        for clip in (plan.source, plan.target)
+        if planner.chunks(Clip(clip.url)) is None and (path := local_path(clip.url)) is not None
+    }
+    if not unknown:
+        return {}
+    try:
+        found = run_limited(stated_frames, list(unknown.values()), seconds=PEEK_SECONDS, subject="headers of clips")
+    except HeadswapError:
+        return {}  # one of them crashes or hangs its decoder: an estimate is not worth more
+    return {url: frames for url, frames in zip(unknown, found, strict=True) if frames is not None}
+
+
+def estimate(planner: Planner, workers: int, stated: Mapping[str, int] | None = None) -> list[StageEstimate]:
+    """One row for each stage: steps cached, to run, and standing failures; seconds are of wall clock with ``workers``.
+
+    ``stated`` are lengths of clips that were never ingested (``stated_lengths``).
+    """
+    stated = stated or {}
+    plans = list(planner.jobs.values())
     nodes: dict[Node, None] = {}
     for plan in plans:
         if plan.failure is None:
@@ -74,7 +102,8 @@ def estimate(planner: Planner, workers: int, jobs: Iterable[JobPlan] | None = No
                 failed += 1
             else:
                 to_run += 1
-                length = planner.frames(node.owner)
+                clip = node.owner if isinstance(node.owner, Clip) else planner.jobs[node.owner].target
+                length = planner.frames(node.owner) or stated.get(clip.url)
                 if length is None:
                     unknown += 1
                 elif step.units is None:
@@ -87,5 +116,5 @@ def estimate(planner: Planner, workers: int, jobs: Iterable[JobPlan] | None = No
 
 
 def work_seconds(planner: Planner) -> float:
-    """Core seconds that are left, as far as lengths are known."""
-    return sum(row.seconds for row in estimate(planner, 1))
+    """Core seconds that are left, as far as lengths are known or stated."""
+    return sum(row.seconds for row in estimate(planner, 1, stated_lengths(planner)))

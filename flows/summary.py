@@ -13,7 +13,7 @@ from rich.table import Table
 
 from flows import runs
 from flows.catalogue import RunResult
-from flows.estimates import estimate
+from flows.estimates import estimate, stated_lengths
 from flows.events import JobOutcome
 from flows.planning import Planner
 from flows.progress import duration, size
@@ -89,7 +89,7 @@ def plan_document(jobs: Sequence[Job], store: ArtifactStore, settings: Settings,
     """What a run would do."""
     planner = Planner(jobs, store, settings, registry)
     planner.survey()
-    rows = estimate(planner, settings.workers)
+    rows = estimate(planner, settings.workers, stated_lengths(planner))
     states: Counter[str] = Counter()
     described = []
     for plan in planner.jobs.values():
@@ -150,7 +150,7 @@ def print_plan(document: dict[str, Any], console: Console) -> None:
         f"about {duration(document['seconds'])} with {document['workers']} workers; {size(document['bytes'])} more in the store"
     )
     if document["clips_of_unknown_length"]:
-        console.print(f"{document['clips_of_unknown_length']} clips were never read, their frames are not counted yet")
+        console.print(f"{document['clips_of_unknown_length']} clips do not say how long they are and are not counted")
     for job in document["jobs"]:
         if job["failure"] is not None:
             console.print(

@@ -28,7 +28,7 @@ _THREADS = 8
 
 def is_remote(url: str | Path) -> bool:
     """Whether a medium has to be fetched before it can be decoded."""
-    return _local_path(url) is None
+    return local_path(url) is None
 
 
 def describe(url: str | Path) -> tuple[int, str]:
@@ -38,7 +38,7 @@ def describe(url: str | Path) -> tuple[int, str]:
         MediaError: ``file_missing``, ``file_denied``.
         StoreError: ``store_unreachable`` where a remote place does not answer.
     """
-    path = _local_path(url)
+    path = local_path(url)
     with _media_errors(url):
         if path is not None:
             status = os.stat(path)
@@ -77,7 +77,7 @@ def fetch(
         MediaError: ``file_missing``, ``file_denied``; ``too_large`` before or, where the place kept quiet, while copying.
         StoreError: ``store_full`` where the local disk is, ``store_unreachable``.
     """
-    path = _local_path(url)
+    path = local_path(url)
     if path is not None:
         describe(url)
         yield path
@@ -175,7 +175,7 @@ def digest_many(
 
 
 def _document(url: str, facts: tuple[int, str]) -> str:
-    path = _local_path(url)
+    path = local_path(url)
     address = url if path is None else str(Path(path).absolute())
     # Only a digest of the address: it may name people and places, and documents are shared.
     name = digest_value([address, *facts])
@@ -198,7 +198,8 @@ def _make_room(folder: Path, room: int) -> None:
         total -= status.st_size
 
 
-def _local_path(url: str | Path) -> Path | None:
+def local_path(url: str | Path) -> Path | None:
+    """The file on this machine that an address means, or None where it is elsewhere."""
     scheme, separator, rest = str(url).partition("://")
     if not separator:
         return Path(url).expanduser()
