@@ -32,6 +32,10 @@ app = typer.Typer(
 )
 models_app = typer.Typer(help="Networks: nothing downloads by itself.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
+performers_app = typer.Typer(help="Synthetic people with ground truth.", no_args_is_help=True)
+app.add_typer(performers_app, name="performers")
+face_model_app = typer.Typer(help="The built-in morphable model.", no_args_is_help=True)
+app.add_typer(face_model_app, name="face-model")
 
 out_console = Console(soft_wrap=True)
 error_console = Console(stderr=True, soft_wrap=True)
@@ -437,6 +441,72 @@ def models_verify(config: ConfigOption = None, as_json: JsonOption = False) -> i
         for entry in entries:
             out_console.print(f"{entry['name']}: {entry['state']}")
     return FAILED if any(entry["state"] == "damaged" for entry in entries) else DONE
+
+
+HeadModelOption = Annotated[
+    Path | None, typer.Option("--head-model", metavar="FILE", help="Packed ICT-FaceKit. Default: the registered model `ict`.")
+]
+
+
+def usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def tell_share(what: str, quiet: bool) -> Callable[[int, int], None]:
+    return lambda done, total: None if quiet else error_console.print(f"{what} {done} of {total}")
+
+
+@command(performers_app, "render")
+def performers_render(
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write to.")],
+    count: Annotated[int, typer.Option("--count", min=1, help="Clips.")] = 4,
+    frames: Annotated[int, typer.Option("--frames", min=2, help="Frames of each clip.")] = 75,
+    size: Annotated[int, typer.Option("--size", help="Side of the pictures, pixels.")] = 512,
+    rate: Annotated[int, typer.Option("--rate", help="Frames a second of the videos.")] = 25,
+    seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
+    swaps: Annotated[bool, typer.Option("--swaps", help="Also a second person's portrait and the true head swap.")] = False,
+    stills: Annotated[bool, typer.Option("--stills", help="Also every picture as PNG.")] = False,
+    workers: WorkersOption = None,
+    head_model: HeadModelOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Synthetic people performing: videos, label maps, alpha and a table of truth. The same command again goes on."""
+    from flows.performers import RenderOrder, render_performers
+
+    order = RenderOrder(count, frames, size, rate, seed, swaps, stills)
+    file = head_model or registry_of(settings_of(config, None)).require("ict")
+    told = render_performers(file, out, order, workers=workers or usable_cores(), tell=tell_share("clip", as_json))
+    if as_json:
+        print_json(told)
+    else:
+        speed = f", {told['frames_per_second']} frames a second" if told["rendered"] else ""
+        out_console.print(f"{told['clips']} clips in {told['folder']}, {told['rendered']} rendered now{speed}")
+    return DONE
+
+
+@command(face_model_app, "build")
+def face_model_build(
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The model's file (.npz).")],
+    renders: Annotated[int, typer.Option("--renders", help="Pictures to measure on.")] = 20_000,
+    seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
+    parts: Annotated[
+        Path | None, typer.Option("--parts", metavar="DIR", help="Folder of the measurements. Default: beside the file.")
+    ] = None,
+    workers: WorkersOption = None,
+    head_model: HeadModelOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Measure the built-in face model again on rendered people. The same command again goes on where a stopped one was."""
+    from flows.face_model import build_face_model, print_report
+
+    file = head_model or registry_of(settings_of(config, None)).require("ict")
+    told = build_face_model(
+        file, out, renders=renders, seed=seed, workers=workers or usable_cores(), parts=parts, tell=tell_share("part", as_json)
+    )
+    print_json(told) if as_json else print_report(told, out_console)
+    return DONE
 
 
 @command(app)

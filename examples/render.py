@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import cv2
@@ -37,7 +38,7 @@ class Example:
     frames: int = 1
     rate: int = 25
     sound: bool = False
-    acting: dict[str, float] = field(default_factory=dict)
+    acting: dict[str, Any] = field(default_factory=dict)
 
 
 PORTRAIT = Camera(640, 640, 2.1, 90.0, (0.0, -1.5))

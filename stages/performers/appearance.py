@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float32]
-HairStyle = Literal["bald", "buzz", "short", "quiff", "bob", "long"]
+HairStyle = Literal["bald", "buzz", "short", "quiff", "curly", "knot", "bob", "long"]
 ClothesStyle = Literal["crew", "roll", "shirt"]
 Colour = tuple[float, float, float]
 """Red, green, blue as shown on a screen (sRGB), 0..255."""
@@ -19,6 +19,9 @@ SKINS: tuple[Colour, ...] = ((238, 196, 172), (226, 178, 148), (205, 150, 116), 
 HAIRS: tuple[Colour, ...] = ((34, 26, 24), (70, 44, 30), (122, 78, 46), (186, 142, 84), (140, 62, 32), (150, 146, 142))
 IRISES: tuple[Colour, ...] = ((88, 122, 148), (96, 66, 38), (104, 116, 70), (60, 40, 26))
 CLOTHES: tuple[Colour, ...] = ((46, 74, 108), (122, 48, 52), (58, 84, 66), (196, 186, 168), (70, 66, 76), (176, 128, 60))
+GLASSES: tuple[Colour, ...] = ((34, 32, 36), (74, 44, 28), (120, 116, 110), (44, 54, 84))
+STYLES: tuple[HairStyle, ...] = ("bald", "buzz", "short", "quiff", "curly", "knot", "bob", "long")
+STYLE_SHARES = (0.06, 0.10, 0.16, 0.16, 0.10, 0.08, 0.14, 0.20)
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,8 @@ class Appearance:
         skin, hair, lips, iris, cloth: colours. hair_style, clothes_style: names.
         parting: of long hair, radians from the middle. wave: of long hair, centimetres. tips: height of its ends, centimetres.
         freckles, beard, brows: strength 0..1. build: width of the shoulders, 1 is average.
+        glasses: thickness of their frame 0..1, none at 0. glasses_roundness: 0 boxes, 1 circles. glasses_colour: of the frame.
+        hand_skin: of the hands where it is not that of the face (another person's body).
         texture_seed: of everything painted.
     """
 
@@ -46,6 +51,10 @@ class Appearance:
     beard: float = 0.0
     brows: float = 0.8
     build: float = 1.0
+    glasses: float = 0.0
+    glasses_roundness: float = 0.5
+    glasses_colour: Colour = (40, 36, 38)
+    hand_skin: Colour | None = None
     texture_seed: int = 0
 
     @classmethod
@@ -53,23 +62,27 @@ class Appearance:
         """A random appearance; the same for the same seed."""
         rng = np.random.default_rng([seed, 1])
         skin = SKINS[int(rng.integers(len(SKINS)))]
-        style = ("bald", "buzz", "short", "quiff", "bob", "long")[int(rng.choice(6, p=[0.06, 0.12, 0.2, 0.2, 0.2, 0.22]))]
-        bearded = style in ("bald", "buzz", "short", "quiff") and rng.uniform() < 0.4
+        style = STYLES[int(rng.choice(len(STYLES), p=STYLE_SHARES))]
+        bearded = style in ("bald", "buzz", "short", "quiff", "curly") and rng.uniform() < 0.4
+        glasses = float(rng.uniform(0.1, 1.0)) if rng.uniform() < 0.22 else 0.0
         return cls(
             skin=skin,
             hair=HAIRS[int(rng.integers(len(HAIRS)))],
             lips=tuple(float(c) for c in np.array(skin) * 0.55 + np.array([168, 72, 76]) * 0.42),  # type: ignore[arg-type]
             iris=IRISES[int(rng.integers(len(IRISES)))],
             cloth=CLOTHES[int(rng.integers(len(CLOTHES)))],
-            hair_style=style,  # type: ignore[arg-type]
+            hair_style=style,
             clothes_style=("crew", "roll", "shirt")[int(rng.integers(3))],  # type: ignore[arg-type]
             parting=float(rng.uniform(-0.35, 0.35)),
             wave=float(rng.choice([0.1, 0.3, 0.5])),
-            tips=float(rng.uniform(-7, -4.5) if style == "bob" else rng.uniform(-17, -12)),
+            tips=float(rng.uniform(-7, -4.5) if style == "bob" else rng.uniform(-24, -12)),
             freckles=float(rng.uniform(0, 1) ** 3),
             beard=float(rng.uniform(0.3, 1.0)) if bearded else 0.0,
             brows=float(rng.uniform(0.55, 1.0)),
             build=float(rng.uniform(0.88, 1.1)),
+            glasses=glasses,
+            glasses_roundness=float(rng.uniform(0, 1)),
+            glasses_colour=GLASSES[int(rng.integers(len(GLASSES)))],
             texture_seed=seed,
         )
 
@@ -87,16 +100,22 @@ def display(light: Floats) -> npt.NDArray[np.uint8]:
     return np.asarray(np.clip(c * 255 + 0.5, 0, 255), np.uint8)
 
 
+def _colour(values: npt.NDArray[np.floating]) -> Colour:
+    red, green, blue = (float(value) for value in values)
+    return red, green, blue
+
+
 @dataclass(frozen=True)
 class Room:
     """What is behind the performer, and where the light comes from.
 
     Attributes:
-        kind: ``shelf`` (books), ``window`` (panes and a plant), ``studio`` (plain, graded).
+        kind: ``shelf`` (books), ``window`` (panes and a plant), ``studio`` (plain, graded), ``plain`` (one colour), ``texture``
+            (a rough wall with stains), ``moving`` (a street at night: ``stages.performers.backdrop`` lets its lights move).
         wall: colour. key: towards the main light, in camera axes. key_colour, fill_colour, sky_colour: linear light.
     """
 
-    kind: Literal["shelf", "window", "studio"] = "studio"
+    kind: Literal["shelf", "window", "studio", "plain", "texture", "moving"] = "studio"
     wall: Colour = (150, 156, 160)
     key: Colour = (-0.55, 0.55, 0.75)
     key_colour: Colour = (1.9, 1.8, 1.62)
@@ -105,9 +124,31 @@ class Room:
     seed: int = 0
     blur: float = field(default=0.014)
 
+    @classmethod
+    def drawn(cls, seed: int, *, plain: bool = False) -> Room:
+        """A random room and light; ``plain``: only backgrounds that cost nothing to paint."""
+        rng = np.random.default_rng([seed, 5])
+        kinds = ("studio", "plain", "texture") if plain else ("shelf", "window", "studio", "plain", "texture", "moving")
+        warm, strength, turn = rng.uniform(-1, 1), rng.uniform(0.85, 1.1), rng.uniform(-1.0, 1.0)
+        key = (float(np.sin(turn)), float(rng.uniform(0.3, 0.8)), float(0.45 + 0.5 * np.cos(turn)))
+        sun = strength * np.array([1.9 + 0.12 * warm, 1.8, 1.66 - 0.2 * warm])
+        sky = rng.uniform(0.8, 1.15) * np.array([0.62 - 0.05 * warm, 0.65, 0.70 + 0.08 * warm])
+        fill = rng.uniform(0.6, 1.5) * np.array([0.22, 0.26, 0.32])
+        return cls(
+            kind=kinds[int(rng.integers(len(kinds)))],  # type: ignore[arg-type]
+            wall=_colour(rng.uniform(60, 200, 3) * (1 - 0.5) + 0.5 * rng.uniform(60, 210)),
+            key=key,
+            key_colour=_colour(sun),
+            sky_colour=_colour(sky),
+            fill_colour=_colour(fill),
+            seed=seed,
+        )
+
     def paint(self, width: int, height: int) -> Floats:
         """The background out of focus, linear light: float32 [height, width, 3]."""
         rng = np.random.default_rng([self.seed, 2])
+        if self.kind == "plain":
+            return np.broadcast_to(linear(self.wall), (height, width, 3)).copy()
         y, x = np.mgrid[0:height, 0:width].astype(np.float32)
         wall = linear(self.wall)
         falloff = 0.75 + 0.45 * np.exp(-(((x / width - 0.3) / 0.5) ** 2) - ((y / height - 0.25) / 0.6) ** 2)
@@ -151,4 +192,13 @@ class Room:
                     -1,
                 )
             cv2.rectangle(picture, (int(0.80 * width), int(0.72 * height)), (int(0.92 * width), height), (0.28, 0.12, 0.07), -1)
+        elif self.kind == "texture":
+            rough = np.zeros((height, width), np.float32)
+            for cells, strength in ((5, 0.5), (13, 0.3), (40, 0.2), (120, 0.12)):
+                lattice = rng.random((cells, cells), np.float32) - 0.5
+                rough += strength * cv2.resize(lattice, (width, height), interpolation=cv2.INTER_CUBIC)
+            picture = np.maximum(picture * (1 + 0.9 * rough[..., None]), 0).astype(np.float32)
+            return np.asarray(cv2.GaussianBlur(picture, (0, 0), 0.3 * self.blur * height), np.float32)
+        elif self.kind == "moving":
+            picture *= 0.25
         return np.asarray(cv2.GaussianBlur(picture, (0, 0), self.blur * height), np.float32)

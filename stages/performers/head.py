@@ -97,6 +97,13 @@ PIVOT = np.array([0.0, -6.0, -1.0], np.float32)
 """Where the head turns on the neck."""
 
 
+def following_height(vertices: Floats) -> Floats:
+    """Heights for ``bend`` of a head at rest [n, 3]: the jaw goes with the head although the neck beside it does not: [n]."""
+    height = vertices[:, 1]
+    t = np.clip((height + 10.0) / 2.0, 0, 1)
+    return np.asarray(height + 0.35 * np.maximum(0, vertices[:, 2] - 1) * t * t * (3 - 2 * t), np.float32)
+
+
 def bend(vertices: Floats, rest_height: Floats, rotation: Floats, shift: Floats) -> Floats:
     """Pose vertices: all the head above the neck, nothing below, smoothly between.
 

@@ -23,6 +23,8 @@ class Performance:
         sway: float32 [frames, 3], of the whole body, centimetres.
         expression: float32 [frames, expressions], weights 0..1 in the order of the head model.
         voice: float32 [frames], loudness of speech 0..1, in step with the mouth.
+        hand: float32 [frames, 5], a hand before the face (``scene.Performer.shoot``); NaN where there is none.
+        drift: float32 [frames, 2], of the camera to the right and up, centimetres.
     """
 
     frames_per_second: float
@@ -31,6 +33,8 @@ class Performance:
     sway: Floats
     expression: Floats
     voice: Floats
+    hand: Floats
+    drift: Floats
 
     def __len__(self) -> int:
         return len(self.pose)
@@ -75,12 +79,18 @@ def perform(
     speech: float = 1.0,
     motion: float = 1.0,
     smile: float = 0.5,
+    faces: float = 0.0,
+    turn: float = 0.0,
+    hands: int = 0,
+    drift: float = 0.0,
 ) -> Performance:
     """Invent a performance.
 
     Args:
         names: expression names in the order of the head model. frames, frames_per_second: length.
         speech, motion, smile: how much of each, 0 for none, 1 for usual.
+        faces: strength of the grimaces that follow each other, 0..1. turn: largest yaw of slow turns of the head, radians.
+        hands: how often a hand passes before the face. drift: of a camera held by hand, centimetres.
     """
     rng = np.random.default_rng(seed)
     seconds = np.arange(frames) / frames_per_second
@@ -146,9 +156,62 @@ def perform(
     for side in ("L", "R"):
         weights[f"eyeBlink_{side}"] = 0.06 + 0.94 * blink
 
+    more = np.random.default_rng([seed, 3])  # apart, so that what is asked for does not change the rest
+    if faces > 0:
+        for name, curve in _grimaces(names, seconds, more).items():
+            weights[name] = weights[name] + faces * curve
+    pose, shift = motion * pose, motion * shift
+    if turn > 0:
+        pose[:, 0] = np.clip(0.97 * turn * _turning(seconds, more) + 0.2 * pose[:, 0], -turn, turn)
+    hand = _passing_hands(seconds, hands, more)
+    shake = drift * np.stack([_wander(seconds, more, 0.25, 4), _wander(seconds, more, 0.3, 4)], axis=1)
     expression = np.stack([np.clip(weights[name], 0, 1) for name in names], axis=1)
-    as_floats = [np.asarray(a, np.float32) for a in (motion * pose, motion * shift, motion * sway, expression, voice)]
+    as_floats = [np.asarray(a, np.float32) for a in (pose, shift, motion * sway, expression, voice, hand, shake)]
     return Performance(frames_per_second, *as_floats)
+
+
+def _grimaces(names: Sequence[str], seconds: Doubles, rng: np.random.Generator) -> dict[str, Doubles]:
+    """Every second or so one or two expressions, both sides mostly together: curves by name."""
+    stems = sorted(
+        {name.removesuffix("_L").removesuffix("_R") for name in names if not name.startswith(("eyeLook", "PupilDilate"))}
+    )
+    curves = {name: np.zeros(len(seconds)) for name in names}
+    start = rng.uniform(0, 0.4)
+    while start < seconds[-1]:
+        shape = _bump(seconds, start, rng.uniform(0.15, 0.4), rng.uniform(0.1, 0.6), rng.uniform(0.15, 0.5))
+        for stem in rng.choice(stems, size=int(rng.integers(1, 3)), replace=False):
+            weight, lean = rng.uniform(0.4, 1.0), rng.uniform()
+            for name in names:
+                if name in (stem, f"{stem}_L", f"{stem}_R"):
+                    one_sided = (name.endswith("_L") and lean < 0.12) or (name.endswith("_R") and lean > 0.88)
+                    curves[name] = np.maximum(curves[name], weight * shape * (0.1 if one_sided else 1.0))
+        start += rng.uniform(0.5, 1.2)
+    return curves
+
+
+def _turning(seconds: Doubles, rng: np.random.Generator) -> Doubles:
+    """From one side to the other and back, -1..1, resting a while at the ends."""
+    phase = rng.uniform(0, 2 * np.pi)
+    swing = np.sin(2 * np.pi * rng.uniform(0.18, 0.26) * seconds + phase)
+    return np.asarray(np.sin(0.5 * np.pi * swing))
+
+
+def _passing_hands(seconds: Doubles, count: int, rng: np.random.Generator) -> Doubles:
+    """A hand that comes up from below, crosses the face and goes down again, ``count`` times: [frames, 5], NaN between."""
+    hand = np.full((len(seconds), 5), np.nan)
+    length = seconds[-1] / max(count, 1)
+    for k in range(count):
+        side = float(rng.choice([-1, 1]))
+        start, lasting = (k + rng.uniform(0.05, 0.25)) * length, min(rng.uniform(1.2, 2.2), 0.7 * length)
+        up = _bump(seconds, start, 0.35 * lasting, 0.3 * lasting, 0.35 * lasting)
+        progress = np.clip((seconds - start) / max(lasting, 1e-6), 0, 1)
+        top, across = rng.uniform(-14, -6), rng.uniform(-5, 5)
+        x = side * (9 - 14 * progress) + across
+        y = -52 + (top + 52) * up
+        shown = (progress > 0) & (progress < 1)
+        rows = np.stack([np.full(len(seconds), side), x, y, 17 + 1.5 * up, 0.35 - 0.5 * progress], axis=1)
+        hand[shown] = rows[shown]
+    return hand
 
 
 def hum(performance: Performance, *, seed: int, sample_rate: int = 44_100) -> npt.NDArray[np.float32]:

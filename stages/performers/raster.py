@@ -1,7 +1,7 @@
 """Rasteriser for triangle meshes: a visibility buffer for shading, and depth maps for shadows and ambient occlusion.
 
-Deferred: one pass decides which triangle every pixel sees, a second one (``stages.performers.shading``) computes colours.
-Compiled with numba; single threaded and without fast maths, so that a render is the same bits everywhere.
+Deferred: one pass decides which triangle every sample sees, a second one (``stages.performers.shading``) computes colours.
+Compiled with numba; single threaded and without fast maths, so that a render does not depend on the number of cores.
 """
 
 from __future__ import annotations
@@ -15,35 +15,33 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int32]
 
+NOTHING = -1e9
+"""Depth where nothing was drawn."""
 
-@numba.njit(cache=True)
-def lattice(i: int, j: int, k: int) -> float:
-    """Pseudo-random number in 0..1 of a lattice point."""
-    n = (i * 374761393 + j * 668265263 + k * 1440662683) & 0xFFFFFFFF
-    n = ((n ^ (n >> 13)) * 1274126177) & 0xFFFFFFFF
-    return ((n ^ (n >> 16)) & 0xFFFFFFFF) / 4294967296.0
-
-
-@numba.njit(cache=True)
-def noise(x: float, y: float, z: float) -> float:
-    """Value noise in 0..1 with period 1 on each axis, smoothly interpolated."""
-    i, j, k = math.floor(x), math.floor(y), math.floor(z)
-    a, b, c = x - i, y - j, z - k
-    a, b, c = a * a * (3 - 2 * a), b * b * (3 - 2 * b), c * c * (3 - 2 * c)
-    total = 0.0
-    for di in range(2):
-        wa = a if di else 1 - a
-        for dj in range(2):
-            wb = b if dj else 1 - b
-            for dk in range(2):
-                total += wa * wb * (c if dk else 1 - c) * lattice(int(i) + di, int(j) + dj, int(k) + dk)
-    return total
+GRAIN_SIDE = 256
+GRAIN: Floats = np.random.default_rng(20_211).random((GRAIN_SIDE, GRAIN_SIDE), np.float32)
+"""Random values in 0..1 on a lattice that repeats; ``grain`` reads between them."""
 
 
 @numba.njit(cache=True)
-def strand_reach(u: float) -> float:
+def grain(table: Floats, u: float, v: float) -> float:
+    """Value noise in 0..1 with period 1 between lattice points, linear between them; repeats after 256.
+
+    ``table``: float32 [256, 256], ``GRAIN``.
+    """
+    i, j = math.floor(u), math.floor(v)
+    a, b = u - i, v - j
+    i, j = int(i) & 255, int(j) & 255
+    k, m = (i + 1) & 255, (j + 1) & 255
+    low = table[i, j] + (table[k, j] - table[i, j]) * a
+    high = table[i, m] + (table[k, m] - table[i, m]) * a
+    return low + (high - low) * b
+
+
+@numba.njit(cache=True)
+def strand_reach(table: Floats, u: float) -> float:
     """How far a strand at position ``u`` (cm across the strands) falls short of its end, 0..1."""
-    return 0.55 * noise(u * 2.1, 3.5, 0.5) + 0.45 * noise(u * 14.0, 7.5, 0.5)
+    return 0.55 * grain(table, u * 2.1, 3.5) + 0.45 * grain(table, u * 14.0, 77.5)
 
 
 @numba.njit(cache=True)
@@ -53,49 +51,62 @@ def visibility(
     cut: Floats,
     strand: Floats,
     ragged: Floats,
+    table: Floats,
     triangle_buffer: Integers,
-    weights: Floats,
     depth: Floats,
 ) -> None:
-    """Which triangle each pixel sees.
+    """Which triangle each sample sees.
 
     Args:
-        points: float32 [vertices, 3], pixels x, pixels y, depth (larger is nearer).
+        points: float32 [vertices, 3], samples x, samples y, depth (larger is nearer).
         triangles: int32 [triangles, 3].
-        cut, strand: float32 [vertices]; where a triangle is ragged, a pixel is left out when ``cut`` (cm to the end of the
+        cut, strand: float32 [vertices]; where a triangle is ragged, a sample is left out when ``cut`` (cm to the end of the
             strand) is less than ``ragged`` times the strand's own shortfall. This makes fringes, tips and lashes.
-        ragged: float32 [triangles], cm; 0 is a solid triangle.
-        triangle_buffer, weights, depth: int32 [h, w], float32 [h, w, 2], float32 [h, w]; written.
+        ragged: float32 [triangles], cm; 0 is a solid triangle. table: ``GRAIN``.
+        triangle_buffer, depth: int32 [h, w], float32 [h, w]; written.
     """
     height, width = depth.shape
     for t in range(triangles.shape[0]):
         a, b, c = triangles[t, 0], triangles[t, 1], triangles[t, 2]
-        x0, y0, x1, y1, x2, y2 = points[a, 0], points[a, 1], points[b, 0], points[b, 1], points[c, 0], points[c, 1]
+        x0, y0, x1, y1 = float(points[a, 0]), float(points[a, 1]), float(points[b, 0]), float(points[b, 1])
+        x2, y2 = float(points[c, 0]), float(points[c, 1])
+        low, high = min(y0, y1, y2), max(y0, y1, y2)
+        if high < 0.5 or low > height - 0.5:
+            continue
+        top, bottom = max(0, math.ceil(low - 0.5)), min(height - 1, math.floor(high - 0.5))
+        left = max(0, math.ceil(min(x0, x1, x2) - 0.5))
+        right = min(width - 1, math.floor(max(x0, x1, x2) - 0.5))
+        if top > bottom or left > right:
+            continue
         area = (y1 - y2) * (x0 - x2) + (x2 - x1) * (y0 - y2)
         if abs(area) < 1e-9:
             continue
-        top, bottom = max(0, math.ceil(min(y0, y1, y2) - 0.5)), min(height - 1, math.floor(max(y0, y1, y2) - 0.5))
-        left, right = max(0, math.ceil(min(x0, x1, x2) - 0.5)), min(width - 1, math.floor(max(x0, x1, x2) - 0.5))
+        per_area = 1.0 / area
+        step_a, step_b = (y1 - y2) * per_area, (y2 - y0) * per_area
+        row_a, row_b = (x2 - x1) * per_area, (x0 - x2) * per_area
+        z2 = float(points[c, 2])
+        z02, z12 = points[a, 2] - z2, points[b, 2] - z2
+        frayed = ragged[t]
         for row in range(top, bottom + 1):
-            y = row + 0.5
+            y = row + 0.5 - y2
+            wa = step_a * (left + 0.5 - x2) + row_a * y
+            wb = step_b * (left + 0.5 - x2) + row_b * y
             for column in range(left, right + 1):
-                x = column + 0.5
-                wa = ((y1 - y2) * (x - x2) + (x2 - x1) * (y - y2)) / area
-                wb = ((y2 - y0) * (x - x2) + (x0 - x2) * (y - y2)) / area
-                wc = 1 - wa - wb
-                if wa < -1e-5 or wb < -1e-5 or wc < -1e-5:
-                    continue
-                z = wa * points[a, 2] + wb * points[b, 2] + wc * points[c, 2]
-                if z <= depth[row, column]:
-                    continue
-                if ragged[t] > 0:
-                    u = wa * strand[a] + wb * strand[b] + wc * strand[c]
-                    if wa * cut[a] + wb * cut[b] + wc * cut[c] < ragged[t] * strand_reach(u):
-                        continue
-                depth[row, column] = z
-                triangle_buffer[row, column] = t
-                weights[row, column, 0] = wa
-                weights[row, column, 1] = wb
+                if wa >= -1e-6 and wb >= -1e-6 and wa + wb <= 1.000001:
+                    z = z2 + wa * z02 + wb * z12
+                    if z > depth[row, column]:
+                        hidden = False
+                        if frayed > 0:
+                            wc = 1 - wa - wb
+                            left_over = wa * cut[a] + wb * cut[b] + wc * cut[c]
+                            if left_over < frayed:
+                                reach = strand_reach(table, wa * strand[a] + wb * strand[b] + wc * strand[c])
+                                hidden = left_over < frayed * reach
+                        if not hidden:
+                            depth[row, column] = z
+                            triangle_buffer[row, column] = t
+                wa += step_a
+                wb += step_b
 
 
 @numba.njit(cache=True)
@@ -104,43 +115,105 @@ def depth_map(points: Floats, triangles: Integers, depth: Floats) -> None:
     height, width = depth.shape
     for t in range(triangles.shape[0]):
         a, b, c = triangles[t, 0], triangles[t, 1], triangles[t, 2]
-        x0, y0, x1, y1, x2, y2 = points[a, 0], points[a, 1], points[b, 0], points[b, 1], points[c, 0], points[c, 1]
+        x0, y0, x1, y1 = float(points[a, 0]), float(points[a, 1]), float(points[b, 0]), float(points[b, 1])
+        x2, y2 = float(points[c, 0]), float(points[c, 1])
+        top, bottom = max(0, math.ceil(min(y0, y1, y2))), min(height - 1, math.floor(max(y0, y1, y2)))
+        left, right = max(0, math.ceil(min(x0, x1, x2))), min(width - 1, math.floor(max(x0, x1, x2)))
+        if top > bottom or left > right:
+            continue
         area = (y1 - y2) * (x0 - x2) + (x2 - x1) * (y0 - y2)
         if abs(area) < 1e-9:
             continue
-        for row in range(max(0, math.ceil(min(y0, y1, y2))), min(height - 1, math.floor(max(y0, y1, y2))) + 1):
-            for column in range(max(0, math.ceil(min(x0, x1, x2))), min(width - 1, math.floor(max(x0, x1, x2))) + 1):
-                wa = ((y1 - y2) * (column - x2) + (x2 - x1) * (row - y2)) / area
-                wb = ((y2 - y0) * (column - x2) + (x0 - x2) * (row - y2)) / area
-                wc = 1 - wa - wb
-                if wa >= -1e-5 and wb >= -1e-5 and wc >= -1e-5:
-                    depth[row, column] = max(depth[row, column], wa * points[a, 2] + wb * points[b, 2] + wc * points[c, 2])
+        per_area = 1.0 / area
+        step_a, step_b = (y1 - y2) * per_area, (y2 - y0) * per_area
+        row_a, row_b = (x2 - x1) * per_area, (x0 - x2) * per_area
+        z2 = float(points[c, 2])
+        z02, z12 = points[a, 2] - z2, points[b, 2] - z2
+        for row in range(top, bottom + 1):
+            wa = step_a * (left - x2) + row_a * (row - y2)
+            wb = step_b * (left - x2) + row_b * (row - y2)
+            for column in range(left, right + 1):
+                if wa >= -1e-6 and wb >= -1e-6 and wa + wb <= 1.000001:
+                    z = z2 + wa * z02 + wb * z12
+                    if z > depth[row, column]:
+                        depth[row, column] = z
+                wa += step_a
+                wb += step_b
 
 
-def lit(vertices: Floats, normals: Floats, triangles: Integers, towards: Floats, size: int = 192, bias: float = 0.45) -> Floats:
-    """Share of light from far away in direction ``towards`` that reaches each vertex: float32 [vertices], 0..1."""
+@numba.njit(cache=True)
+def _turned(vertices: Floats, basis: Floats, low: Floats, scale: float, out: Floats) -> None:
+    """Vertices seen along the third row of ``basis``, in pixels of a depth map with a border of two."""
+    for i in range(vertices.shape[0]):
+        x, y, z = vertices[i, 0], vertices[i, 1], vertices[i, 2]
+        out[i, 0] = (basis[0, 0] * x + basis[0, 1] * y + basis[0, 2] * z - low[0]) * scale + 2
+        out[i, 1] = (basis[1, 0] * x + basis[1, 1] * y + basis[1, 2] * z - low[1]) * scale + 2
+        out[i, 2] = basis[2, 0] * x + basis[2, 1] * y + basis[2, 2] * z
+
+
+@numba.njit(cache=True)
+def _received(
+    seen: Floats, normals: Floats, basis: Floats, scale: float, bias: float, reach: int, depth: Floats, out: Floats
+) -> None:
+    """Share of a square of ``2 * reach`` pixels around each vertex that lets light through: bilinear percentage-closer filter."""
+    size = depth.shape[0]
+    taps = 2 * reach
+    for i in range(seen.shape[0]):
+        nx, ny, nz = normals[i, 0], normals[i, 1], normals[i, 2]
+        toward = basis[2, 0] * nx + basis[2, 1] * ny + basis[2, 2] * nz
+        if toward < -0.5:
+            out[i] = 0.0
+            continue
+        # Pushed out along the normal, against a surface shadowing itself.
+        x = seen[i, 0] + (basis[0, 0] * nx + basis[0, 1] * ny + basis[0, 2] * nz) * bias * scale
+        y = seen[i, 1] + (basis[1, 0] * nx + basis[1, 1] * ny + basis[1, 2] * nz) * bias * scale
+        level = seen[i, 2] + toward * bias + bias
+        column, row = math.floor(x) - reach + 1, math.floor(y) - reach + 1
+        fx, fy = x - math.floor(x), y - math.floor(y)
+        if column < 0 or row < 0 or column + taps >= size or row + taps >= size:
+            out[i] = 1.0
+            continue
+        total, weights = 0.0, 0.0
+        for dy in range(taps):
+            wy = 1 - fy if dy == 0 else fy if dy == taps - 1 else 1.0
+            for dx in range(taps):
+                wx = 1 - fx if dx == 0 else fx if dx == taps - 1 else 1.0
+                weights += wx * wy
+                if depth[row + dy, column + dx] <= level:
+                    total += wx * wy
+        out[i] = total / weights
+
+
+def lit(
+    vertices: Floats,
+    normals: Floats,
+    triangles: Integers,
+    towards: Floats,
+    size: int = 192,
+    bias: float = 0.45,
+    reach: int = 1,
+    framed: Floats | None = None,
+) -> Floats:
+    """Share of light from far away in direction ``towards`` that reaches each vertex: float32 [vertices], 0..1.
+
+    Args:
+        size: of the depth map. bias: centimetres of tolerance. reach: pixels of the map over which shadows fade.
+        framed: vertices [n, 3] that the depth map must hold, all by default; outside it everything is lit.
+    """
     axis = towards / np.linalg.norm(towards)
     helper = np.array([0, 1, 0], np.float32) if abs(axis[1]) < 0.9 else np.array([1, 0, 0], np.float32)
     right = np.cross(helper, axis)
     right /= np.linalg.norm(right)
-    up = np.cross(axis, right)
-    seen = np.stack([vertices @ right, vertices @ up, vertices @ axis], 1)
-    low, high = seen[:, :2].min(0), seen[:, :2].max(0)
+    basis = np.stack([right, np.cross(axis, right), axis]).astype(np.float32)
+    flat = (vertices if framed is None else framed) @ basis[:2].T
+    low, high = flat.min(0), flat.max(0)
     scale = (size - 5) / float((high - low).max())
-    seen[:, :2] = (seen[:, :2] - low) * scale + 2
-    seen = np.ascontiguousarray(seen, np.float32)
-    depth = np.full((size, size), -1e9, np.float32)
+    seen = np.empty_like(vertices)
+    _turned(vertices, basis, low, scale, seen)
+    depth = np.full((size, size), NOTHING, np.float32)
     depth_map(seen, triangles, depth)
-    # Pushed out along the normal, against a surface shadowing itself.
-    probe = seen[:, :2] + np.stack([normals @ right, normals @ up], 1) * bias * scale
-    column, row = (np.clip(np.floor(probe[:, k]).astype(int), 0, size - 2) for k in (0, 1))
-    fx, fy = (np.clip(probe[:, k], 0, size - 1.001) - place for k, place in ((0, column), (1, row)))
-    level = seen[:, 2] + (normals @ axis) * bias + bias
-    result = np.zeros(len(vertices), np.float32)
-    for dy in (0, 1):
-        for dx in (0, 1):
-            share = np.where(dx, fx, 1 - fx) * np.where(dy, fy, 1 - fy)
-            result += (share * (depth[row + dy, column + dx] <= level)).astype(np.float32)
+    result = np.empty(len(vertices), np.float32)
+    _received(seen, normals, basis, scale, bias, reach, depth, result)
     return result
 
 
@@ -151,21 +224,38 @@ def sphere_directions(count: int) -> Floats:
     return np.stack([np.cos(turn) * np.sin(polar), np.sin(turn) * np.sin(polar), np.cos(polar)], 1).astype(np.float32)
 
 
-def ambient_occlusion(vertices: Floats, normals: Floats, triangles: Integers, directions: int = 72) -> Floats:
+def ambient_occlusion(
+    vertices: Floats, normals: Floats, triangles: Integers, directions: int = 48, framed: Floats | None = None
+) -> Floats:
     """Cosine weighted share of the surroundings that each vertex sees: float32 [vertices], 0..1."""
     total, received = np.full(len(vertices), 1e-6, np.float32), np.zeros(len(vertices), np.float32)
     for towards in sphere_directions(directions):
         cosine = np.maximum(normals @ towards, 0)
         total += cosine
-        received += cosine * lit(vertices, normals, triangles, towards, size=160)
+        received += cosine * lit(vertices, normals, triangles, towards, size=128, framed=framed)
     return np.asarray(received / total, np.float32)
+
+
+@numba.njit(cache=True)
+def _add_face_normals(vertices: Floats, triangles: Integers, normals: Floats) -> None:
+    for t in range(triangles.shape[0]):
+        a, b, c = triangles[t, 0], triangles[t, 1], triangles[t, 2]
+        px, py, pz = vertices[b, 0] - vertices[a, 0], vertices[b, 1] - vertices[a, 1], vertices[b, 2] - vertices[a, 2]
+        qx, qy, qz = vertices[c, 0] - vertices[a, 0], vertices[c, 1] - vertices[a, 1], vertices[c, 2] - vertices[a, 2]
+        x, y, z = py * qz - pz * qy, pz * qx - px * qz, px * qy - py * qx
+        for v in (a, b, c):
+            normals[v, 0] += x
+            normals[v, 1] += y
+            normals[v, 2] += z
+    for v in range(normals.shape[0]):
+        norm = math.sqrt(normals[v, 0] ** 2 + normals[v, 1] ** 2 + normals[v, 2] ** 2) + 1e-9
+        normals[v, 0] /= norm
+        normals[v, 1] /= norm
+        normals[v, 2] /= norm
 
 
 def vertex_normals(vertices: Floats, triangles: Integers) -> Floats:
     """Area weighted unit normals: float32 [vertices, 3]."""
-    corners = vertices[triangles]
-    face = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    normals = np.stack(
-        [np.bincount(triangles.ravel(), np.repeat(face[:, axis], 3), minlength=len(vertices)) for axis in range(3)], axis=1
-    )
-    return np.asarray(normals / (np.linalg.norm(normals, axis=1, keepdims=True) + 1e-9), np.float32)
+    normals = np.zeros_like(vertices)
+    _add_face_normals(vertices, triangles, normals)
+    return normals

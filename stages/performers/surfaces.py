@@ -101,9 +101,12 @@ def hairline_height(points: Floats) -> Floats:
     return np.asarray(np.interp(around, HAIRLINE[:, 0], HAIRLINE[:, 1]), np.float32)
 
 
-def cap(skull: Skull, thickness: float, *, quiff: float = 0.0, ragged: float = 0.7, seed: int = 0) -> Surface:
-    """Short hair from the crown to the hairline, ``thickness`` centimetres over the scalp; ``quiff`` adds volume in front."""
-    columns, rows, tilt = 220, 110, 0.55
+def cap(skull: Skull, thickness: float, *, quiff: float = 0.0, curl: float = 0.0, ragged: float = 0.7, seed: int = 0) -> Surface:
+    """Short hair from the crown to the hairline, ``thickness`` centimetres over the scalp.
+
+    ``quiff`` adds volume in front, ``curl`` (0..1) winds the strands and makes the outline lumpy.
+    """
+    columns, rows, tilt = 120, 60, 0.55
     turn, fall = np.meshgrid(np.linspace(np.pi, 3 * np.pi, columns), np.linspace(0.0, 2.5, rows), indexing="xy")
     direction = np.stack([np.sin(fall) * np.sin(turn), np.cos(fall), np.sin(fall) * np.cos(turn)], -1)
     lean = np.array([[1, 0, 0], [0, np.cos(tilt), np.sin(tilt)], [0, -np.sin(tilt), np.cos(tilt)]])
@@ -113,12 +116,14 @@ def cap(skull: Skull, thickness: float, *, quiff: float = 0.0, ragged: float = 0
     phase = np.random.default_rng(seed).uniform(0, 6, 6)
     tufts = 0.12 * np.sin(7 * turn + phase[0] + 2 * fall) + 0.10 * np.sin(17 * turn + phase[1] + 3 * fall)
     front = _smoothstep(0.1, 0.95, direction[..., 2]) * _smoothstep(0.0, 2.2, inside)
+    lumps = np.sin(21 * turn + phase[5]) * np.sin(17 * fall + phase[3]) + 0.6 * np.sin(37 * turn) * np.sin(31 * fall + phase[4])
+    tufts = tufts + 0.13 * curl * lumps
     lift = (0.06 + thickness * np.sqrt(_smoothstep(-0.2, 3.5, inside))) * (1 + tufts) + quiff * front * (
         1 + 0.25 * np.sin(5 * turn + phase[2])
     )
     vertices = scalp + direction * lift[..., None]
     vertices[..., 1] += 0.4 * quiff * front
-    across = turn * 8.0
+    across = turn * 8.0 + curl * (0.7 * np.sin(fall * 17 + 3 * np.sin(5 * turn)) + 0.4 * np.sin(fall * 41 + phase[1]))
     flat = vertices.reshape(-1, 3).astype(np.float32)
     return Surface(
         flat,
@@ -134,7 +139,7 @@ def cap(skull: Skull, thickness: float, *, quiff: float = 0.0, ragged: float = 0
 
 
 def curtains(
-    skull: Skull, tips: float, *, parting: float, volume: float, wave: float, layers: int = 3, seed: int = 0
+    skull: Skull, tips: float, *, parting: float, volume: float, wave: float, build: float = 1.0, layers: int = 3, seed: int = 0
 ) -> list[Surface]:
     """Hair parted along a line over the head that runs down both sides, and a sheet behind the neck.
 
@@ -142,6 +147,7 @@ def curtains(
         tips: height of the ends, centimetres (0 is about the height of the nostrils, -12 the shoulders).
         parting: angle of the parting from the middle, radians, positive to the picture's right.
         volume: centimetres over the scalp. wave: centimetres of side to side wave. layers: shells from inside to outside.
+        build: width of the shoulders that long hair falls over.
     """
     rng = np.random.default_rng(seed)
     surfaces: list[Surface] = []
@@ -149,7 +155,7 @@ def curtains(
         lift = volume * (0.45 + 0.55 * (layer + 1) / layers)
         for side in (-1.0, 1.0):
             phase = rng.uniform(0, 2 * np.pi, 4)
-            rows, columns = 90, 120
+            rows, columns = 60, 72
             plane = np.linspace(1.07 - 0.05 * layer, -1.7, columns)  # from the hairline in front to the back of the head
             s = np.linspace(0, 1, rows)[:, None]
             # Where a strand leaves the scalp and hangs: early in front, so that it frames the face and covers the ear.
@@ -188,6 +194,7 @@ def curtains(
             # Ends of the outer layers are shorter, so that tips lie in steps.
             left = left - 1.1 * layer
             flat = vertices.reshape(-1, 3).astype(np.float32)
+            flat = over_shoulders(flat, (place > 0.0).ravel().astype(np.float32), build, 1.1 + 0.45 * layer)
             surfaces.append(
                 Surface(
                     flat,
@@ -199,12 +206,12 @@ def curtains(
                     2.4,
                 )
             )
-    rows, columns = 40, 120
+    rows, columns = 24, 64
     turn, s = np.meshgrid(np.linspace(1.55, 2 * np.pi - 1.55, columns), np.linspace(0, 1, rows), indexing="xy")
     height = 4.0 + (tips - 4.0) * s
     sway = 1 + 0.02 * np.sin(9 * turn)
     vertices = np.stack([8.4 * np.sin(turn) * sway, height, -0.5 + 8.2 * np.cos(turn) * sway - 0.08 * (4 - height)], -1)
-    flat = vertices.reshape(-1, 3).astype(np.float32)
+    flat = over_shoulders(vertices.reshape(-1, 3), np.zeros(vertices[..., 0].size), build, 1.0)
     surfaces.append(
         Surface(
             flat,
@@ -217,6 +224,50 @@ def curtains(
         )
     )
     return surfaces
+
+
+def torso_axes(height: Floats, build: float) -> tuple[Floats, Floats]:
+    """Half width and half depth of the clothed torso at heights [...], centimetres: neck, shoulders, chest."""
+    levels = [9, 11, 12.5, 14, 16, 18.5, 22, 30, 60]
+    wide = np.interp(-height, levels, build * np.array([5.6, 7.6, 10.4, 13.8, 17.2, 19.0, 20.0, 20.4, 20.0]))
+    return wide, np.interp(-height, levels, [5.2, 6.0, 6.6, 7.2, 8.2, 9.2, 10.2, 11.2, 11.0])
+
+
+def over_shoulders(vertices: Floats, front: Floats, build: float, lift: float) -> Floats:
+    """Hair [n, 3] pushed out of the torso: forwards over the chest where ``front`` [n] is 1, backwards where it is 0.
+
+    ``lift``: centimetres over the cloth.
+    """
+    moved = vertices.astype(np.float64)
+    wide, deep = torso_axes(moved[:, 1], build)
+    inside = np.sqrt(np.clip(1 - (moved[:, 0] / (wide + lift)) ** 2, 0, 1)) * (deep + lift)
+    below = _smoothstep(9.5, 13.5, -moved[:, 1])
+    place = moved[:, 2] - Neck.AXIS[2]
+    pushed = np.where(front > 0.5, np.maximum(place, inside), np.minimum(place, -inside))
+    moved[:, 2] = Neck.AXIS[2] + place + below * (pushed - place)
+    return moved.astype(np.float32)
+
+
+def knot(skull: Skull, seed: int) -> Surface:
+    """Hair tied up in a knot on the crown."""
+    columns, rows = 40, 24
+    turn, fall = np.meshgrid(np.linspace(0, 2 * np.pi, columns), np.linspace(0.02, np.pi - 0.02, rows), indexing="xy")
+    towards = np.array([0.0, 0.88, -0.47])
+    centre = CENTRE + towards * (float(skull.radius(towards[None])[0]) + 1.3)
+    size = 2.5 + 0.16 * np.sin(5 * turn + 4 * fall + seed % 6)
+    vertices = centre + size[..., None] * np.stack(
+        [np.sin(fall) * np.sin(turn), 0.85 * np.cos(fall), np.sin(fall) * np.cos(turn)], -1
+    )
+    flat = vertices.reshape(-1, 3).astype(np.float32)
+    count = len(flat)
+    return Surface(
+        flat,
+        facing_outward(flat, grid_triangles(rows, columns, closed=False), centre.astype(np.float32)),
+        (fall * 4 + 1.2 * turn).ravel().astype(np.float32),
+        (turn * 4 + 2).ravel().astype(np.float32),
+        np.full(count, 10.0, np.float32),
+        np.full(count, 10.0, np.float32),
+    )
 
 
 class Neck:
@@ -256,21 +307,15 @@ def clothes(vertices: Floats, style: str, build: float) -> list[Surface]:
     ``vertices``: the person's head, whose neck and bust the cloth follows. ``build``: width of the shoulders, 1 for average.
     """
     neck = Neck(vertices)
-    columns, rows = 200, 110
+    columns, rows = 112, 56
     turn, t = np.meshgrid(np.linspace(-np.pi, np.pi, columns, endpoint=False), np.linspace(0, 1, rows), indexing="xy")
     front = 0.5 + 0.5 * np.cos(turn)
     vee = np.maximum(0, 1 - np.abs(turn) / 0.34)
     opening = {"crew": -10.6 - 2.2 * front, "roll": -10.6 - 0.9 * front, "shirt": -10.6 - 1.4 * front - 3.4 * vee}[style]
-    # Half axes of the torso by height: neck, shoulders, chest.
-    levels = [9, 11, 12.5, 14, 16, 18.5, 22, 30, 60]
-    halves = (
-        build * np.array([5.6, 7.6, 10.4, 13.8, 17.2, 19.0, 20.0, 20.4, 20.0]),
-        np.array([5.2, 6.0, 6.6, 7.2, 8.2, 9.2, 10.2, 11.2, 11.0]),
-    )
 
     def torso(turn: Floats, height: Floats, edge: Floats) -> Floats:
         """Radius of the cloth: on the skin at its edge, on the shoulders below."""
-        wide, deep = (np.interp(-height, levels, half) for half in halves)
+        wide, deep = torso_axes(height, build)
         ellipse = 1 / np.sqrt((np.sin(turn) / wide) ** 2 + (np.cos(turn) / deep) ** 2)
         skin = neck.radius(turn, np.maximum(height, -15.5))
         rest = _smoothstep(0.0, 3.6, edge - height)
@@ -284,7 +329,7 @@ def clothes(vertices: Floats, style: str, build: float) -> list[Surface]:
     surfaces = [_clothes(turn, torso(turn, height, opening) * arms + folds, height)]
     edge = opening[0]
     if style in ("crew", "roll"):
-        around = np.linspace(0, 2 * np.pi, 16)
+        around = np.linspace(0, 2 * np.pi, 14)
         turn, ring = np.meshgrid(np.linspace(-np.pi, np.pi, columns, endpoint=False), around, indexing="xy")
         thick, tall = (0.28, 0.62) if style == "crew" else (0.45, 1.25)
         height = edge - 0.35 + tall * (1 + np.cos(ring))
@@ -292,7 +337,7 @@ def clothes(vertices: Floats, style: str, build: float) -> list[Surface]:
         surfaces.append(_clothes(turn, radius, height))
     else:
         gate = 0.20
-        turn, v = np.meshgrid(np.linspace(gate, 2 * np.pi - gate, columns), np.linspace(0, 1, 28), indexing="xy")
+        turn, v = np.meshgrid(np.linspace(gate, 2 * np.pi - gate, columns), np.linspace(0, 1, 24), indexing="xy")
         front = 0.5 + 0.5 * np.cos(turn)
         near = np.minimum(turn, 2 * np.pi - turn) - gate  # from the opening, radians
         top = -9.0 - 2.8 * front**1.3

@@ -1,0 +1,254 @@
+"""Renders catalogues of synthetic people with their truth: clips, label maps, alpha, tables, and the true head swap."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import json
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import av
+import numpy as np
+import numpy.typing as npt
+
+from schemas.performers import PERFORMANCE
+from schemas.problems import UsageError
+from stages.performers.casting import Scene, cast, play, portrait
+from stages.performers.head import HeadModel
+from stages.performers.scene import Shot
+from storage.keys import digest_value
+from storage.pictures import encode_png
+from storage.tables import ParquetTableWriter
+
+RENDERER_VERSION = 1
+"""Goes up when the same seed gives other pictures, so that clips of an older version are rendered again."""
+
+SMALLEST, LARGEST = 64, 2048
+
+
+@dataclass(frozen=True)
+class RenderOrder:
+    """What to render.
+
+    Attributes:
+        count, frames: clips, and frames of each. size: side of the pictures, pixels. rate: frames a second. seed: of everything.
+        swaps: also the portrait of a second person, and the clip with that person's head. stills: also every picture as PNG.
+    """
+
+    count: int
+    frames: int = 75
+    size: int = 512
+    rate: int = 25
+    seed: int = 0
+    swaps: bool = False
+    stills: bool = False
+
+    def check(self) -> None:
+        """Raises ``UsageError`` with every problem at once."""
+        problems = []
+        if self.count < 1 or self.frames < 2:
+            problems.append("At least one clip of two frames is needed.")
+        if not SMALLEST <= self.size <= LARGEST or self.size % 2:
+            problems.append(f"The size must be even and between {SMALLEST} and {LARGEST} pixels, not {self.size}.")
+        if not 1 <= self.rate <= 240:
+            problems.append(f"The frame rate must be between 1 and 240, not {self.rate}.")
+        if self.seed < 0:
+            problems.append("The seed must not be negative.")
+        if problems:
+            raise UsageError(problems)
+
+
+def render_performers(
+    head_model: Path, out: Path, order: RenderOrder, *, workers: int, tell: Callable[[int, int], None] | None = None
+) -> dict[str, Any]:
+    """Render a catalogue of performers into a folder; clips that are complete are not rendered again.
+
+    Writes, below ``out``: ``clips/<number>/picture.mp4``, ``labels/`` and ``alpha/`` (PNG), ``truth.parquet``
+    (``schemas.performers``) and ``performer.json``; with swaps ``clips/<number>/swap/`` with the same files and
+    ``portraits/<number>.png``; ``performers.csv``, one row per clip; ``catalogue.csv`` for ``headswap run``.
+
+    Returns:
+        Numbers of clips and frames, how many were rendered now, and the frames rendered per second.
+
+    Raises:
+        UsageError: an order that makes no sense.
+    """
+    order.check()
+    out.mkdir(parents=True, exist_ok=True)
+    missing = [number for number in range(order.count) if not _complete(out, order, number)]
+    started, done = time.perf_counter(), order.count - len(missing)
+    work = functools.partial(render_clip, str(head_model), str(out), order)
+    if workers == 1 or len(missing) == 1:
+        for number in missing:
+            work(number)
+            done += 1
+            if tell is not None:
+                tell(done, order.count)
+    elif missing:
+        with multiprocessing.get_context("spawn").Pool(min(workers, len(missing)), _one_thread) as pool:
+            for _ in pool.imap_unordered(work, missing):
+                done += 1
+                if tell is not None:
+                    tell(done, order.count)
+    seconds = time.perf_counter() - started
+    _write_lists(out, order)
+    rendered = len(missing) * order.frames * (2 if order.swaps else 1)
+    return {
+        "folder": str(out),
+        "clips": order.count,
+        "rendered": len(missing),
+        "frames": order.count * order.frames * (2 if order.swaps else 1),
+        "frames_per_second": round(rendered / seconds, 1) if missing else None,
+    }
+
+
+def render_clip(head_model: str, out: str, order: RenderOrder, number: int) -> None:
+    """Render one clip with its truth, and its swap."""
+    model = _head_model(head_model)
+    scene = cast(
+        model, number, seed=order.seed, frames=order.frames, frames_per_second=order.rate, width=order.size, height=order.size
+    )
+    folder = _clip(Path(out), number)
+    if order.swaps:
+        target = Path(out) / "portraits" / f"{number:04d}.png"
+        target.parent.mkdir(exist_ok=True)
+        target.write_bytes(encode_png(portrait(model, scene, order.size).picture))
+        _write_clip(folder / "swap", order, scene, play(model, scene, scene.other.on_body_of(scene.person)))
+    _write_clip(folder, order, scene, play(model, scene, scene.person))
+    # Written last: where it lies, the clip is complete.
+    (folder / "performer.json").write_text(json.dumps(_description(model, order, scene), indent=1) + "\n")
+
+
+def _write_clip(folder: Path, order: RenderOrder, scene: Scene, shots: Iterable[Shot]) -> None:
+    for name in ("labels", "alpha", *(("pictures",) if order.stills else ())):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    rows: list[dict[str, Any]] = []
+    with VideoFile(folder / "picture.mp4", order.size, order.rate) as video:
+        for frame, shot in enumerate(shots):
+            video.write(shot.picture)
+            (folder / "labels" / f"{frame:06d}.png").write_bytes(encode_png(shot.labels))
+            (folder / "alpha" / f"{frame:06d}.png").write_bytes(encode_png(shot.alpha))
+            if order.stills:
+                (folder / "pictures" / f"{frame:06d}.png").write_bytes(encode_png(shot.picture))
+            rows.append(_row(scene, frame, shot))
+    writer = ParquetTableWriter(folder / "truth.parquet", PERFORMANCE)
+    writer.write({name: np.stack([row[name] for row in rows]) for name in rows[0]})
+    writer.close()
+
+
+def _row(scene: Scene, frame: int, shot: Shot) -> dict[str, Any]:
+    performance = scene.performance
+    return {
+        "frame": np.int32(frame),
+        "seconds": np.float64(frame / performance.frames_per_second),
+        "pose": np.degrees(performance.pose[frame]),
+        "rotation": shot.rotation.ravel(),
+        "shift": performance.shift[frame],
+        "sway": performance.sway[frame],
+        "drift": performance.drift[frame],
+        "expression": shot.expression,
+        "landmarks": shot.landmarks.ravel(),
+        "points68": shot.points68.ravel(),
+        "shoulders": shot.shoulders.ravel(),
+        "hand": np.bool_(np.isfinite(performance.hand[frame]).all()),
+    }
+
+
+def _description(model: HeadModel, order: RenderOrder, scene: Scene) -> dict[str, Any]:
+    return {
+        "recipe": _recipe(order, scene.number),
+        "order": asdict(order),
+        "act": scene.act,
+        "camera": asdict(scene.camera),
+        "room": asdict(scene.room),
+        "person": {"identity": scene.person.identity.tolist(), "appearance": asdict(scene.person.appearance)},
+        "other": {"identity": scene.other.identity.tolist(), "appearance": asdict(scene.other.appearance)}
+        if order.swaps
+        else None,
+        "expressions": list(model.expression_names),
+    }
+
+
+def _recipe(order: RenderOrder, number: int) -> str:
+    asked = {name: value for name, value in asdict(order).items() if name != "count"}
+    return digest_value({"renderer": RENDERER_VERSION, "number": number, **asked})
+
+
+def _complete(out: Path, order: RenderOrder, number: int) -> bool:
+    path = _clip(out, number) / "performer.json"
+    return path.is_file() and json.loads(path.read_text()).get("recipe") == _recipe(order, number)
+
+
+def _clip(out: Path, number: int) -> Path:
+    return out / "clips" / f"{number:04d}"
+
+
+def _write_lists(out: Path, order: RenderOrder) -> None:
+    clips, jobs = [], []
+    for number in range(order.count):
+        folder = _clip(out, number)
+        told = json.loads((folder / "performer.json").read_text())
+        row = {
+            "id": f"{number:04d}",
+            "act": told["act"],
+            "hair": told["person"]["appearance"]["hair_style"],
+            "room": told["room"]["kind"],
+        }
+        row |= {"picture": f"clips/{number:04d}/picture.mp4", "truth": f"clips/{number:04d}/truth.parquet"}
+        if order.swaps:
+            row |= {"portrait": f"portraits/{number:04d}.png", "swap": f"clips/{number:04d}/swap/picture.mp4"}
+            jobs.append({"id": f"swap_{number:04d}", "source": row["portrait"], "target": row["picture"], "rights": "synthetic"})
+        clips.append(row)
+    for name, rows in (("performers.csv", clips), ("catalogue.csv", jobs)):
+        if rows:
+            with (out / name).open("w", newline="") as file:
+                writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+                writer.writeheader()
+                writer.writerows(rows)
+
+
+@functools.cache
+def _head_model(path: str) -> HeadModel:
+    return HeadModel.load(Path(path))
+
+
+def _one_thread() -> None:
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
+        os.environ[name] = "1"
+
+
+class VideoFile:
+    """H.264 with BT.709 colour, nearly without loss; one thread, so that the file is the same on machines with more cores."""
+
+    def __init__(self, path: Path, size: int, rate: int) -> None:
+        self._container = av.open(str(path), "w", options={"movflags": "faststart"})
+        options = {"crf": "14", "preset": "veryfast", "threads": "1"}
+        self._stream = self._container.add_stream("libx264", rate=Fraction(rate), options=options)
+        self._stream.width = self._stream.height = size
+        self._stream.pix_fmt = "yuv420p"
+        context = self._stream.codec_context
+        context.color_range = context.colorspace = context.color_primaries = context.color_trc = 1
+
+    def write(self, picture: npt.NDArray[np.uint8]) -> None:
+        """Append a frame, uint8 [size, size, 3], RGB."""
+        frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(
+            format="yuv420p", dst_colorspace="ITU709", dst_color_range=1
+        )
+        frame.colorspace = frame.color_range = frame.color_primaries = frame.color_trc = 1
+        self._container.mux(self._stream.encode(frame))
+
+    def __enter__(self) -> VideoFile:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if kind is None:
+            self._container.mux(self._stream.encode())
+        self._container.close()
