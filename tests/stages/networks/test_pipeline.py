@@ -1,0 +1,249 @@
+"""HeadSwapPipeline: streamed videos, chunks, memory, and that it is a diffusers pipeline like any other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from schemas.problems import ModelError, UsageError
+from stages.networks import presets
+from stages.networks.conditions import FrameConditions, SourceFeatures
+from stages.networks.pipeline import HeadSwapPipeline
+from stages.networks.runtime import choose_precision, find_device, place
+from stages.networks.sampling import SamplingOptions
+from stages.networks.schedulers import make_scheduler
+
+SIZE = 32
+OPTIONS = SamplingOptions(steps=2, guidance_scale=3.0, window=8, overlap=2)
+
+
+@pytest.fixture(autouse=True)
+def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> HeadSwapPipeline:
+    """Untrained, but with nothing left at zero: motion, pose and background have an effect."""
+    made = presets.build(presets.TINY, seed=1)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for network in (made.denoising_net, made.pose_guider):
+            for parameter in network.parameters():
+                if parameter.ndim > 1 and (float(parameter.abs().max()) == 0 or parameter.shape[1] == 8):
+                    parameter.copy_(0.2 * torch.randn(parameter.shape, generator=generator))
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
+@pytest.fixture(scope="module")
+def source(pipeline: HeadSwapPipeline) -> SourceFeatures:
+    return pipeline.prepare_source(pictures(1, seed=9)[0])
+
+
+def pictures(count: int, seed: int) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 256, (count, SIZE, SIZE, 3), dtype=np.uint8)
+
+
+def conditions(frames: range) -> Iterator[FrameConditions]:
+    for frame in frames:
+        drawing, background = pictures(2, seed=100 + frame)
+        yield FrameConditions(frame, drawing, background)
+
+
+def generate(
+    pipeline: HeadSwapPipeline, source: SourceFeatures, chunk: range, options: SamplingOptions = OPTIONS, **more: Any
+) -> NDArray[np.int16]:
+    shot = range(30)
+    frames = list(pipeline.stream(source, conditions(options.plan(shot, chunk).frames), shot, chunk, options, **more))
+    assert [generated.frame for generated in frames] == list(chunk)
+    return np.stack([generated.picture for generated in frames]).astype(np.int16)
+
+
+@pytest.mark.parametrize("solver", ["ddim", "dpm++", "unipc"])
+def test_chunks_blended_at_the_end_give_the_same_bytes_as_the_whole(
+    pipeline: HeadSwapPipeline, source: SourceFeatures, solver: Any
+) -> None:
+    pipeline.scheduler = make_scheduler(solver)
+    options = replace(OPTIONS, blend="end")
+    whole = generate(pipeline, source, range(30), options)
+    chunked = np.concatenate([generate(pipeline, source, range(13), options), generate(pipeline, source, range(13, 30), options)])
+    assert np.array_equal(whole, chunked)
+
+
+def test_chunks_blended_at_every_step_differ_by_no_more_than_a_level(pipeline: HeadSwapPipeline, source: SourceFeatures) -> None:
+    whole = generate(pipeline, source, range(30))
+    chunked = np.concatenate([generate(pipeline, source, range(13)), generate(pipeline, source, range(13, 30))])
+    assert np.abs(whole - chunked).max() <= 1
+
+
+def test_every_condition_reaches_the_picture(pipeline: HeadSwapPipeline, source: SourceFeatures) -> None:
+    shot = range(4)
+    given = list(conditions(shot))
+
+    def made(changed: list[FrameConditions], head: SourceFeatures = source, seed: int = 0) -> NDArray[np.int16]:
+        frames = pipeline.stream(head, changed, shot, options=replace(OPTIONS, seed=seed))
+        return np.stack([generated.picture for generated in frames]).astype(np.int16)
+
+    usual = made(given)
+    assert np.array_equal(usual, made(given))
+    for other in (
+        made([replace(condition, drawing=255 - condition.drawing) for condition in given]),
+        made([replace(condition, background=255 - condition.background) for condition in given]),
+        made(given, pipeline.prepare_source(pictures(1, seed=10)[0])),
+        made(given, seed=1),
+    ):
+        assert np.abs(other - usual).max() > 0
+
+
+def test_conditions_are_read_as_needed_and_frames_handed_on_early(pipeline: HeadSwapPipeline, source: SourceFeatures) -> None:
+    read = 0
+
+    def counted() -> Iterator[FrameConditions]:
+        nonlocal read
+        for condition in conditions(range(60)):
+            read += 1
+            yield condition
+
+    lead = [
+        read - generated.frame
+        for generated in pipeline.stream(source, counted(), range(60), options=replace(OPTIONS, vae_slice=1))
+    ]
+    assert max(lead) <= 8 + 6 * OPTIONS.steps
+
+
+def test_the_pipeline_called_as_a_whole_gives_what_it_streams(pipeline: HeadSwapPipeline, source: SourceFeatures) -> None:
+    given = list(conditions(range(10)))
+    whole = pipeline(
+        pictures(1, seed=9)[0],
+        np.stack([condition.drawing for condition in given]),
+        np.stack([condition.background for condition in given]),
+        OPTIONS,
+    )
+    streamed = pipeline.stream(source, given, range(10), options=OPTIONS)
+    assert np.array_equal(whole, np.stack([generated.picture for generated in streamed]))
+
+
+def count_calls(pipeline: HeadSwapPipeline, monkeypatch: pytest.MonkeyPatch, fail: Any = None) -> list[tuple[int, int]]:
+    """Rows and frames of every call of the DenoisingNet; ``fail`` says which run out of memory."""
+    calls: list[tuple[int, int]] = []
+    forward = pipeline.denoising_net.forward
+
+    def counted(latents: torch.Tensor, *arguments: Any, **more: Any) -> torch.Tensor:
+        if fail is not None and fail(len(latents), latents.shape[2], len(calls)):
+            raise torch.OutOfMemoryError("made up")
+        calls.append((len(latents), latents.shape[2]))
+        return forward(latents, *arguments, **more)
+
+    monkeypatch.setattr(pipeline.denoising_net, "forward", counted)
+    return calls
+
+
+def test_guidance_is_one_batch_and_costs_nothing_outside_its_interval(
+    pipeline: HeadSwapPipeline, source: SourceFeatures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = count_calls(pipeline, monkeypatch)
+    list(pipeline.stream(source, conditions(range(8)), range(8), options=OPTIONS))
+    assert calls == [(2, 8)] * 2
+    calls.clear()
+    list(pipeline.stream(source, conditions(range(8)), range(8), options=replace(OPTIONS, guidance_interval=(0.0, 0.7))))
+    assert calls == [(1, 8), (2, 8)]
+
+
+def test_out_of_memory_halves_the_batch_with_the_same_result(
+    pipeline: HeadSwapPipeline, source: SourceFeatures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = generate(pipeline, source, range(30))
+    notes: list[str] = []
+    count_calls(pipeline, monkeypatch, fail=lambda rows, frames, calls: rows == 2)
+    assert np.abs(whole - generate(pipeline, source, range(30), note=notes.append)).max() <= 1
+    assert len(notes) == 1
+    assert "two halves" in notes[0]
+
+
+def test_out_of_memory_makes_windows_smaller_and_says_so(
+    pipeline: HeadSwapPipeline, source: SourceFeatures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes: list[str] = []
+    # In the middle of the chunk, when frames have been handed on already.
+    calls = count_calls(pipeline, monkeypatch, fail=lambda rows, frames, calls: frames > 4 and calls > 7)
+    made = generate(pipeline, source, range(10, 30), note=notes.append)
+    assert made.shape == (20, SIZE, SIZE, 3)
+    assert calls[-1] == (1, 4)
+    assert "windows of 4 instead of 8" in notes[-1]
+
+
+def test_out_of_memory_with_the_smallest_windows_is_an_error(
+    pipeline: HeadSwapPipeline, source: SourceFeatures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count_calls(pipeline, monkeypatch, fail=lambda rows, frames, calls: True)
+    with pytest.raises(ModelError, match="windows of 4 frames") as caught:
+        generate(pipeline, source, range(30), note=lambda text: None)
+    assert caught.value.code == "out_of_memory"
+    assert caught.value.retryable
+
+
+def test_pose_features_that_do_not_fit_are_computed_again(pipeline: HeadSwapPipeline, source: SourceFeatures) -> None:
+    kept = generate(pipeline, source, range(12))
+    assert np.array_equal(kept, generate(pipeline, source, range(12), replace(OPTIONS, pose_cache_bytes=0)))
+
+
+def test_wrong_conditions_are_named(pipeline: HeadSwapPipeline, source: SourceFeatures) -> None:
+    good = list(conditions(range(8)))
+    odd = replace(good[3], drawing=np.zeros((30, 30, 3), np.uint8))
+    larger = replace(good[3], background=np.zeros((64, 64, 3), np.uint8))
+    for given, message in (
+        (good[:5], "end before frame 5"),
+        (good[:3] + good[4:], "frame 3 are missing"),
+        ([*good[:3], odd, *good[4:]], "drawing of frame 3 is 30x30 pixels"),
+        ([*good[:3], larger, *good[4:]], "background of frame 3 has another size"),
+        ([*good[:3], good[1], *good[4:]], "frame 1 come after those of frame 2"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            list(pipeline.stream(source, given, range(8), options=OPTIONS))
+
+
+def test_it_is_saved_and_loaded_with_its_scheduler(pipeline: HeadSwapPipeline, source: SourceFeatures, tmp_path: Path) -> None:
+    pipeline.scheduler = make_scheduler("unipc")
+    pipeline.save_pretrained(tmp_path)
+    assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} == {".json", ".safetensors"}
+    loaded = HeadSwapPipeline.from_pretrained(tmp_path, local_files_only=True)
+    assert type(loaded.scheduler).__name__ == "UniPCMultistepScheduler"
+    whole = generate(pipeline, source, range(9))
+    assert np.array_equal(whole, generate(loaded, loaded.prepare_source(pictures(1, seed=9)[0]), range(9)))
+
+
+def test_half_precision_and_channels_last_change_little(pipeline: HeadSwapPipeline, source: SourceFeatures) -> None:
+    expected = generate(pipeline, source, range(9))
+    other = presets.build(presets.TINY)
+    for name in ("vae", "image_encoder", "appearance_net", "denoising_net", "pose_guider"):
+        getattr(other, name).load_state_dict(getattr(pipeline, name).state_dict())
+    other.scheduler = pipeline.scheduler
+    place(other, "cpu", "float32", channels_last=True)
+    reference = other.prepare_source(pictures(1, seed=9)[0])
+    assert np.abs(generate(other, reference, range(9)) - expected).max() <= 1
+    place(other, "cpu", "bfloat16")
+    reference = other.prepare_source(pictures(1, seed=9)[0])
+    assert np.abs(generate(other, reference, range(9)) - expected).mean() < 3
+
+
+def test_devices_and_precisions_that_are_not_there_are_refused() -> None:
+    for name in ("cuda:99", "toaster", "meta"):
+        with pytest.raises(ModelError, match="no device") as caught:
+            find_device(name)
+        assert caught.value.code == "device_missing"
+    with pytest.raises(ModelError, match="does not compute in float16"):
+        choose_precision(torch.device("cpu"), "float16")
+    assert choose_precision(torch.device("cpu")) == torch.float32
+
+
+def test_the_same_seed_builds_the_same_untrained_pipeline() -> None:
+    first, second = (presets.build(presets.TINY, seed=4).denoising_net.state_dict() for _ in range(2))
+    assert all(torch.equal(first[name], second[name]) for name in first)
