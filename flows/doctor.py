@@ -67,6 +67,7 @@ def check_up(settings: Settings, registry: ModelRegistry) -> list[Check]:
         ("scratch", lambda: check_scratch(settings)),
         ("store", lambda: check_store(settings)),
         ("models", lambda: check_models(settings, registry)),
+        ("settings", lambda: list_settings(settings)),
     ]
     for name, part in parts:
         try:
@@ -231,6 +232,13 @@ def check_scratch(settings: Settings) -> Iterable[Check]:
         yield Check("scratch", "failed", f"{folder} cannot be written", "Set `scratch` to a folder that can.")
         return
     yield _space("scratch", folder, "Set `scratch` to a larger disk.")
+
+
+def list_settings(settings: Settings) -> Iterable[Check]:
+    """What is set to something else than its default, and where."""
+    for setting in settings.describe():
+        if setting.origin != "default":
+            yield Check(f"setting {setting.name}", "ok", f"{setting.value} ({setting.origin})")
 
 
 def check_store(settings: Settings) -> Iterable[Check]:

@@ -118,6 +118,17 @@ def test_scratch_that_cannot_be_used_is_told(tmp_path: Path, monkeypatch: pytest
     assert states(doctor.check_scratch(settings)) == {"scratch": "failed"}
 
 
+def test_values_that_are_set_are_listed_with_their_origin_and_no_secrets() -> None:
+    settings = load_settings(
+        {"seed": 3}, {"HEADSWAP_STAGES__ENCODE__CRF": "18", "HEADSWAP_STORAGE_OPTIONS": '{"secret": "hush"}'}
+    )
+    told = {check.name: check.detail for check in doctor.list_settings(settings)}
+    assert told["setting seed"] == "3 (--seed)"
+    assert told["setting stages.encode.crf"] == "18 (HEADSWAP_STAGES__ENCODE__CRF)"
+    assert len(told) == 3
+    assert "hush" not in "".join(told.values())
+
+
 def test_a_check_that_breaks_down_is_reported_and_the_others_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def breaks(settings: object) -> list[Check]:
         raise ZeroDivisionError("by zero")
