@@ -34,6 +34,7 @@ from stages.video.decode import open_clip, probe
 from stages.video.facts import StreamFacts
 from stages.video.native import native_frames, plane_format
 from stages.video.reduced import Box, reduced_rgb, upright_planes
+from stages.warm import borrowed
 from storage.tables import array
 
 PRESENCE = 0.5
@@ -57,7 +58,7 @@ class Measure(Stage):
     """
 
     name = "measure"
-    version = 1
+    version = 2
     scope = Scope.JOB
     parameters = MeasureParameters
     inputs = (
@@ -83,7 +84,7 @@ class Measure(Stage):
         columns = {name: np.full(len(shots), np.nan) for name in verdict.MEASURES}
         lost = np.zeros(len(shots), bool)
         likeness = _Likeness(work)
-        with FaceMesh() as mesh:
+        with borrowed(FaceMesh) as mesh:
             pairs = _Pairs(work, generated, chosen, mesh, likeness)
             for batch in pairs.batches():
                 _picture_measures(batch, columns)

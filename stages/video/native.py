@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
@@ -191,9 +192,7 @@ class NativeWindow:
         self.layout = layout
         self.rotation = rotation
         full = int(frame.color_range) == _FULL_RANGE or frame.format.name.startswith(("yuvj", "yuvaj"))
-        self._to_rgb = _matrix_to_rgb(int(frame.colorspace), full, layout.bits)
-        inverse = np.linalg.inv(self._to_rgb[:, :3])
-        self._to_yuv = np.column_stack([inverse, -inverse @ self._to_rgb[:, 3]])
+        self._to_rgb, self._to_yuv = _conversions(int(frame.colorspace), full, layout.bits)
 
     def extract(self, frame: VideoFrame, x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
         """float32 [y1 - y0, x1 - x0, 3] RGB, 0..255, of a window that lies inside the displayed picture."""
@@ -306,6 +305,14 @@ def own_copy(frame: VideoFrame) -> VideoFrame:
     copy.colorspace, copy.color_range = frame.colorspace, frame.color_range
     copy.color_primaries, copy.color_trc = frame.color_primaries, frame.color_trc
     return copy
+
+
+@functools.lru_cache(maxsize=64)
+def _conversions(matrix: int, full: bool, bits: int) -> tuple[np.ndarray, np.ndarray]:
+    """float64 [3, 4] from codes to RGB, and back."""
+    to_rgb = _matrix_to_rgb(matrix, full, bits)
+    inverse = np.linalg.inv(to_rgb[:, :3])
+    return to_rgb, np.column_stack([inverse, -inverse @ to_rgb[:, 3]])
 
 
 def _matrix_to_rgb(matrix: int, full: bool, bits: int) -> np.ndarray:

