@@ -91,6 +91,7 @@ def test_a_run_that_is_asked_to_stop_ends_at_once_and_goes_on_later(
     check_same(tmp_path, undisturbed)
 
 
+@pytest.mark.slow
 def test_two_runs_on_one_store_at_the_same_time_do_not_disturb_each_other(
     headswap: Headswap, catalogue: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
@@ -240,6 +241,7 @@ def test_a_full_disk_fails_what_it_cannot_hold_and_the_same_command_goes_on_with
     assert sum(total["cached"] for total in again.document["stages"].values()) > 0, "what was committed is not done again"
 
 
+@pytest.mark.slow
 def test_results_that_do_not_fit_are_kept_in_the_store(
     headswap: Headswap, catalogue: Path, undisturbed: Path, tmp_path: Path, small_disk: Callable[[str], Path]
 ) -> None:
