@@ -155,7 +155,7 @@ class WorkerPool:
                     raise HeadswapError(
                         "timeout",
                         f"{item.stage} of {item.label} was stopped after {allowed:.0f} seconds.",
-                        f"Raise time_limits.{item.stage} if the machine is slow; otherwise the file hangs its decoder.",
+                        f"Raise time_limits.{item.stage} if the machine is slow, then `headswap retry`; otherwise the file hangs its decoder.",
                         retryable=True,
                     )
                 if process.memory() > self.limits.memory_bytes:
@@ -163,7 +163,7 @@ class WorkerPool:
                     raise HeadswapError(
                         "memory_limit",
                         f"{item.stage} of {item.label} was stopped at {self.limits.memory_bytes >> 20} MiB of memory.",
-                        "Raise worker_memory, or use smaller media.",
+                        "Raise worker_memory, or use smaller media; then `headswap retry`.",
                     )
         except (EOFError, BrokenPipeError, ConnectionResetError) as gone:
             how = process.describe_end()
