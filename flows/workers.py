@@ -155,7 +155,8 @@ class WorkerPool:
                     raise HeadswapError(
                         "timeout",
                         f"{item.stage} of {item.label} was stopped after {allowed:.0f} seconds.",
-                        f"Raise time_limits.{item.stage} if the machine is slow, then `headswap retry`; otherwise the file hangs its decoder.",
+                        f"Raise time_limits.{item.stage} if the machine is slow, then `headswap retry`; "
+                        "otherwise the file hangs its decoder.",
                         retryable=True,
                     )
                 if process.memory() > self.limits.memory_bytes:
