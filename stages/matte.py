@@ -14,12 +14,21 @@ from scipy.sparse.linalg import cg
 
 from stages.blocks import dilate
 from stages.filling import membrane
-from stages.segmentation import FACE, HAIR, NECK, HeadFrame
+from stages.segmentation import CLOTH, FACE, HAIR, NECK, HeadFrame
 
-__all__ = ["foreground_colours", "head_matte", "reference_image", "solve_matte", "trimap"]
+__all__ = ["foreground_colours", "head_matte", "reference_image", "solve_matte", "trimap", "without_collar"]
 
 HAIR_BAND, SKIN_BAND = 0.03, 0.007
 """Half the width of the band in which opacity is solved for, share of the crop's side."""
+
+COLLAR_FROM = 0.3
+"""Height below the middle of the face, in heights of the face, from which hair may be a collar (the chin is at 0.5)."""
+
+COLLAR_DIFFERENCE, COLLAR_LIGHTNESS = 38.0, 0.5
+"""Distance of colours, 8-bit Lab with lightness counted by the share named second, that hair on one head does not reach."""
+
+GAP_DIFFERENCE, GAP_SHARE = 40.0, 0.35
+"""Largest distance in RGB to the background's colour of a pixel that surely shows it, and its share of that to the head's."""
 
 NECK_BEGIN, NECK_END = 0.55, 0.74
 """Where the neck fades out, in heights of the face below its middle (the chin is at 0.5)."""
@@ -78,10 +87,38 @@ def solve_matte(rgb: np.ndarray, front: np.ndarray, behind: np.ndarray, guess: n
     return np.asarray(alpha, np.float32)
 
 
+def without_collar(rgb: np.ndarray, labels: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
+    """A label map in which what hangs below the jaw and does not look like the hair above it is cloth, not hair.
+
+    A high collar is easily taken for hair. Each connected part below the jaw is judged as a whole, against hair of its own side:
+    long hair, whose ends may be darker or lighter than its top, stays.
+    """
+    size = labels.shape[0]
+    u, v = HeadFrame.of(landmarks).coordinates(size, size)
+    hair = labels == HAIR
+    low = hair & (v > COLLAR_FROM)
+    lab = cv2.cvtColor(cv2.GaussianBlur(rgb, (0, 0), 2.0), cv2.COLOR_RGB2LAB).astype(np.float32)
+    lab[..., 0] *= COLLAR_LIGHTNESS
+    result = labels.copy()
+    count, numbered = cv2.connectedComponents(low.astype(np.uint8), connectivity=4)
+    for number in range(1, count):
+        part = numbered == number
+        side = np.sign(np.median(u[part]))
+        above = (hair | ((labels == FACE) & (np.abs(u) > 0.4))) & (v < 0) & (u * side > 0)
+        above = above if (hair & above).sum() < 50 else hair & above
+        if above.sum() < 50:
+            continue
+        difference = np.linalg.norm(np.median(lab[part], axis=0) - np.median(lab[above], axis=0))
+        if difference > COLLAR_DIFFERENCE:
+            result[part] = CLOTH
+    return result
+
+
 def head_matte(rgb: np.ndarray, labels: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
     """Opacity of the head: face, ears, hair wherever it hangs, and a little neck that fades out. float32 [size, size], 0 to 1."""
     front, behind = trimap(labels)
     head = np.isin(labels, (HAIR, FACE, NECK))
+    behind |= _seen_background(rgb, head, front, behind)
     guess = cv2.GaussianBlur(head.astype(np.float32), (0, 0), 0.004 * labels.shape[0])
     alpha = solve_matte(rgb, front, behind, guess)
     # Solved values slightly off 0 and 1 are noise that shows as a veil on white.
@@ -95,6 +132,16 @@ def head_matte(rgb: np.ndarray, labels: np.ndarray, landmarks: np.ndarray) -> np
     neck = cv2.GaussianBlur((labels == NECK).astype(np.float32), (0, 0), 0.006 * size)
     share = np.clip(neck / np.maximum(neck + hair, 1e-3), 0, 1)
     return np.asarray(alpha * (1 - share * (1 - fade)), np.float32)
+
+
+def _seen_background(rgb: np.ndarray, head: np.ndarray, front: np.ndarray, behind: np.ndarray) -> np.ndarray:
+    """Pixels near the head that plainly have the colour of what is behind it: gaps under the hair too narrow for the trimap."""
+    unknown = ~front & ~behind & ~head
+    if not unknown.any() or not front.any() or not behind.any():
+        return np.zeros_like(head)
+    picture = cv2.GaussianBlur(rgb, (0, 0), 1.0).astype(np.float32)
+    to_front, to_behind = (np.linalg.norm(picture - membrane(rgb, known, relax=1), axis=2) for known in (front, behind))
+    return np.asarray(unknown & (to_behind < GAP_DIFFERENCE) & (to_behind < GAP_SHARE * to_front))
 
 
 def foreground_colours(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from schemas.tables import LANDMARKS
 from stages.contract import Work
-from stages.matte import foreground_colours, head_matte
+from stages.matte import foreground_colours, head_matte, without_collar
 from stages.renderer import Portrait
 from stages.video.crops import extract_crop
 from stages.video.decode import open_clip
@@ -16,6 +16,9 @@ from storage.tables import array
 
 ROUNDING = 0.22
 """How far hair that the picture cuts off is rounded at the ends of the cut, share of half the cut's width."""
+
+CROWN = 0.3
+"""Height of the dome that goes on above such a cut, share of half the cut's width."""
 
 
 def read_portrait(work: Work) -> Portrait:
@@ -34,9 +37,47 @@ def read_portrait(work: Work) -> Portrait:
         array(table, "translation")[0].astype(np.float64),
         float(array(table, "scale")[0]),
     )
+    labels = without_collar(picture, labels, landmarks)
     matte = head_matte(picture, labels, landmarks)
-    matte *= rounded_top(matte, border)
-    return Portrait(picture, foreground_colours(picture, matte), matte, labels, landmarks, pose)
+    colours = foreground_colours(picture, matte)
+    colours, matte = with_crown(colours, matte, border)
+    return Portrait(picture, colours, matte, labels, landmarks, pose)
+
+
+def with_crown(
+    colours: NDArray[np.uint8], matte: NDArray[np.float32], border: float
+) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """A head whose top the picture's border cuts off, rounded: hair goes on above the border as a flat dome where there is room.
+
+    Args:
+        colours: uint8 RGB [size, size, 3].
+        matte: float32 [size, size].
+        border: row of the crop at which the picture begins; negative where the picture goes on above the crop.
+
+    Returns:
+        The same, with hair mirrored at the border under the dome, and rounded off (``rounded_top``) below it where there is none.
+    """
+    size = matte.shape[0]
+    row = int(np.ceil(max(border, 0.0) + 0.5))
+    columns = np.flatnonzero(matte[min(row + 1, size - 1)] > 0.5)
+    if len(columns) < 0.03 * size:
+        return colours, matte
+    middle, half = (columns[0] + columns[-1]) / 2, (columns[-1] - columns[0] + 1) / 2
+    height = min(CROWN * half, row - 0.02 * size)
+    if height < 0.02 * size:
+        return colours, matte * rounded_top(matte, border)
+    colours, matte = colours.copy(), matte.copy()
+    # Just inside the border opacity is not certain: what is mirrored begins a little below.
+    first = row + 2
+    rows = np.arange(first)
+    mirrored = np.minimum(2 * first - 1 - rows, size - 1)
+    across = (np.arange(size, dtype=np.float32) - middle) / half
+    # The dome leans on the hair's own sides, so that there is no corner where they meet.
+    top = first - height * np.sqrt(np.clip(1 - across**2, 0, 1))
+    dome = np.clip((rows[:, None] - top[None]) / (0.012 * size), 0, 1) * (np.abs(across) < 1)
+    colours[:first] = colours[mirrored]
+    matte[:first] = matte[mirrored] * dome
+    return colours, matte
 
 
 def rounded_top(matte: NDArray[np.float32], border: float) -> NDArray[np.float32]:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas.tables import LABELS
+from stages.blocks import dilate
 from stages.filling import membrane
 from stages.warp.colour import hue_of
 
@@ -21,6 +22,21 @@ HALF, QUARTER = 2, 4
 
 SHADOW = 0.38
 """How much darker the neck is right under the jaw of the new head."""
+
+STRANDS = 19
+"""Width, at half the crop's size, of the band around the old head in which the background covers strands the labels miss."""
+
+SHADED = 55.0
+"""Distance in RGB, 0..441, that shadow puts between the inside and the outside of a collar."""
+
+SMALL_PATCH = 0.3
+"""Area, in squared eye distances, up to which a patch in shadow may be a collar."""
+
+PLAIN = 70.0
+"""Distance in RGB from which cloth and skin differ plainly."""
+
+SHADE = 0.35
+"""How dark skin and cloth get in the head's shadow, share of what they are in the light."""
 
 HUE_LIMIT = 1.25
 """Largest correction for a neck of another hue than its face."""
@@ -100,6 +116,107 @@ def shoulder_line(labels: Mask, left: float, right: float) -> Soft:
     return line.astype(np.float32)
 
 
+def collar_as_cloth(labels: Mask, small: NDArray[np.uint8], landmarks: NDArray[np.floating], unit: float) -> Mask:
+    """A label map in which patches of hair that look like the cloth beside them, not like the head's hair, are cloth.
+
+    The shaded inside of a collar is often taken for hair. Only patches that lie apart from the head's hair, below the nose, are
+    looked at.
+
+    Args:
+        labels: uint8 [height, width].
+        small: uint8 RGB [height / 2, width / 2, 3], the picture.
+        landmarks: float [478, 2 or 3], pixels of the label map.
+        unit: distance of the eye centres, pixels of the label map.
+    """
+    count, numbered, statistics, _ = cv2.connectedComponentsWithStats((labels == HAIR).astype(np.uint8), connectivity=4)
+    apart = [number for number in range(1, count) if statistics[number, cv2.CC_STAT_TOP] > landmarks[1, 1]]
+    if not apart:
+        return labels
+    result = labels.copy()
+    quarter = numbered[::2, ::2][: small.shape[0], : small.shape[1]]
+    cloth = (labels == CLOTH)[::2, ::2]
+    hair = np.isin(quarter, apart, invert=True) & (quarter > 0)
+    for number in apart:
+        own = quarter == number
+        beside = dilate(own, 0.25 * unit) & cloth
+        if not own.any() or not beside.any():
+            continue
+        colour, other = (np.median(small[mask], axis=0) for mask in (own, beside))
+        from_hair = np.linalg.norm(colour - np.median(small[hair], axis=0)) if hair.any() else np.inf
+        from_cloth = np.linalg.norm(colour - other)
+        # In its own shadow a collar may be as dark as hair.
+        shaded = from_cloth < SHADED and statistics[number, cv2.CC_STAT_AREA] < SMALL_PATCH * unit**2
+        if shaded or from_cloth < from_hair:
+            result[numbered == number] = CLOTH
+    return result
+
+
+def collar_beside_skin(labels: Mask, small: NDArray[np.uint8], unit: float) -> Mask:
+    """A label map in which what is labelled neck but has the colour of the cloth around it is cloth, and small patches of cloth
+    amid the neck that have the skin's colour are neck.
+
+    Only where cloth and skin differ plainly; elsewhere the labels are all there is. Arguments as for ``collar_as_cloth``.
+    """
+    coarse = np.ascontiguousarray(labels[::2, ::2][: small.shape[0], : small.shape[1]])
+    neck, cloth = coarse == NECK, coarse == CLOTH
+    around = dilate(neck, 0.5 * unit) & cloth
+    face = cv2.erode((coarse == FACE).astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
+    if not neck.any() or around.sum() < 40 or face.sum() < 40:
+        return labels
+    picture = cv2.GaussianBlur(small, (0, 0), 1.0).astype(np.float32)
+    skin, worn = np.median(picture[face], axis=0), np.median(picture[around], axis=0)
+    if np.linalg.norm(skin - worn) < PLAIN:
+        return labels
+    # Neck and collar lie in the head's shadow: all colours between a surface's and its shade are that surface.
+    from_skin, from_cloth = (
+        np.linalg.norm(picture - np.clip(picture @ colour / max(float(colour @ colour), 1), SHADE, 1)[..., None] * colour, axis=2)
+        for colour in (skin, worn)
+    )
+    _, numbered, statistics, _ = cv2.connectedComponentsWithStats(cloth.astype(np.uint8), connectivity=4)
+    patches = np.flatnonzero(statistics[:, cv2.CC_STAT_AREA] < 0.1 * (unit / 2) ** 2)
+    patch = np.isin(numbered, patches[patches > 0]) & dilate(neck, 2)
+    worn_there = neck & (from_cloth < 0.7 * from_skin)
+    bare_there = patch & (from_skin < 0.7 * from_cloth)
+    if not worn_there.any() and not bare_there.any():
+        return labels
+    result = labels.copy()
+    for mask, label, where in ((worn_there, CLOTH, (NECK,)), (bare_there, NECK, (CLOTH,))):
+        even = cv2.medianBlur(mask.astype(np.uint8), 5)
+        large = cv2.resize(even, labels.shape[::-1], interpolation=cv2.INTER_NEAREST) > 0
+        result[large & np.isin(labels, where)] = label
+    return result
+
+
+def mirrored_cloth(picture: NDArray[np.uint8], cloth: Mask, wanted: Mask) -> NDArray[np.uint8]:
+    """Cloth continued under what covers it: each wanted pixel shows what lies as far on the other side of the cloth's edge.
+
+    Edges between colours of cloth go on where they meet the cover, which a smooth fill would smear.
+
+    Args:
+        picture: uint8 RGB [height, width, 3].
+        cloth: uint8 [height / 2, width / 2], where cloth is surely seen.
+        wanted: uint8 of the same size, where it is to be continued.
+
+    Returns:
+        uint8 RGB [height, width, 3]; the picture itself where nothing is wanted.
+    """
+    height, width = cloth.shape
+    _, numbered = cv2.distanceTransformWithLabels(1 - cloth, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
+    rows, columns = np.nonzero(cloth)
+    place = np.zeros((int(numbered.max()) + 1, 2), np.float32)
+    place[numbered[rows, columns]] = np.stack([columns, rows], 1)
+    nearest = place[numbered]
+    grid = np.stack(np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)), 2)
+    beyond = 2 * nearest - grid
+    x, y = (np.clip(np.rint(beyond[..., k]), 0, length - 1).astype(int) for k, length in ((0, width), (1, height)))
+    found = np.where((cloth[y, x] > 0)[..., None], beyond, nearest)
+    # Neighbouring pixels take neighbouring cloth: without smoothing, rays spread from every corner of the edge.
+    found = np.where((wanted > 0)[..., None], cv2.GaussianBlur(found - grid, (0, 0), 1.5), np.float32(0)) + grid
+    size = (picture.shape[1], picture.shape[0])
+    maps = cv2.resize(found * HALF + np.float32(0.5 * HALF - 0.5), size, interpolation=cv2.INTER_LINEAR)
+    return np.asarray(cv2.remap(picture, maps, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), np.uint8)
+
+
 def underlay(
     picture: NDArray[np.uint8],
     background: NDArray[np.uint8],
@@ -126,20 +243,22 @@ def underlay(
     height, width = labels.shape
     half = np.ascontiguousarray(labels[::HALF, ::HALF])
     points, distance = landmarks[:, :2] / HALF, unit / HALF
+    small = cv2.resize(picture, (width // QUARTER, height // QUARTER), interpolation=cv2.INTER_AREA)
+    half = collar_beside_skin(collar_as_cloth(half, small, points, distance), small, distance)
     column, left, right = neck_column(half, points, distance)
     old = ((half == HAIR) | (half == FACE)).astype(np.uint8)
     body = ((half == CLOTH) | (half == NECK)).astype(np.uint8)
     near = cv2.dilate(old, np.ones((5, 5), np.uint8))
     # Strands of hair that the labels miss go with the head.
     below = np.arange(half.shape[0], dtype=np.float32)[:, None] >= shoulder_line(half, left, right)[None]
-    strands = cv2.dilate(old, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (11, 11))) & (half == BACKGROUND) & ~below
+    strands = cv2.dilate(old, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (STRANDS, STRANDS))) & (half == BACKGROUND) & ~below
     hidden = old | strands | (near & body)
     covered = (hidden & (below | (body > 0)) & (half != BACKGROUND)).astype(np.uint8)
 
-    small = cv2.resize(picture, (width // QUARTER, height // QUARTER), interpolation=cv2.INTER_AREA)
     sure = 1 - cv2.dilate(near, np.ones((3, 3), np.uint8))
     cloth = (half == CLOTH).astype(np.uint8) & sure
-    clothes = _continued(small, cloth if cloth.sum() > 200 else body & sure)
+    cloth = cloth if cloth.sum() > 200 else body & sure
+    clothes = mirrored_cloth(picture, cloth, covered) if cloth.any() else picture
     neck = cv2.erode((half == NECK).astype(np.uint8), np.ones((3, 3), np.uint8)) & sure
     if neck.sum() < 12:  # the neck is hidden: the face's own skin, below the nose
         low = np.arange(half.shape[0])[:, None] > points[1, 1]
@@ -155,8 +274,8 @@ def underlay(
         return base, skin
     coarse, fine, colours = (_scaled(box, scale) for scale in (1, HALF, HALF / QUARTER))
     size = (fine[1].stop - fine[1].start, fine[0].stop - fine[0].start)
-    clothes, tone = (cv2.resize(part[colours], size, interpolation=cv2.INTER_LINEAR) for part in (clothes, tone))
-    layer = _mix(background[fine], clothes, _enlarged(covered[coarse], size, 1.0))
+    tone = cv2.resize(tone[colours], size, interpolation=cv2.INTER_LINEAR)
+    layer = _mix(background[fine], clothes[fine], _enlarged(covered[coarse], size, 1.0))
     layer = _mix(layer, tone, _enlarged(filled[coarse], size, 0.8))
     part = _mix(picture[fine], layer, _enlarged(hidden[coarse], size, 1.0))
     skin[fine] = _enlarged(np.maximum(filled, _under_chin(half, points, distance))[coarse], size, 0.8)
