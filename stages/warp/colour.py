@@ -15,6 +15,15 @@ from stages.warp.shapes import polygon_coverage
 LIGHTNESS_SHARE, LIGHTNESS_LIMIT = 0.4, 22.0
 CHROMA_SHARE, CHROMA_LIMIT = 0.3, 7.0
 CONTRAST_SHARE, CONTRAST_LIMIT = 0.35, 0.2
+HARSH, HARSH_SHARE, HARSH_LEAST = 0.65, 0.6, 0.5
+"""Ratio of the faces' spans of light below which contrast is taken down by more, the exponent of it, and the least ratio."""
+
+GLARE, DIM_LEAST = 10.0, 0.6
+"""How much lighter highlights may be than the target's, in 8-bit L, where nothing else in the scene is; the least factor on L."""
+
+EVEN_FROM, EVEN_LEAST = 1.6, 0.65
+"""Ratio of the faces' deviations of colour from which colours are brought together, and the least factor on them."""
+
 SLOPE_SHARE, SLOPE_LIMIT = 0.6, 25.0
 
 
@@ -28,12 +37,16 @@ class SkinStatistics:
         tone: float64 [3], mean RGB in linear light.
         slope: float64 [2], how L changes along the eyes' line and across it, per distance of the eye centres: from where the
             light comes.
+        span: float64 [2], 5th and 95th percentile of L: the face's shadows and highlights.
+        brightest: 97th percentile of L in the picture around the face: how bright anything in this light is.
     """
 
     mean: NDArray[np.float64]
     deviation: NDArray[np.float64]
     tone: NDArray[np.float64]
     slope: NDArray[np.float64]
+    span: NDArray[np.float64]
+    brightest: float
 
 
 def face_skin(landmarks: NDArray[np.floating], shape: tuple[int, ...]) -> NDArray[np.bool_]:
@@ -83,7 +96,11 @@ def skin_statistics(picture: NDArray[np.uint8], landmarks: NDArray[np.floating])
     places = face_coordinates(landmarks, picture.shape)[mask][kept].astype(np.float64)
     plane = np.column_stack([places, np.ones(len(places))])
     slope = np.linalg.lstsq(plane, lab[kept, 0], rcond=None)[0][:2]
-    return SkinStatistics(lab[kept].mean(0), lab.std(0), tone.astype(np.float64), slope)
+    around = cv2.cvtColor(picture[::4, ::4], cv2.COLOR_RGB2LAB)[..., 0][~mask[::4, ::4]]
+    brightest = float(np.percentile(around, 97)) if around.size else 255.0
+    return SkinStatistics(
+        lab[kept].mean(0), lab.std(0), tone.astype(np.float64), slope, np.percentile(lab[:, 0], (5, 95)), brightest
+    )
 
 
 def mean_statistics(found: Sequence[SkinStatistics]) -> SkinStatistics:
@@ -93,6 +110,8 @@ def mean_statistics(found: Sequence[SkinStatistics]) -> SkinStatistics:
         np.mean([one.deviation for one in found], 0),
         np.mean([one.tone for one in found], 0),
         np.mean([one.slope for one in found], 0),
+        np.mean([one.span for one in found], 0),
+        float(np.mean([one.brightest for one in found])),
     )
 
 
@@ -115,17 +134,49 @@ def towards(
             *np.clip(CHROMA_SHARE * difference[1:], -CHROMA_LIMIT, CHROMA_LIMIT),
         ]
     )
-    ratio = (max(target.deviation[0], 1.0) / max(source.deviation[0], 1.0)) ** CONTRAST_SHARE
-    ratio = float(np.clip(ratio, 1 - CONTRAST_LIMIT, 1 + CONTRAST_LIMIT))
+    ratio = contrast_ratio(source, target)
     lightness = lab[..., 0]
-    # Hair and shadows stay dark: the shift fades towards black and white.
-    room = np.clip(np.minimum(lightness, 255 - lightness) / 60.0, 0, 1)
+    # Hair and shadows stay dark: what is done to skin fades below its own shadows, and towards white.
+    dark = np.clip(lightness / np.float32(max(60.0, 1.3 * source.span[0])), 0, 1) ** np.float32(1.5)
+    room = np.minimum(dark, np.clip((255 - lightness) / 60, 0, 1))
     slope = np.clip(SLOPE_SHARE * (target.slope - source.slope), -SLOPE_LIMIT, SLOPE_LIMIT).astype(np.float32)
     # Beyond the face the light does not go on rising.
     lit = np.tanh(face_coordinates(landmarks, picture.shape)) @ slope
-    lab[..., 0] = np.clip(lightness + room * (lit + (lightness - source.mean[0]) * (ratio - 1) + shift[0]), 0, 255)
+    moved = lightness + room * (lit + (lightness - source.mean[0]) * (ratio - 1) + shift[0])
+    lab[..., 0] = np.clip(_dimmed(moved, source, target, ratio, float(shift[0])), 0, 255)
+    # Blotches of strong colour are brought together as far as the target's skin is even.
+    spread = np.sqrt((source.deviation[1:] ** 2).sum() / max(float((target.deviation[1:] ** 2).sum()), 4.0))
+    evenness = np.float32(np.clip(EVEN_FROM / max(spread, 1e-3), EVEN_LEAST, 1))
+    middle = source.mean[1:].astype(np.float32)
+    lab[..., 1:] = middle + (lab[..., 1:] - middle) * (1 + (evenness - 1) * room[..., None]) if evenness < 1 else lab[..., 1:]
     lab[..., 1:] += (shift[1:] * room[..., None]).astype(np.float32)
     return cv2.cvtColor(np.clip(lab + 0.5, 0, 255).astype(np.uint8), cv2.COLOR_LAB2RGB)
+
+
+def contrast_ratio(source: SkinStatistics, target: SkinStatistics) -> float:
+    """Factor on the contrast of the source's lightness: a part of the way to the target's, more of it when far too strong."""
+    deviation = max(target.deviation[0], 1.0) / max(source.deviation[0], 1.0)
+    span = max(float(np.diff(target.span)[0]), 4.0) / max(float(np.diff(source.span)[0]), 4.0)
+    mild = float(np.clip(deviation**CONTRAST_SHARE, 1 - CONTRAST_LIMIT, 1 + CONTRAST_LIMIT))
+    strong = float(np.clip((span / HARSH) ** HARSH_SHARE, HARSH_LEAST, 1))
+    return min(mild, strong) if strong < 1 else mild
+
+
+def _dimmed(
+    lightness: NDArray[np.floating], source: SkinStatistics, target: SkinStatistics, ratio: float, shift: float
+) -> NDArray[np.floating]:
+    """L with its light parts brought down to what the target's light can make bright; darker than the skin's shadows: unchanged.
+
+    Args:
+        lightness: float [height, width], already moved towards the target's by a contrast ``ratio`` and a ``shift``.
+    """
+    shadows, highlights = source.mean[0] + (source.span - source.mean[0]) * ratio + shift
+    # A pale face may stay paler than the target's, but not brighter than all else in the scene.
+    limit = max(target.span[1] + GLARE, min(target.brightest, 235.0))
+    if highlights <= limit or limit <= shadows * 0.5:
+        return lightness
+    factor = max(limit / highlights, DIM_LEAST)
+    return lightness * factor
 
 
 def hue_of(colour: NDArray[np.floating]) -> NDArray[np.float32]:

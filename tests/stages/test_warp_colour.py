@@ -20,8 +20,11 @@ LANDMARKS = pose().project(shape())
 
 
 def patch(colour: tuple[int, int, int], spread: int = 6) -> np.ndarray:
+    """Skin everywhere but for a white corner: the scene has light enough for white."""
     noise = np.random.default_rng(1).integers(-spread, spread + 1, (SIZE, SIZE, 1))
-    return np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)
+    picture = np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)
+    picture[: SIZE // 3, : SIZE // 3] = 255
+    return picture
 
 
 def statistics(picture: np.ndarray):
@@ -56,8 +59,26 @@ def test_lightness_moves_towards_the_target_and_no_further_than_its_limit(colour
     assert abs(change) < abs(wanted.mean[0] - before.mean[0])
 
 
+def test_nothing_outshines_a_dark_scene() -> None:
+    source, target = patch((230, 215, 200)), patch((90, 70, 60))
+    target[: SIZE // 3, : SIZE // 3] = 40
+    before, wanted = statistics(source), statistics(target)
+    after = statistics(towards(source, LANDMARKS, before, wanted))
+    in_light = statistics(towards(source, LANDMARKS, before, statistics(patch((90, 70, 60)))))
+    assert after.mean[0] < in_light.mean[0] - 20
+    assert after.mean[0] > wanted.mean[0]
+
+
+def test_harsh_contrast_comes_down_in_soft_light() -> None:
+    source, target = patch((140, 120, 110), spread=70), patch((140, 120, 110), spread=10)
+    before, wanted = statistics(source), statistics(target)
+    after = statistics(towards(source, LANDMARKS, before, wanted))
+    assert np.diff(after.span)[0] < 0.75 * np.diff(before.span)[0]
+
+
 def test_black_hair_stays_black() -> None:
     hair = patch((8, 6, 5), 3)
+    hair[: SIZE // 3, : SIZE // 3] = 0
     result = towards(hair, LANDMARKS, statistics(patch((120, 90, 70))), statistics(patch((230, 200, 180))))
     assert result.mean() < hair.mean() + 6
 
