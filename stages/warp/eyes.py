@@ -23,6 +23,9 @@ CLOSED = 0.04
 ROUND = 0.1
 """Height over width from which an opening is drawn at full strength."""
 
+LASHES = 0.6
+"""Brightness between closed lids, share of the skin's around them."""
+
 PLAIN_IRIS = np.array([62.0, 46.0, 38.0])
 
 
@@ -88,6 +91,26 @@ def take_eye(picture: NDArray[np.uint8], contour: NDArray[np.floating], iris: ND
     coverage = np.clip((1.08 * radius - distance) / max(0.16 * radius, 1.0) + 0.5, 0, 1)
     layer = np.concatenate([disc * coverage[..., None], 255 * coverage[..., None]], axis=2)
     return Eye((left, top), ball.astype(np.uint8), np.round(layer).astype(np.uint8), centre.copy(), (contour[0] + contour[8]) / 2)
+
+
+def without_eyeball(picture: NDArray[np.uint8], contour: NDArray[np.floating]) -> None:
+    """Paint the skin of the lids, in shade as among lashes, over an eye's opening, in place.
+
+    The head's mesh draws the lids together when the eye closes; what is left of the opening must then not be white.
+
+    Args:
+        picture: uint8 RGB [height, width, 3].
+        contour: float [16, 2 or 3], opening, pixels of the picture.
+    """
+    contour = np.asarray(contour, np.float64)[:, :2]
+    width = float(np.linalg.norm(contour[0] - contour[8]))
+    left, top, right, bottom = bounding_box(contour, picture.shape[:2], margin=0.3 * width)
+    if right <= left or bottom <= top:
+        return
+    patch = picture[top:bottom, left:right]
+    coverage = polygon_coverage(contour - (left, top), patch.shape[:2])
+    lid = membrane(patch, cv2.dilate(coverage, np.ones((3, 3), np.uint8)) <= 0, relax=2)
+    blend_patch(patch, LASHES * lid, coverage)
 
 
 def _ball(patch: NDArray[np.uint8], white: NDArray[np.bool_], opening: NDArray[np.float32]) -> NDArray[np.uint8]:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from stages.renderer import Portrait, Scene
 from stages.warp import topology
-from stages.warp.eyes import Eye, draw_eye, take_eye
+from stages.warp.eyes import Eye, draw_eye, take_eye, without_eyeball
 from stages.warp.geometry import FLIP, HeadMesh, Pose
 from stages.warp.mouth import draw_mouth
 from stages.warp.neck import HAIR, OTHER, jaw_shadow, underlay
@@ -36,7 +36,10 @@ class Head:
         matte = portrait.matte * _neck_fade(portrait)
         self.mesh = HeadMesh(portrait.landmarks, portrait.pose, matte)
         opacity = matte[..., None]
-        layers = np.concatenate([portrait.colours * opacity, 255 * opacity], axis=2)
+        colours = portrait.colours.copy()
+        for contour in (topology.LEFT_EYE, topology.RIGHT_EYE):
+            without_eyeball(colours, portrait.landmarks[contour])
+        layers = np.concatenate([colours * opacity, 255 * opacity], axis=2)
         self._texture = np.clip(layers + 0.5, 0, 255).astype(np.uint8)
         self._eyes: list[tuple[Eye, NDArray[np.int64], NDArray[np.int64]]] = [
             (take_eye(portrait.picture, portrait.landmarks[contour], portrait.landmarks[iris]), contour, iris)
