@@ -20,7 +20,7 @@ MAXIMUM_WINDOW = 32
 """Frames; the length of AnimateDiff's table of positions."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class KeysValues:
     """A reference's features as one self-attention of the DenoisingNet sees them, already projected.
 
@@ -89,8 +89,8 @@ class SpatialBlock(nn.Module):
         seen = reference if isinstance(reference, KeysValues) else self.project(reference)
         # Rows without a reference (the unconditional half under guidance) come first and cost no attention to it.
         alone = len(query) - len(seen.keys) * frames
-        joint_keys = torch.cat([keys[alone:], seen.keys.repeat_interleave(frames, 0)], 1)
-        joint_values = torch.cat([values[alone:], seen.values.repeat_interleave(frames, 0)], 1)
+        joint_keys = torch.cat([keys[alone:], _each_frame(seen.keys, frames)], 1)
+        joint_values = torch.cat([values[alone:], _each_frame(seen.values, frames)], 1)
         attended = _scaled_dot_product(query[alone:], joint_keys, joint_values, attention.heads)
         if alone:
             first = _scaled_dot_product(query[:alone], keys[:alone], values[:alone], attention.heads)
@@ -102,12 +102,12 @@ class SpatialBlock(nn.Module):
         values = attention.to_v(tokens)
         if tokens.shape[1] == 1:
             # The softmax over a single token is 1 whatever the query: the result is the token's value in every pixel.
-            return _project_out(attention, values).repeat_interleave(frames, 0)
+            return _each_frame(_project_out(attention, values), frames)
         keys = attention.to_k(tokens)
         attended = _scaled_dot_product(
             attention.to_q(self.norm2(hidden)),
-            keys.repeat_interleave(frames, 0),
-            values.repeat_interleave(frames, 0),
+            _each_frame(keys, frames),
+            _each_frame(values, frames),
             attention.heads,
         )
         return _project_out(attention, attended)
@@ -252,6 +252,11 @@ def _scaled_dot_product(query: Tensor, keys: Tensor, values: Tensor, heads: int)
 
     attended = F.scaled_dot_product_attention(split(query), split(keys), split(values))
     return attended.transpose(1, 2).reshape(batch, queries, channels)
+
+
+def _each_frame(rows: Tensor, frames: int) -> Tensor:
+    """[rows, ...] -> [rows * frames, ...]; of a single row without copying it."""
+    return rows[:, None].expand(-1, frames, *rows.shape[1:]).flatten(0, 1)
 
 
 def _project_out(attention: Attention, hidden: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from stages.networks.sampling import SamplingOptions
 from stages.networks.windows import Window
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SourceFeatures:
     """What the networks know of a source; the same in all its videos, frames and steps.
 
@@ -35,7 +35,7 @@ class SourceFeatures:
     reference: dict[str, KeysValues]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FrameConditions:
     """What a frame is generated from.
 

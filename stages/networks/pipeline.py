@@ -31,7 +31,7 @@ _SMALLEST_WINDOW = 4
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class GeneratedFrame:
     """A generated frame.
 
