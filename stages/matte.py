@@ -30,6 +30,12 @@ COLLAR_DIFFERENCE, COLLAR_LIGHTNESS = 38.0, 0.5
 GAP_DIFFERENCE, GAP_SHARE = 40.0, 0.35
 """Largest distance in RGB to the background's colour of a pixel that surely shows it, and its share of that to the head's."""
 
+GUESS_TRUST = 1e-4
+"""Weight of the labels against the colours in the matte's equations."""
+
+ALIKE, ALIKE_TRUST = 40.0, 0.1
+"""Distance in RGB between hair and background up to which they look alike, and what is added to the labels' weight there."""
+
 NECK_BEGIN, NECK_END = 0.55, 0.74
 """Where the neck fades out, in heights of the face below its middle (the chin is at 0.5)."""
 
@@ -47,12 +53,19 @@ def trimap(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return inwards > band, outwards > band
 
 
-def solve_matte(rgb: np.ndarray, front: np.ndarray, behind: np.ndarray, guess: np.ndarray | None = None) -> np.ndarray:
+def solve_matte(
+    rgb: np.ndarray,
+    front: np.ndarray,
+    behind: np.ndarray,
+    guess: np.ndarray | None = None,
+    trust_in_guess: np.ndarray | float = GUESS_TRUST,
+) -> np.ndarray:
     """Opacity between what is surely in front and surely behind: closed-form matting (Levin, Lischinski and Weiss, 2008).
 
     Args:
         rgb: uint8 [height, width, 3]; front, behind: boolean [height, width].
         guess: float32 [height, width] in 0..1, where nothing else decides.
+        trust_in_guess: weight of the guess against what colours say, one or [height, width].
 
     Returns:
         float32 [height, width] in 0..1.
@@ -77,7 +90,7 @@ def solve_matte(rgb: np.ndarray, front: np.ndarray, behind: np.ndarray, guess: n
     laplacian = diags(np.asarray(weights.sum(1)).ravel()) - weights
     prior = np.where(front, 1.0, 0.0 if guess is None else guess)
     prior[behind] = 0
-    trust = np.where(known, 100.0, 1e-4 if guess is not None else 1e-8).ravel()
+    trust = np.where(known, 100.0, trust_in_guess if guess is not None else 1e-8).ravel()
     system = (laplacian + diags(trust)).tocsr()
     solution, _ = cg(
         system, trust * prior.ravel(), x0=prior.ravel(), rtol=1e-5, maxiter=400, M=diags(1 / np.maximum(system.diagonal(), 1e-12))
@@ -118,9 +131,16 @@ def head_matte(rgb: np.ndarray, labels: np.ndarray, landmarks: np.ndarray) -> np
     """Opacity of the head: face, ears, hair wherever it hangs, and a little neck that fades out. float32 [size, size], 0 to 1."""
     front, behind = trimap(labels)
     head = np.isin(labels, (HAIR, FACE, NECK))
-    behind |= _seen_background(rgb, head, front, behind)
+    picture = cv2.GaussianBlur(rgb, (0, 0), 1.0).astype(np.float32)
+    of_front, of_behind = (membrane(rgb, known, relax=1) if known.any() else picture for known in (front, behind))
+    apart = np.linalg.norm(of_front - of_behind, axis=2)
+    to_front, to_behind = (np.linalg.norm(picture - colours, axis=2) for colours in (of_front, of_behind))
+    # What plainly has the background's colour is a gap under the hair, too narrow for the trimap.
+    behind |= ~front & ~head & (to_behind < GAP_DIFFERENCE) & (to_behind < GAP_SHARE * to_front)
     guess = cv2.GaussianBlur(head.astype(np.float32), (0, 0), 0.004 * labels.shape[0])
-    alpha = solve_matte(rgb, front, behind, guess)
+    # Where hair and background look alike, colours say nothing: the labels' border is better than a smear.
+    alike = np.exp(-((apart / ALIKE) ** 2))
+    alpha = solve_matte(rgb, front, behind, guess, GUESS_TRUST + ALIKE_TRUST * alike)
     # Solved values slightly off 0 and 1 are noise that shows as a veil on white.
     alpha = np.clip((alpha - 0.06) / 0.88, 0, 1)
     size = labels.shape[0]
@@ -132,16 +152,6 @@ def head_matte(rgb: np.ndarray, labels: np.ndarray, landmarks: np.ndarray) -> np
     neck = cv2.GaussianBlur((labels == NECK).astype(np.float32), (0, 0), 0.006 * size)
     share = np.clip(neck / np.maximum(neck + hair, 1e-3), 0, 1)
     return np.asarray(alpha * (1 - share * (1 - fade)), np.float32)
-
-
-def _seen_background(rgb: np.ndarray, head: np.ndarray, front: np.ndarray, behind: np.ndarray) -> np.ndarray:
-    """Pixels near the head that plainly have the colour of what is behind it: gaps under the hair too narrow for the trimap."""
-    unknown = ~front & ~behind & ~head
-    if not unknown.any() or not front.any() or not behind.any():
-        return np.zeros_like(head)
-    picture = cv2.GaussianBlur(rgb, (0, 0), 1.0).astype(np.float32)
-    to_front, to_behind = (np.linalg.norm(picture - membrane(rgb, known, relax=1), axis=2) for known in (front, behind))
-    return np.asarray(unknown & (to_behind < GAP_DIFFERENCE) & (to_behind < GAP_SHARE * to_front))
 
 
 def foreground_colours(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:

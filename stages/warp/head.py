@@ -15,7 +15,7 @@ from stages.warp.neck import HAIR, OTHER, jaw_shadow, underlay
 from stages.warp.raster import OUTSIDE, rasterise
 from stages.warp.shapes import polygon_coverage
 
-NECK_FADE = (0.03, 0.26)
+NECK_FADE = (0.02, 0.17)
 """Distance below the outline of the face, in eye distances, over which the source's own neck fades."""
 
 
