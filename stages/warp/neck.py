@@ -32,6 +32,9 @@ SHADED = 55.0
 SMALL_PATCH = 0.3
 """Area, in squared eye distances, up to which a patch in shadow may be a collar."""
 
+MISSED_REACH, MISSED_DIFFERENCE = 0.6, 60.0
+"""How far, in eye distances, hair may reach beyond its label, and how far in RGB its colour may lie from the rest's."""
+
 PLAIN = 70.0
 """Distance in RGB from which cloth and skin differ plainly."""
 
@@ -114,6 +117,28 @@ def shoulder_line(labels: Mask, left: float, right: float) -> Soft:
     # Beyond what is seen a shoulder slopes down.
     line += 0.35 * (np.maximum(places[0] - columns, 0) + np.maximum(columns - places[-1], 0))
     return line.astype(np.float32)
+
+
+def missed_hair(labels: Mask, small: NDArray[np.uint8], behind: NDArray[np.uint8], unit: float) -> Mask:
+    """Pixels labelled background that have the colour of the hair beside them and hide what is behind: uint8 [height, width].
+
+    Args:
+        labels: uint8 [height, width].
+        small: uint8 RGB [height / 2, width / 2, 3], the picture; behind: of the same size, the background.
+        unit: distance of the eye centres, pixels of the label map.
+    """
+    coarse = np.ascontiguousarray(labels[::2, ::2][: small.shape[0], : small.shape[1]])
+    hair = coarse == HAIR
+    beside = dilate(hair, MISSED_REACH * unit / 2) & (coarse == BACKGROUND)
+    if hair.sum() < 40 or not beside.any():
+        return np.zeros(labels.shape, np.uint8)
+    picture = small.astype(np.float32)
+    from_hair = np.linalg.norm(picture - np.median(picture[hair], axis=0), axis=2)
+    from_behind = np.linalg.norm(picture - behind, axis=2)
+    found = beside & (from_hair < MISSED_DIFFERENCE) & (from_behind > from_hair)
+    even = cv2.medianBlur(found.astype(np.uint8), 3)
+    grown = cv2.dilate(even, np.ones((3, 3), np.uint8)) & beside
+    return np.asarray(cv2.resize(grown.astype(np.uint8), labels.shape[::-1], interpolation=cv2.INTER_NEAREST), np.uint8)
 
 
 def collar_as_cloth(labels: Mask, small: NDArray[np.uint8], landmarks: NDArray[np.floating], unit: float) -> Mask:
@@ -248,6 +273,8 @@ def underlay(
     column, left, right = neck_column(half, points, distance)
     old = ((half == HAIR) | (half == FACE)).astype(np.uint8)
     body = ((half == CLOTH) | (half == NECK)).astype(np.uint8)
+    behind = cv2.resize(background, (width // QUARTER, height // QUARTER), interpolation=cv2.INTER_AREA)
+    old |= missed_hair(half, small, behind, distance)
     near = cv2.dilate(old, np.ones((5, 5), np.uint8))
     # Strands of hair that the labels miss go with the head.
     below = np.arange(half.shape[0], dtype=np.float32)[:, None] >= shoulder_line(half, left, right)[None]

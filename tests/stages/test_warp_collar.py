@@ -8,7 +8,7 @@ import pytest
 
 from stages.matte import without_collar
 from stages.portrait import with_crown
-from stages.warp.neck import CLOTH, FACE, HAIR, NECK, collar_as_cloth, collar_beside_skin, mirrored_cloth
+from stages.warp.neck import CLOTH, FACE, HAIR, NECK, collar_as_cloth, collar_beside_skin, mirrored_cloth, missed_hair
 
 UNIT = 40.0
 
@@ -63,6 +63,19 @@ def test_nothing_is_judged_where_cloth_has_the_skins_colour() -> None:
     picture = painted(labels, {FACE: (200, 150, 130), NECK: (190, 140, 120), CLOTH: (200, 160, 140)})
     small = cv2.resize(picture, (128, 128), interpolation=cv2.INTER_AREA)
     assert collar_beside_skin(labels, small, UNIT) is labels
+
+
+def test_hair_beyond_its_label_is_found_and_dark_background_is_not_hair() -> None:
+    labels, _ = labels_and_landmarks()
+    picture = painted(labels, {HAIR: (45, 30, 22), FACE: (200, 150, 130)})
+    picture[18:30, 90:166] = (45, 30, 22)
+    picture[30:60, 40:70] = (50, 34, 26)
+    behind = np.full((128, 128, 3), 160, np.uint8)
+    behind[15:30, 20:35] = (50, 34, 26)
+    small = cv2.resize(picture, (128, 128), interpolation=cv2.INTER_AREA)
+    found = missed_hair(labels, small, behind, UNIT)
+    assert (found[20:29, 94:162] == 1).all()
+    assert found[:, :72].max() == 0
 
 
 def test_an_edge_between_colours_of_cloth_goes_on_sharply() -> None:
