@@ -32,6 +32,9 @@ __all__ = ["Camera", "Performer", "Shot"]
 SHOWN = display(np.linspace(0, shading.BRIGHTEST, shading.TONES, dtype=np.float32))
 """From linear light 0..1.5 to what a screen shows, uint8."""
 
+LOOKS_ASIDE, LOOKS_UP = np.radians(30.0), np.radians(22.0)
+"""How far eyes turn at weight 1 of ``eyeLook...``."""
+
 SHADOW_MAP = 288
 SHADOW_REACH = 4
 """Size of the shadow map, and over how many of its pixels the shadow of a lamp of some size fades."""
@@ -71,16 +74,22 @@ class Performer:
     Args:
         model: the head model. identity: float32 [k], coefficients of the head's shape. appearance: everything painted and worn.
         openness: float32 [vertices], to the sky, where it is known (``person.openness_of``); measured by default.
+        gaze: whether the eyes turn with the weights of ``eyeLook...``; the head model itself only moves the lids.
     """
 
-    def __init__(self, model: HeadModel, identity: Floats, appearance: Appearance, *, openness: Floats | None = None) -> None:
+    def __init__(
+        self, model: HeadModel, identity: Floats, appearance: Appearance, *, openness: Floats | None = None, gaze: bool = True
+    ) -> None:
         self.model, self.identity, self.appearance = model, np.asarray(identity, np.float32), appearance
         self.base = model.shape(self.identity)
         self.count = len(self.base)
         self.mesh = assemble(model, self.base, appearance, openness)
         self.points = Correspondence.builtin()
         self._eyeballs = [np.flatnonzero(model.vertices_of("M_Sclera" + side)) for side in ("Left", "Right")]
+        self._turning = gaze
         self._irises = [np.flatnonzero(model.vertices_of("M_Iris" + side)) for side in ("Left", "Right")]
+        self._eyes = [np.union1d(ball, iris) for ball, iris in zip(self._eyeballs, self._irises, strict=True)]
+        self._looks = {name: index for index, name in enumerate(model.expression_names) if name.startswith("eyeLook")}
         look = appearance
         colours = (look.skin, look.hair, look.lips, look.iris, look.cloth, look.glasses_colour, look.hand_skin or look.skin)
         self._tones = np.stack([linear(colour) for colour in colours])
@@ -92,8 +101,22 @@ class Performer:
         """All vertices but the hands' in camera axes: float32 [vertices, 3], the head model's first."""
         vertices = self.mesh.vertices[: self.mesh.bare[0]].copy()
         add_expression(vertices, self.model.expression, np.asarray(expression, np.float32))
+        if self._turning:
+            self._turn_eyes(vertices, expression)
         turn_about(vertices, self.mesh.follow[: len(vertices)], rotation, PIVOT, shift, sway)
         return vertices
+
+    def _turn_eyes(self, vertices: Floats, expression: Floats) -> None:
+        """Turn the eyeballs about their middles, in place, before the head turns."""
+        weight = {name: float(expression[index]) for name, index in self._looks.items()}
+        for k, (side, sign) in enumerate((("L", 1.0), ("R", -1.0))):
+            aside = LOOKS_ASIDE * sign * (weight[f"eyeLookOut_{side}"] - weight[f"eyeLookIn_{side}"])
+            down = LOOKS_UP * (weight[f"eyeLookDown_{side}"] - weight[f"eyeLookUp_{side}"])
+            if aside == 0 and down == 0:
+                continue
+            centre = self.base[self._eyeballs[k]].mean(0)
+            moved = (vertices[self._eyes[k]] - centre) @ rotation_matrix(aside, down, 0.0).T + centre
+            vertices[self._eyes[k]] = moved
 
     def shoot(
         self,

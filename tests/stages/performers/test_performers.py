@@ -168,6 +168,17 @@ def test_expression_and_pose_move_what_they_should(performer: Performer) -> None
     np.testing.assert_allclose(turned.rotation @ turned.rotation.T, np.eye(3), atol=1e-6)
 
 
+def test_the_eyes_turn_with_the_weights_of_gaze(performer: Performer) -> None:
+    _, still = shoot(performer, (0, 0, 0))
+    _, aside = shoot(performer, (0, 0, 0), eyeLookOut_L=0.8, eyeLookIn_R=0.8)
+    _, upwards = shoot(performer, (0, 0, 0), eyeLookUp_L=0.8, eyeLookUp_R=0.8)
+    across = still.landmarks[263, 0] - still.landmarks[33, 0]
+    for iris in (468, 473):
+        assert aside.landmarks[iris, 0] > still.landmarks[iris, 0] + 0.04 * across
+        assert upwards.landmarks[iris, 1] < still.landmarks[iris, 1] - 0.03 * across
+    np.testing.assert_array_equal(aside.points68[:17], still.points68[:17])
+
+
 def test_every_hair_style_and_garment_can_be_worn(model: HeadModel) -> None:
     camera, room = Camera(96, 96), Room("shelf", seed=1)
     background, nothing = room.paint(96, 96), np.zeros(len(model.expression_names), np.float32)
