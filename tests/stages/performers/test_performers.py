@@ -176,7 +176,7 @@ def test_the_eyes_turn_with_the_weights_of_gaze(performer: Performer) -> None:
     for iris in (468, 473):
         assert aside.landmarks[iris, 0] > still.landmarks[iris, 0] + 0.04 * across
         assert upwards.landmarks[iris, 1] < still.landmarks[iris, 1] - 0.03 * across
-    np.testing.assert_array_equal(aside.points68[:17], still.points68[:17])
+    np.testing.assert_allclose(aside.points68[:17], still.points68[:17], atol=0.5)
 
 
 def test_every_hair_style_and_garment_can_be_worn(model: HeadModel) -> None:
