@@ -9,6 +9,7 @@ from schemas.tables import LANDMARKS
 from stages.contract import Work
 from stages.matte import foreground_colours, head_matte, without_collar
 from stages.renderer import Portrait
+from stages.segmentation import HAIR
 from stages.video.crops import extract_crop
 from stages.video.decode import open_clip
 from stages.warp.geometry import Pose
@@ -19,6 +20,9 @@ ROUNDING = 0.22
 
 CROWN = 0.3
 """Height of the dome that goes on above such a cut, share of half the cut's width."""
+
+UNCERTAIN = 0.02
+"""Height of the strip below the picture's border in which opacity is not certain, share of the crop's side."""
 
 
 def read_portrait(work: Work) -> Portrait:
@@ -40,18 +44,19 @@ def read_portrait(work: Work) -> Portrait:
     labels = without_collar(picture, labels, landmarks)
     matte = head_matte(picture, labels, landmarks)
     colours = foreground_colours(picture, matte)
-    colours, matte = with_crown(colours, matte, border)
+    colours, matte = with_crown(colours, matte, labels, border)
     return Portrait(picture, colours, matte, labels, landmarks, pose)
 
 
 def with_crown(
-    colours: NDArray[np.uint8], matte: NDArray[np.float32], border: float
+    colours: NDArray[np.uint8], matte: NDArray[np.float32], labels: NDArray[np.uint8], border: float
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """A head whose top the picture's border cuts off, rounded: hair goes on above the border as a flat dome where there is room.
 
     Args:
         colours: uint8 RGB [size, size, 3].
         matte: float32 [size, size].
+        labels: uint8 [size, size]; hair is cut off where its label reaches the border.
         border: row of the crop at which the picture begins; negative where the picture goes on above the crop.
 
     Returns:
@@ -59,16 +64,17 @@ def with_crown(
     """
     size = matte.shape[0]
     row = int(np.ceil(max(border, 0.0) + 0.5))
-    columns = np.flatnonzero(matte[min(row + 1, size - 1)] > 0.5)
-    if len(columns) < 0.03 * size:
-        return colours, matte
+    # Next to the border opacity is not certain: what is mirrored begins a little below.
+    first = row + round(UNCERTAIN * size)
+    cut = (labels[row : row + 4] == HAIR).any(0) & (matte[min(first, size - 1)] > 0.5)
+    columns = np.flatnonzero(cut)
+    if border < 0 or len(columns) < 0.03 * size:
+        return colours, matte * rounded_top(matte, border)
     middle, half = (columns[0] + columns[-1]) / 2, (columns[-1] - columns[0] + 1) / 2
     height = min(CROWN * half, row - 0.02 * size)
     if height < 0.02 * size:
         return colours, matte * rounded_top(matte, border)
     colours, matte = colours.copy(), matte.copy()
-    # Just inside the border opacity is not certain: what is mirrored begins a little below.
-    first = row + 2
     rows = np.arange(first)
     mirrored = np.minimum(2 * first - 1 - rows, size - 1)
     across = (np.arange(size, dtype=np.float32) - middle) / half
@@ -93,6 +99,6 @@ def rounded_top(matte: NDArray[np.float32], border: float) -> NDArray[np.float32
     if len(columns) < 0.03 * size:
         return np.ones_like(matte)
     middle, half = (columns[0] + columns[-1]) / 2, (columns[-1] - columns[0] + 1) / 2
-    across = (np.arange(size, dtype=np.float32) - middle) / half
+    across = np.clip((np.arange(size, dtype=np.float32) - middle) / half, -1, 1)
     depth = np.arange(size, dtype=np.float32)[:, None] - row - ROUNDING * half * across**2
     return np.asarray(np.clip(depth / (0.012 * size), 0, 1), np.float32)

@@ -22,7 +22,7 @@ GLARE, DIM_LEAST = 10.0, 0.6
 """How much lighter highlights may be than the target's, in 8-bit L, where nothing else in the scene is; the least factor on L."""
 
 EVEN_FROM, EVEN_LEAST = 1.6, 0.65
-"""Ratio of the faces' deviations of colour from which colours are brought together, and the least factor on them."""
+"""Ratio of the faces' deviations of colour from which strong colours come down, and the least factor on their excess."""
 
 SLOPE_SHARE, SLOPE_LIMIT = 0.6, 25.0
 
@@ -144,11 +144,13 @@ def towards(
     lit = np.tanh(face_coordinates(landmarks, picture.shape)) @ slope
     moved = lightness + room * (lit + (lightness - source.mean[0]) * (ratio - 1) + shift[0])
     lab[..., 0] = np.clip(_dimmed(moved, source, target, ratio, float(shift[0])), 0, 255)
-    # Blotches of strong colour are brought together as far as the target's skin is even.
+    # Blotches of strong colour come down as far as the target's skin is even.
     spread = np.sqrt((source.deviation[1:] ** 2).sum() / max(float((target.deviation[1:] ** 2).sum()), 4.0))
     evenness = np.float32(np.clip(EVEN_FROM / max(spread, 1e-3), EVEN_LEAST, 1))
-    middle = source.mean[1:].astype(np.float32)
-    lab[..., 1:] = middle + (lab[..., 1:] - middle) * (1 + (evenness - 1) * room[..., None]) if evenness < 1 else lab[..., 1:]
+    colourful = np.hypot(lab[..., 1] - 128, lab[..., 2] - 128)
+    # What is less colourful than the skin (hair, teeth) stays as it is.
+    excess = np.maximum(colourful - np.float32(np.hypot(*(source.mean[1:] - 128))), 0) * (1 - evenness) * room
+    lab[..., 1:] = 128 + (lab[..., 1:] - 128) * (1 - excess / np.maximum(colourful, 1))[..., None]
     lab[..., 1:] += (shift[1:] * room[..., None]).astype(np.float32)
     return cv2.cvtColor(np.clip(lab + 0.5, 0, 255).astype(np.uint8), cv2.COLOR_LAB2RGB)
 

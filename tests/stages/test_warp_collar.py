@@ -106,9 +106,10 @@ def test_hair_cut_by_the_border_goes_on_as_a_dome_where_there_is_room() -> None:
     matte[60:150, 50:150] = 1
     colours = np.full((200, 200, 3), 50, np.uint8)
     colours[:60] = 255
-    shown, whole = with_crown(colours, matte, 60.0)
-    assert whole[52, 100] == 1
+    labels = np.where(matte > 0, HAIR, 0).astype(np.uint8)
+    shown, whole = with_crown(colours, matte, labels, 60.0)
+    assert whole[54, 100] == 1
     assert whole[52, 52] == 0
     assert whole[40].max() == 0
-    assert (shown[52, 100] == 50).all()
-    assert matte[52, 100] == 0
+    assert (shown[54, 100] == 50).all()
+    assert matte[54, 100] == 0
