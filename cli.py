@@ -475,6 +475,7 @@ def performers_render(
     from flows.performers import RenderOrder, render_performers
 
     order = RenderOrder(count, frames, size, rate, seed, swaps, stills)
+    order.check()
     file = head_model or registry_of(settings_of(config, None)).require("ict")
     told = render_performers(file, out, order, workers=workers or usable_cores(), tell=tell_share("clip", as_json))
     if as_json:

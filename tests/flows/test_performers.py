@@ -8,7 +8,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from cli import app
 from flows.performers import RenderOrder, render_performers
 from schemas.catalogue import read_catalogue
 from schemas.problems import UsageError
@@ -36,6 +38,11 @@ def test_an_order_that_makes_no_sense_lists_every_problem() -> None:
     with pytest.raises(UsageError) as caught:
         RenderOrder(count=0, size=33, rate=0).check()
     assert len(caught.value.problems) == 3
+
+
+def test_the_command_refuses_wrong_usage_before_it_looks_for_the_model(tmp_path: Path) -> None:
+    answer = CliRunner().invoke(app, ["performers", "render", "--out", str(tmp_path), "--size", "33"])
+    assert answer.exit_code == 2
 
 
 def test_every_frame_has_its_picture_labels_alpha_and_row(rendered: Path) -> None:
