@@ -82,3 +82,10 @@ def test_what_a_message_suggests_as_edits_is_taken() -> None:
     with pytest.raises(ValueError, match="such as") as caught:
         parse_edits("[1]", "The edits")
     assert read_edits(json.loads(str(caught.value).partition("such as ")[2])).curves
+
+
+def test_every_link_of_the_documents_leads_somewhere() -> None:
+    for document in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "examples" / "README.md"):
+        for address in re.findall(r"\]\(([^)#\s]+)", document.read_text()):
+            if "://" not in address:
+                assert (document.parent / address).exists(), f"{document.name} links to {address}, which is not there"
