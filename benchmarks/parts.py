@@ -106,7 +106,7 @@ def _watch(pid: int, peaks: list[int]) -> None:
 
 def stages() -> str:
     """Frames a second of each stage on one worker, and the share of bookkeeping."""
-    frames = 300
+    frames = 600
     with folder() as place:
         clip = repeated("clip_speech.mp4", frames, place / "speech.mp4")
         measured = run(place, [{"id": "one", "source": EXAMPLES / "portrait_ada.png", "target": clip}], "--workers", "1")
