@@ -524,9 +524,7 @@ def _parquet_rows(location: str, data: bytes, maximum_rows: int, problems: list[
             found = batch.to_pylist()
             size += sum(len(cell if isinstance(cell, str) else repr(cell)) for row in found for cell in row.values())
             if size > MAXIMUM_PARQUET_BYTES:
-                problems.append(
-                    f"{location} unpacks to more than {MAXIMUM_PARQUET_BYTES} bytes: split it."
-                )
+                problems.append(f"{location} unpacks to more than {MAXIMUM_PARQUET_BYTES} bytes: split it.")
                 return []
             rows += found
     except (pa.ArrowException, OSError, ValueError) as error:
