@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from flows import runs
-from flows.inspect import inspect_clip, inspect_job
 from flows.planning import Clip, Planner
 from flows.retrying import settings_of_record
+from flows.sheets import inspect_clip, inspect_job
 from schemas.catalogue import Job, resolve, safe_id
 from schemas.configuration import Settings
 from schemas.problems import UsageError

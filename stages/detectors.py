@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import os
 import threading
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -129,11 +130,12 @@ class Detection:
         return Window(float(centre[0]), float(centre[1]), side, math.atan2(across[1], across[0]))
 
 
-class _Closing:
+class _Closing(ABC):
     """A context manager around ``close``."""
 
+    @abstractmethod
     def close(self) -> None:
-        raise NotImplementedError
+        """Let go of the network."""
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()

@@ -21,7 +21,7 @@ from flows.contact_sheet import (
     overlay_grid,
     overlay_labels,
 )
-from flows.inspect import inspect_clip, inspect_job
+from flows.sheets import inspect_clip, inspect_job
 from schemas.problems import UsageError
 from schemas.tables import LABELS, LANDMARK_TABLE, LANDMARKS, MASKS, PLATES, RENDERED, SUBJECT, aligned_table, fit_table
 from stages.face3d import topology
