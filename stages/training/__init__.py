@@ -1,0 +1,1 @@
+"""Training of the diffusion renderer: samples and their augmentation, losses, and the loop."""
