@@ -13,7 +13,7 @@ from stages.performers.backdrop import Backdrop
 from stages.performers.camera import Camera
 from stages.performers.head import HeadModel
 from stages.performers.performance import Performance, perform
-from stages.performers.scene import Performer, Shot
+from stages.performers.scene import Performer, Shot, shown_on_screen
 
 IDENTITIES = 40
 IDENTITY_SPREAD = 0.75
@@ -100,6 +100,14 @@ def play(model: HeadModel, scene: Scene, person: Person) -> Iterator[Shot]:
         aim = (scene.camera.aim[0] + float(drift[0]), scene.camera.aim[1] + float(drift[1]))
         background = backdrop.frame(frame / scene.performance.frames_per_second, drift)
         yield performer.shoot_frame(replace(scene.camera, aim=aim), scene.room, background, scene.performance, frame)
+
+
+def empty_room(scene: Scene) -> Iterator[npt.NDArray[np.uint8]]:
+    """The scene's frames without anybody: uint8 [height, width, 3] each, where nobody stands exactly what :func:`play` shows."""
+    backdrop = Backdrop(scene.room, scene.camera)
+    for frame in range(len(scene.performance)):
+        seconds = frame / scene.performance.frames_per_second
+        yield shown_on_screen(backdrop.frame(seconds, scene.performance.drift[frame]))
 
 
 def portrait(model: HeadModel, scene: Scene, size: int) -> Shot:

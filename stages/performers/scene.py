@@ -68,6 +68,11 @@ class Shot:
     vertices: Floats
 
 
+def shown_on_screen(light: Floats) -> npt.NDArray[np.uint8]:
+    """Linear light of a background as a picture shows it: uint8, same shape."""
+    return SHOWN[(np.clip(light, 0, shading.BRIGHTEST) * ((len(SHOWN) - 1) / shading.BRIGHTEST) + 0.5).astype(np.int64)]
+
+
 class Performer:
     """A person: a head shape, an appearance, and everything that does not change from frame to frame.
 

@@ -12,7 +12,7 @@ import pytest
 from schemas.tables import LABELS
 from stages.detectors import FaceDetector
 from stages.performers.appearance import Appearance, Room, display, linear
-from stages.performers.casting import ACTS, Person, cast, play
+from stages.performers.casting import ACTS, Person, cast, empty_room, play
 from stages.performers.head import HeadModel, bend, rotation_matrix
 from stages.performers.mediapipe_points import Correspondence
 from stages.performers.performance import hum, perform
@@ -289,3 +289,11 @@ def test_every_frame_of_the_examples_shows_one_face(examples: Path) -> None:
         for path in sorted(examples.glob("portrait_*.png")):
             picture = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
             assert len(detector.detect(picture)) == 1, path.name
+
+
+def test_the_empty_room_is_what_shows_beside_the_person(model: HeadModel) -> None:
+    scene = cast(model, 3, seed=2, frames=3, frames_per_second=12, width=96, height=96)
+    for shot, empty in zip(play(model, scene, scene.person), empty_room(scene), strict=True):
+        bare = shot.alpha == 0
+        assert bare.mean() > 0.2
+        assert np.abs(shot.picture[bare].astype(int) - empty[bare]).max() <= 1
