@@ -29,7 +29,8 @@ from flows.contact_sheet import (
 from schemas.catalogue import safe_id
 from schemas.problems import UsageError
 from schemas.tables import FOREGROUND_BLOCKS, HAIR_BLOCKS, LABELS, LANDMARKS
-from stages.inpaint import background_crop, condition_image
+from stages.condition_image import condition_image
+from stages.plates import background_crop
 from stages.video.crops import extract_crop, opencv_matrix, to_crop
 from stages.video.decode import ClipReader, open_clip
 from storage.artifacts import Artifact

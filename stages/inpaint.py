@@ -12,17 +12,17 @@ import numpy as np
 from schemas.parameters import InpaintParameters
 from schemas.problems import ModelError
 from schemas.tables import PLATES
-from stages.blocks import dilate, enhance_cloth, shoulder_rectangles
+from stages.blocks import dilate
 from stages.contract import Input, Scope, Stage, Work
 from stages.filling import Lama, fill_smooth
 from stages.plates import Camera, PlateBuilder, background_crop, chain, covered_box, crop_to_frame, greatest_motion, identity
-from stages.segmentation import BACKGROUND, CLOTH, HAIR
+from stages.segmentation import BACKGROUND, HAIR
 from stages.video.decode import ClipReader, open_clip
 from stages.video.view import FrameView
 from storage.artifacts import PictureReader
 from storage.tables import array
 
-__all__ = ["InpaintStage", "background_crop", "condition_image"]
+__all__ = ["InpaintStage", "background_crop"]
 
 SAMPLES = 48
 """Frames of a shot that its plate is made of."""
@@ -41,27 +41,6 @@ POOR = 14.0
 
 SHORTEST = 48
 """Frames of a shot below which its plates are not divided further."""
-
-
-def condition_image(
-    background: np.ndarray, rgb: np.ndarray, labels: np.ndarray, shoulders: np.ndarray, hair: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Background without the person, with the surviving piece of cloth (paper, Hair Enhancement).
-
-    Args:
-        background: uint8 [size, size, 3], from :func:`stages.plates.background_crop`.
-        rgb: uint8 [size, size, 3], the crop.
-        labels: uint8 [size, size], its label map.
-        shoulders: float [2, 3] or [6], shoulder keypoints in crop pixels and their visibility; see
-            :func:`stages.blocks.shoulder_rectangles`.
-        hair: boolean [size, size], M_hair; by default the crop's own hair.
-
-    Returns:
-        The condition image uint8 [size, size, 3] and M_cloth_new boolean [size, size].
-    """
-    hair = labels == HAIR if hair is None else hair
-    cloth = enhance_cloth(labels == CLOTH, hair, shoulder_rectangles(shoulders, labels.shape[0]))
-    return np.where(cloth[..., None], rgb, background), cloth
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""The inpaint stage and what is made of its plates: the condition image."""
+"""The inpaint stage: plates of the background without the person."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ import pytest
 from schemas.parameters import InpaintParameters
 from schemas.problems import ModelError
 from stages import segmentation as parts
-from stages.blocks import shoulder_rectangles
 from stages.contract import Inputs, Work
-from stages.inpaint import InpaintStage, background_crop, condition_image
+from stages.inpaint import InpaintStage, background_crop
 from stages.video.crops import extract_crop
 from stages.video.decode import open_clip
 from storage.artifacts import Artifact, ArtifactWriter
@@ -121,35 +120,6 @@ def test_the_same_seed_gives_the_same_plate_bit_for_bit(tmp_path: Path) -> None:
 def test_asking_for_lama_without_its_weights_says_how_to_register_them(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="models add lama"):
         _Clip(tmp_path).run(method="lama")
-
-
-# ---------------------------------------------------------------------------------------------- condition image
-
-
-def _frame(long_hair: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    background = np.full((512, 512, 3), (90, 140, 110), np.uint8)
-    picture, labels, _ = paint_person(background, (256, 200), 160, long_hair)
-    return picture, labels, background
-
-
-def test_the_condition_image_is_background_with_the_cloth_that_survives() -> None:
-    picture, labels, background = _frame(long_hair=True)
-    shoulders = np.array([380, 380, 1, 132, 380, 1], float)
-    image, cloth = condition_image(background, picture, labels, shoulders)
-    assert np.array_equal(cloth, (labels == parts.CLOTH) & ~(labels == parts.HAIR) & ~shoulder_rectangles(shoulders, 512))
-    assert cloth.any()
-    assert np.array_equal(image[cloth], picture[cloth])
-    assert np.array_equal(image[~cloth], background[~cloth])
-
-
-def test_hair_of_another_person_can_erode_the_cloth() -> None:
-    picture, labels, background = _frame(long_hair=False)
-    unseen = np.full(6, np.nan)
-    everywhere = np.ones((512, 512), bool)
-    _, cloth = condition_image(background, picture, labels, unseen, hair=everywhere)
-    assert not cloth.any()
-    _, cloth = condition_image(background, picture, labels, unseen)
-    assert np.array_equal(cloth, labels == parts.CLOTH)
 
 
 def test_a_real_still_camera_gets_one_plate_without_the_person(shared: Path, tmp_path: Path) -> None:
