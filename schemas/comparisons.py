@@ -1,0 +1,27 @@
+"""Tables that comparisons on performers write: one row per frame, or per person, beside the summary as JSON and Markdown."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from schemas.tables import TableSchema, column
+
+MASK_MEASURES = tuple(
+    f"{measure}_{region}"
+    for region in ("hair", "face", "head", "neck", "cloth", "hand", "person")
+    for measure in ("iou", "boundary")
+)
+PLATE_MEASURES = ("plate_hole", "plate_psnr", "plate_rim", "plate_around", "plate_flicker")
+
+# One row per frame. iou_*: overlap with the truth; boundary_*: pixels of the crop; plate_*: 0..255, see docs/masks.md.
+MASK_COMPARISON = TableSchema(
+    "mask_comparison",
+    1,
+    (
+        column("clip", pa.int32()),
+        column("frame", pa.int32()),
+        column("hair_model", pa.string()),  # colour or network
+        column("detected", pa.bool_()),
+        *(column(name, pa.float32()) for name in (*MASK_MEASURES, *PLATE_MEASURES)),
+    ),
+)
