@@ -16,7 +16,7 @@ from stages.blocks import dilate
 from stages.filling import membrane
 from stages.segmentation import CLOTH, FACE, HAIR, NECK, HeadFrame
 
-__all__ = ["foreground_colours", "head_matte", "reference_image", "solve_matte", "trimap", "without_collar"]
+__all__ = ["foreground_colours", "head_matte", "neck_fade", "reference_image", "solve_matte", "trimap", "without_collar"]
 
 HAIR_BAND, SKIN_BAND = 0.03, 0.007
 """Half the width of the band in which opacity is solved for, share of the crop's side."""
@@ -143,6 +143,11 @@ def head_matte(rgb: np.ndarray, labels: np.ndarray, landmarks: np.ndarray) -> np
     alpha = solve_matte(rgb, front, behind, guess, GUESS_TRUST + ALIKE_TRUST * alike)
     # Solved values slightly off 0 and 1 are noise that shows as a veil on white.
     alpha = np.clip((alpha - 0.06) / 0.88, 0, 1)
+    return np.asarray(alpha * neck_fade(labels, landmarks), np.float32)
+
+
+def neck_fade(labels: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
+    """What is left of the opacity of a little neck that fades out, 1 on the rest of the head: float32 [size, size], 0 to 1."""
     size = labels.shape[0]
     u, v = HeadFrame.of(landmarks).coordinates(size, size)
     column = v[(labels == NECK) & (np.abs(u) < 0.3)]
@@ -151,7 +156,7 @@ def head_matte(rgb: np.ndarray, labels: np.ndarray, landmarks: np.ndarray) -> np
     hair = cv2.GaussianBlur((labels == HAIR).astype(np.float32), (0, 0), 0.006 * size)
     neck = cv2.GaussianBlur((labels == NECK).astype(np.float32), (0, 0), 0.006 * size)
     share = np.clip(neck / np.maximum(neck + hair, 1e-3), 0, 1)
-    return np.asarray(alpha * (1 - share * (1 - fade)), np.float32)
+    return np.asarray(1 - share * (1 - fade), np.float32)
 
 
 def foreground_colours(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
