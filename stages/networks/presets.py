@@ -96,7 +96,7 @@ DEMO = Preset(
     unet=UNetPreset(channels=(64, 96, 96), layers=1, attention=(True, True, True), heads=4, token_channels=128, groups=16),
     pose=PosePreset(heads=4, head_channels=16, normalisation="frame"),
     image_encoder=ImageEncoderPreset(width=128, hidden=384, layers=4, heads=4, image_size=128, patch_size=16),
-    vae=VAEPreset(channels=(32, 64, 96, 96), layers=1, groups=16, middle_attention=False),
+    vae=VAEPreset(channels=(16, 32, 64, 96), layers=1, groups=8, middle_attention=False),
 )
 """At most 30 MB in half precision; runs on a CPU."""
 
