@@ -21,6 +21,10 @@ MINIMUM_VISIBILITY = 0.3
 USUAL_SHOULDERS = np.array([[0.79, 0.83, 1.0], [0.21, 0.83, 1.0]])
 """Where shoulders are in a crop of a person who looks at the camera, the left one first: shares of the side."""
 
+RAISED = 0.5
+"""The rectangles begin this share of half the shoulders' distance above the joints, at the height of the collar: hair lies on the
+slope between neck and shoulder too (paper's figure, Shoulder Mask)."""
+
 BORDER = 1 / 256
 """Cloth ends this share of the side before the head, neck or a hand begins: pixels between show a little of both."""
 
@@ -49,7 +53,7 @@ def surviving_cloth(
     """
     size = labels.shape[0]
     own = expand_grid(hair_grid(labels == HAIR), size)
-    rectangles = shoulder_rectangles(_known_shoulders(shoulders, size), size, MINIMUM_VISIBILITY)
+    rectangles = shoulder_rectangles(_raised(shoulders, size), size, MINIMUM_VISIBILITY)
     cloth = enhance_cloth(labels == CLOTH, own if hair is None else own | hair, rectangles)
     return np.asarray(cloth & ~dilate(np.isin(labels, (HAIR, FACE, NECK, OTHER)), max(BORDER * size, 1.0)))
 
@@ -86,8 +90,9 @@ def reference_picture(colours: NDArray[np.uint8], matte: NDArray[np.floating]) -
     return np.asarray(np.clip(np.rint(colours * weight + 255 * (1 - weight)), 0, 255), np.uint8)
 
 
-def _known_shoulders(shoulders: NDArray[np.floating], size: int) -> NDArray[np.float64]:
+def _raised(shoulders: NDArray[np.floating], size: int) -> NDArray[np.float64]:
     points = np.array(shoulders, np.float64).reshape(2, 3)
     unknown = ~np.isfinite(points).all(1) | (points[:, 2] < MINIMUM_VISIBILITY)
     points[unknown] = USUAL_SHOULDERS[unknown] * (size, size, 1)
+    points[:, 1] -= RAISED * np.hypot(*(points[0, :2] - points[1, :2])) / 2
     return points

@@ -1,0 +1,320 @@
+"""Training samples from performers: synthetic people rendered on the fly, with exact labels, opacity, landmarks and background.
+
+A person plays several performances, each in a room of its own; the last ones are held out, so that a network can be tried on
+people it knows doing what it has not seen. Rendered clips are kept in a folder, because rendering a frame costs far more than
+reading it.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from stages.condition_image import reference_picture
+from stages.crop_path import DROP, crop_path, head_anchor
+from stages.matte import neck_fade
+from stages.performers.appearance import Room
+from stages.performers.backdrop import Backdrop
+from stages.performers.camera import Camera
+from stages.performers.casting import LARGEST_TURN, Person
+from stages.performers.head import HeadModel
+from stages.performers.performance import Performance, perform
+from stages.performers.scene import Performer, Shot, shown_on_screen
+from stages.plates import background_crop, identity
+from stages.segmentation import BACKGROUND, FACE, HAIR, NECK
+from stages.training.augmentation import Augmentation, Window, compose, draw, foreground_layer, inpainted, over
+from stages.training.hair_bank import long_hair
+from stages.training.samples import TrainingSample
+from stages.video.crops import extract_crop, to_crop
+
+Pixels = npt.NDArray[np.uint8]
+Split = Literal["train", "held_out"]
+
+RECIPE = 1
+"""Goes up when the same arguments give other clips, so that clips of an older recipe are rendered again."""
+
+CROP_SCALE = 2.6
+"""Side of the crop in heights of the face, as the pipeline's."""
+
+SMOOTHING_SECONDS = 0.4
+FINER = 1.2
+"""Pixels of the rendered frame for each pixel of the crop, so that cutting the crop out does not blur it."""
+
+ROOM_TO_MOVE = 1.35
+"""Side of the rendered frame in sides of the crop."""
+
+REFERENCE_STEP = 3
+"""Of every so many frames one can serve as the reference."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A rendered clip of one person: what a window is cut from, memory-mapped.
+
+    Attributes:
+        pictures: uint8 [frames, size, size, 3]. labels, opacity: uint8 [frames, size, size].
+        plate: uint8 [side, side, 3], the background of the frame. crops: float64 [frames, 3], in the frame.
+        landmarks: float32 [frames, 478, 3], shoulders: float32 [frames, 2, 3], crop pixels.
+        references: uint8 [n, size, size, 3], heads on white. reference_frames: int64 [n].
+    """
+
+    pictures: Pixels
+    labels: Pixels
+    opacity: Pixels
+    plate: Pixels
+    crops: npt.NDArray[np.float64]
+    landmarks: npt.NDArray[np.float32]
+    shoulders: npt.NDArray[np.float32]
+    references: Pixels
+    reference_frames: npt.NDArray[np.int64]
+
+    def window(self, start: int, frames: int, person: str) -> Window:
+        rows = range(start, start + frames)
+        size = self.labels.shape[1]
+        backgrounds = [background_crop(self.plate, identity(), self.crops[row], size) for row in rows]
+        chosen = slice(start, start + frames)
+        return Window(
+            pictures=np.array(self.pictures[chosen]),
+            backgrounds=np.stack(backgrounds),
+            labels=np.array(self.labels[chosen]),
+            opacity=np.array(self.opacity[chosen]),
+            landmarks=np.array(self.landmarks[chosen]),
+            shoulders=np.array(self.shoulders[chosen]),
+            person=person,
+            frame_numbers=tuple(rows),
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write as a folder of ``.npy`` that appears at once and complete; where another process was faster its own stays."""
+        scratch = folder.with_name(f"{folder.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}")
+        scratch.mkdir(parents=True)
+        try:
+            for name in self.__dataclass_fields__:
+                np.save(scratch / f"{name}.npy", getattr(self, name))
+            scratch.rename(folder)
+        except OSError:
+            if not folder.is_dir():
+                raise
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+    @classmethod
+    def load(cls, folder: Path) -> Clip:
+        return cls(**{name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in cls.__dataclass_fields__})
+
+
+class PerformerSamples:
+    """Numbered training samples of performers: a ``stages.training.samples.SampleSource``.
+
+    Sample ``number`` shows person ``number % people``; performance, window, reference frame and augmentation are drawn from the
+    seed and the number.
+
+    Args:
+        head_model: the ICT-FaceKit as ``.npz`` (``HeadModel.load``).
+        cache: folder in which rendered clips are kept; may be shared by processes and by sources of other arguments.
+        people: how many, or the numbers of those meant. size: side of the crops, a multiple of 32. seed: of everything.
+        performances: of each person, the last ``held_out`` of which belong to the split ``held_out``.
+        frames: of each performance. frames_per_second: of the performances.
+        augmentation: how foreground and cloth are varied (``stages.training.augmentation``).
+
+    Raises:
+        ValueError: for arguments that make no sense.
+    """
+
+    def __init__(
+        self,
+        head_model: Path,
+        cache: Path,
+        *,
+        people: int | Sequence[int],
+        size: int,
+        seed: int = 0,
+        performances: int = 6,
+        held_out: int = 1,
+        frames: int = 48,
+        frames_per_second: float = 25.0,
+        split: Split = "train",
+        augmentation: Augmentation | None = None,
+    ) -> None:
+        self.people = tuple(range(people)) if isinstance(people, int) else tuple(people)
+        if not self.people or not 0 <= held_out < performances or frames < 2:
+            raise ValueError("at least one person, one performance that is not held out and two frames are needed")
+        if size < 64 or size % 32:
+            raise ValueError(f"the size must be a multiple of 32 from 64 on, not {size}")
+        if split == "held_out" and not held_out:
+            raise ValueError("no performance is held out")
+        self.head_model, self.cache = Path(head_model), Path(cache)
+        self.size, self.seed, self.frames, self.frames_per_second = size, seed, frames, frames_per_second
+        kept = performances - held_out
+        self.performances = tuple(range(kept) if split == "train" else range(kept, performances))
+        self.augmentation = augmentation or Augmentation()
+        self._performers: dict[int, Performer] = {}
+        self._clip = functools.lru_cache(maxsize=128)(self._load)
+
+    def sample(self, number: int, frames: int) -> TrainingSample:
+        """The sample with this number; ``frames`` at most as many as a performance has, else ValueError."""
+        if not 1 <= frames <= self.frames:
+            raise ValueError(f"performances have {self.frames} frames; a window of {frames} cannot be cut from them")
+        rng = np.random.default_rng([self.seed, number, frames, 17])
+        person = self.people[number % len(self.people)]
+        clip = self._clip(person, self.performances[int(rng.integers(len(self.performances)))])
+        start = int(rng.integers(self.frames - frames + 1))
+        others = np.flatnonzero((clip.reference_frames < start) | (clip.reference_frames >= start + frames))
+        others = others if len(others) else np.arange(len(clip.reference_frames))
+        reference = np.array(clip.references[others[int(rng.integers(len(others)))]])
+        drawn = draw(self.augmentation, long_hair(), rng)
+        return compose(clip.window(start, frames, self.name(person)), reference, drawn)
+
+    def name(self, person: int) -> str:
+        """The person's name in samples."""
+        return f"performer-{self.seed}-{person:04d}"
+
+    def prepare(self, tell: Callable[[int, int], None] | None = None) -> None:
+        """Render all clips that are not in the cache yet; ``tell`` gets how many are there and how many there will be."""
+        wanted = [(person, performance) for person in self.people for performance in self.performances]
+        for done, (person, performance) in enumerate(wanted, 1):
+            self._clip(person, performance)
+            if tell is not None:
+                tell(done, len(wanted))
+
+    def _load(self, person: int, performance: int) -> Clip:
+        folder = self.cache / self._key(person, performance)
+        if not folder.is_dir():
+            self._render(person, performance).save(folder)
+        return Clip.load(folder)
+
+    def _key(self, person: int, performance: int) -> str:
+        model = _file_digest(self.head_model)
+        told = [RECIPE, model, self.seed, person, performance, self.size, self.frames, self.frames_per_second]
+        return hashlib.blake2b(json.dumps(told).encode(), digest_size=12).hexdigest()
+
+    def _render(self, person: int, performance: int) -> Clip:
+        model = _head_model(self.head_model)
+        if person not in self._performers:
+            self._performers.clear()
+            seed = int(np.random.default_rng([self.seed, person, 18]).integers(2**31))
+            drawn = Person.drawn(seed)
+            self._performers[person] = Performer(model, drawn.identity, drawn.appearance)
+        seeds = [int(value) for value in np.random.default_rng([self.seed, person, performance, 19]).integers(2**31, size=3)]
+        performer = self._performers[person]
+        camera = camera_for(performer, self.size, np.random.default_rng(seeds[0]))
+        acting = act(model, self.frames, self.frames_per_second, seeds[1])
+        return record(performer, camera, Room.drawn(seeds[2]), acting, self.size, fill=performance % 2 == 1)
+
+
+def act(model: HeadModel, frames: int, frames_per_second: float, seed: int) -> Performance:
+    """A performance for training: speech, grimaces or slow turns, no hands, a camera that stands."""
+    rng = np.random.default_rng([seed, 20])
+    kind = rng.choice(["speech", "faces", "turn"], p=[0.4, 0.35, 0.25])
+    return perform(
+        model.expression_names,
+        frames,
+        frames_per_second,
+        seed=seed,
+        speech=0.0 if kind == "faces" else float(rng.uniform(0.6, 1.1)),
+        motion=float(rng.uniform(0.8, 2.0)),
+        smile=float(rng.uniform(0, 1.2)),
+        faces=float(rng.uniform(0.7, 1.0)) if kind == "faces" else 0.0,
+        turn=float(rng.uniform(0.4, 0.9)) * LARGEST_TURN if kind == "turn" else 0.0,
+    )
+
+
+def camera_for(performer: Performer, size: int, rng: np.random.Generator) -> Camera:
+    """A camera whose frame holds the crop of a performer at rest, somewhat finer than ``size``, with room to move."""
+    side = 16 * round(ROOM_TO_MOVE * FINER * size / 16)
+    distance = float(rng.uniform(84, 112))
+    camera = Camera(side, side, 2.0, distance, (0.0, 0.0))
+    x, y, height = head_anchor(camera.landmarks(performer.points.places(performer.base)).astype(np.float64)[None])[0]
+    aim = (float(x - side / 2) / camera.detail, float(side / 2 - y - DROP * height) / camera.detail)
+    return replace(camera, aim=aim, focal=2.0 * FINER * size / (CROP_SCALE * float(height)))
+
+
+def record(performer: Performer, camera: Camera, room: Room, performance: Performance, size: int, *, fill: bool) -> Clip:
+    """Render a performance and cut out the crops as the pipeline does.
+
+    Args:
+        size: side of the crops. fill: whether the background is filled in where the person never lets it be seen, as an inpainter
+            would have to, instead of the true one.
+    """
+    light = Backdrop(room, camera).frame(0.0, np.zeros(2))
+    shots = [performer.shoot_frame(camera, room, light, performance, frame) for frame in range(len(performance))]
+    truth = shown_on_screen(light)
+    plate = truth
+    if fill:
+        never_seen = np.logical_and.reduce([shot.labels != BACKGROUND for shot in shots])
+        plate = inpainted(truth, never_seen, room.seed)
+    landmarks = np.stack([shot.landmarks for shot in shots])
+    crops = crop_path(
+        head_anchor(landmarks.astype(np.float64)),
+        np.zeros(len(shots), np.int64),
+        (camera.width, camera.height),
+        CROP_SCALE,
+        SMOOTHING_SECONDS * performance.frames_per_second,
+    )
+    chosen = np.arange(0, len(shots), REFERENCE_STEP)
+    return Clip(
+        pictures=np.stack([_picture(shot, truth, plate, crop, size) for shot, crop in zip(shots, crops, strict=True)]),
+        labels=np.stack([_labels(shot.labels, crop, size) for shot, crop in zip(shots, crops, strict=True)]),
+        opacity=np.stack([extract_crop(shot.alpha, crop, size) for shot, crop in zip(shots, crops, strict=True)]),
+        plate=plate,
+        crops=crops,
+        landmarks=to_crop(landmarks, crops, size).astype(np.float32),
+        shoulders=_shoulders(shots, crops, size),
+        references=np.stack([_reference(shots[k], truth, crops[k], size) for k in chosen]),
+        reference_frames=chosen,
+    )
+
+
+def _picture(shot: Shot, truth: Pixels, plate: Pixels, crop: npt.NDArray[np.float64], size: int) -> Pixels:
+    """The crop of a shot, on the plate instead of the true background where that is another picture."""
+    if plate is truth:
+        return extract_crop(shot.picture, crop, size)
+    opacity = np.asarray(shot.alpha, np.float32) / np.float32(255)
+    return extract_crop(over(plate, foreground_layer(shot.picture, truth, opacity), opacity), crop, size)
+
+
+def _labels(labels: Pixels, crop: npt.NDArray[np.float64], size: int) -> Pixels:
+    """The crop of a label map: the label at the middle of each pixel."""
+    places = [(np.arange(size) + 0.5) * crop[2] / size + crop[axis] - crop[2] / 2 for axis in (0, 1)]
+    columns, rows = (np.clip(np.floor(place).astype(int), 0, labels.shape[0] - 1) for place in places)
+    return np.ascontiguousarray(labels[np.ix_(rows, columns)])
+
+
+def _shoulders(shots: Sequence[Shot], crops: npt.NDArray[np.float64], size: int) -> npt.NDArray[np.float32]:
+    places = to_crop(np.stack([shot.shoulders for shot in shots]), crops, size)
+    return np.concatenate([places, np.ones((len(shots), 2, 1))], axis=2).astype(np.float32)
+
+
+def _reference(shot: Shot, truth: Pixels, crop: npt.NDArray[np.float64], size: int) -> Pixels:
+    """The head alone on white, cut out by the true opacity."""
+    opacity = np.asarray(shot.alpha, np.float32) / np.float32(255)
+    head = np.isin(shot.labels, (HAIR, FACE, NECK)).astype(np.uint8)
+    # Pixels at the border show mostly the background and have its label.
+    edge = cv2.dilate(head, np.ones((3, 3), np.uint8)) * (shot.labels == BACKGROUND)
+    part = cv2.GaussianBlur(np.maximum(head, edge).astype(np.float32), (0, 0), 0.5)
+    matte = opacity * part * neck_fade(shot.labels, shot.landmarks)
+    colours = foreground_layer(shot.picture, truth, opacity) / np.maximum(opacity, 1e-3)[..., None]
+    return extract_crop(reference_picture(np.clip(colours, 0, 255).astype(np.uint8), matte), crop, size)
+
+
+@functools.lru_cache(maxsize=2)
+def _head_model(path: Path) -> HeadModel:
+    return HeadModel.load(path)
+
+
+@functools.lru_cache(maxsize=8)
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
