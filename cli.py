@@ -399,20 +399,45 @@ def models_list(config: ConfigOption = None, as_json: JsonOption = False) -> int
 
 @command(models_app, "add")
 def models_add(
-    name: Annotated[str, typer.Argument(help="A name of `models list`.")],
-    file: Annotated[Path, typer.Argument(help="The file, already on this machine.")],
+    name: Annotated[str, typer.Argument(help="A name of `models list`; for a pipeline any, such as headswap-full.")],
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="FILE|FOLDER", help="Already on this machine; a pipeline is a folder."),
+    ],
+    licence: Annotated[str | None, typer.Option("--licence", metavar="TEXT", help="A pipeline's terms.")] = None,
+    commercial: Annotated[
+        bool | None, typer.Option("--commercial-use/--no-commercial-use", help="Whether these allow commercial use.")
+    ] = None,
+    origin: Annotated[str | None, typer.Option("--origin", metavar="TEXT", help="Where a pipeline comes from.")] = None,
+    allow_pickle: Annotated[
+        bool, typer.Option("--allow-pickle", help="Take published .pth files; their weights and nothing else are read.")
+    ] = False,
     allow_unknown_digest: Annotated[
         bool, typer.Option("--allow-unknown-digest", help="Take another file than the known one.")
     ] = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Register a file that is already there."""
-    path = registry_of(settings_of(config, None)).add(name, file, allow_unknown_digest=allow_unknown_digest)
+    """Register a file, or a pipeline of the diffusion renderer (AniPortrait's and AnimateAnyone's files are converted)."""
+    from flows.models import add
+
+    registered = add(
+        registry_of(settings_of(config, None)),
+        name,
+        source,
+        licence=licence,
+        commercial=commercial,
+        origin=origin,
+        allow_pickle=allow_pickle,
+        allow_unknown_digest=allow_unknown_digest,
+        tell=lambda line: error_console.print(line, markup=False, highlight=False),
+    )
     if as_json:
-        print_json({"name": name, "path": str(path)})
+        print_json(registered)
     else:
         out_console.print(f"{name} is registered.")
+        for note in registered.get("notes", ()):
+            out_console.print(f"  {note}")
     return DONE
 
 

@@ -1,18 +1,69 @@
-"""Pulling and verifying models, with the questions a person has to answer."""
+"""Adding, pulling and verifying models, with the questions a person has to answer."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from schemas.problems import HeadswapError
+from stages.networks.registered import Registration
 from stages.networks.registry import ModelRegistry
 
 
 def describe(registry: ModelRegistry) -> list[dict[str, Any]]:
     """Every model as a plain mapping, for tables and JSON."""
     return [asdict(status) for status in registry.list()]
+
+
+def add(
+    registry: ModelRegistry,
+    name: str,
+    source: Path,
+    *,
+    licence: str | None = None,
+    commercial: bool | None = None,
+    origin: str | None = None,
+    allow_pickle: bool = False,
+    allow_unknown_digest: bool = False,
+    tell: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """Register a file under a known name, or a folder as a pipeline of the diffusion renderer.
+
+    Args:
+        registry: to add to.
+        name: of a known or declared model; of a pipeline any.
+        source: the file or folder.
+        licence, commercial, origin: of a pipeline; default: what its model card says.
+        allow_pickle: of a pipeline: take published ``.pth`` files, weights only.
+        allow_unknown_digest: of a file: another version than the one on record.
+        tell: is given a line for every weight that does not fit, before the error that sums them up is raised.
+
+    Returns:
+        What is registered now, as a plain mapping.
+
+    Raises:
+        HeadswapError: what is wrong, and what to do; everything is then as it was.
+    """
+    source = source.expanduser()
+    known = name in registry.entries and name not in registry.pipelines
+    if known or not (source.is_dir() or name in registry.pipelines):
+        return {"name": name, "path": str(registry.add(name, source, allow_unknown_digest=allow_unknown_digest))}
+    from stages.networks.importing import Terms, import_pipeline  # these load PyTorch
+    from stages.networks.loading import MisfitError
+
+    def make(destination: Path) -> Registration:
+        return import_pipeline(name, source, destination, Terms(licence, commercial, origin), allow_pickle=allow_pickle)
+
+    try:
+        path = registry.add_pipeline(name, make)
+    except MisfitError as error:
+        for line in error.listing:
+            tell(line)
+        raise
+    found = registry.pipelines[name]
+    return {"name": name, "path": str(path), **{key: value for key, value in asdict(found).items() if key != "files"}}
 
 
 def pull(registry: ModelRegistry, name: str, *, accepted: bool, ask: Callable[[str], bool], tell: Callable[[str], None]) -> None:

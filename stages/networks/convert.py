@@ -6,10 +6,10 @@ background, which begin at zero: a converted network behaves as the published on
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from diffusers import AutoencoderKL
@@ -20,7 +20,7 @@ from stages.networks import presets
 from stages.networks.appearance_net import AppearanceNet
 from stages.networks.denoising_net import DenoisingNet
 from stages.networks.image_encoder import ImageEncoder
-from stages.networks.loading import load_component, load_weights, read_state_dict
+from stages.networks.loading import load_component, load_weights, read_state_dict, together
 from stages.networks.pipeline import HeadSwapPipeline
 from stages.networks.pose_guider import PoseGuider, SingleScalePoseGuider
 from stages.networks.presets import Preset
@@ -93,7 +93,7 @@ def layout_of(pose_guider: Mapping[str, Tensor]) -> Layout:
 
 def convert(
     files: PublishedFiles,
-    preset: Preset = presets.FULL,
+    preset: Preset | None = None,
     *,
     allow_pickle: bool = False,
     dtype: torch.dtype = torch.float32,
@@ -103,26 +103,44 @@ def convert(
 
     Args:
         files: see ``find_published``.
-        preset: its sizes; the kind of PoseGuider is taken from the weights.
+        preset: its sizes; default: the preset that is as wide as the weights, normalising as the published scripts do. The kind
+            of PoseGuider is taken from the weights.
         allow_pickle: take ``.pth`` files; weights only.
         dtype: of the networks.
         solver: of the scheduler.
 
     Raises:
-        ModelError: a part is missing, damaged or does not fit; with the names of all weights that do not.
+        ModelError: a part is missing, damaged or does not fit; all parts that do not, with the names of their weights.
     """
     guider = read_state_dict(files.pose_guider, allow_pickle=allow_pickle)
     denoising = read_state_dict(files.denoising_unet, allow_pickle=allow_pickle)
     motion = read_state_dict(files.motion_module, allow_pickle=allow_pickle) if files.motion_module else None
     reference = read_state_dict(files.reference_unet, allow_pickle=allow_pickle)
-    return HeadSwapPipeline(
-        load_component(AutoencoderKL, files.vae, dtype, allow_pickle=allow_pickle),
-        load_component(ImageEncoder, files.image_encoder, dtype, allow_pickle=allow_pickle),
-        convert_appearance_net(reference, preset, str(files.reference_unet), dtype),
-        convert_denoising_net(denoising, motion, preset, str(files.denoising_unet), dtype),
-        convert_pose_guider(guider, preset, str(files.pose_guider), dtype),
-        make_scheduler(solver),
-    )
+    sizes = preset or _preset_of(denoising)
+    parts: dict[str, Callable[[], Any]] = {
+        "vae": lambda: load_component(AutoencoderKL, files.vae, dtype, allow_pickle=allow_pickle),
+        "image_encoder": lambda: load_component(ImageEncoder, files.image_encoder, dtype, allow_pickle=allow_pickle),
+        "appearance_net": lambda: convert_appearance_net(reference, sizes, str(files.reference_unet), dtype),
+        "denoising_net": lambda: convert_denoising_net(denoising, motion, sizes, str(files.denoising_unet), dtype),
+        "pose_guider": lambda: convert_pose_guider(guider, sizes, str(files.pose_guider), dtype),
+    }
+    made: dict[str, Any] = {}
+    problems: list[ModelError] = []
+    for name, make in parts.items():
+        try:
+            made[name] = make()
+        except ModelError as error:
+            problems.append(error)
+    if problems:
+        raise together(problems)
+    return HeadSwapPipeline(**made, scheduler=make_scheduler(solver))
+
+
+def _preset_of(denoising: Mapping[str, Tensor]) -> Preset:
+    first = denoising.get("conv_in.weight")
+    width = 0 if first is None else len(first)
+    preset = next((preset for preset in presets.PRESETS.values() if preset.unet.channels[0] == width), presets.FULL)
+    return replace(preset, background=True, pose=replace(preset.pose, normalisation="window"))
 
 
 def convert_appearance_net(

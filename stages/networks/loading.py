@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import pickle
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import diffusers
 import torch
+import transformers
 from diffusers import AutoencoderKL, AutoencoderTiny
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -28,6 +28,32 @@ _LISTED = 20
 """Names of one kind in a message; the rest is counted."""
 
 Network = TypeVar("Network", bound=nn.Module)
+
+_REMEDY = "Check that it belongs to this architecture and these sizes."
+
+
+class MisfitError(ModelError):
+    """Weights that do not fit a network.
+
+    Attributes:
+        listing: a line for every weight that is missing, too much or of another shape; the message names the first of them.
+    """
+
+    def __init__(self, message: str, listing: Sequence[str]) -> None:
+        super().__init__("weights_do_not_fit", message, _REMEDY)
+        self.listing = tuple(listing)
+
+
+def together(errors: Sequence[ModelError]) -> ModelError:
+    """Several errors as one, under the code of the first."""
+    if len(errors) == 1:
+        return errors[0]
+    message = " ".join(error.message for error in errors)
+    remedies = " ".join(dict.fromkeys(error.remedy for error in errors if error.remedy))
+    listing = [line for error in errors if isinstance(error, MisfitError) for line in error.listing]
+    if isinstance(errors[0], MisfitError):
+        return MisfitError(message, listing)
+    return ModelError(errors[0].code, message, remedies)
 
 
 def read_state_dict(path: Path, *, allow_pickle: bool = False) -> dict[str, Tensor]:
@@ -92,13 +118,9 @@ def load_weights(network: Network, weights: Mapping[str, Tensor], what: str, dty
             ``weights_not_finite`` with the names of tensors that hold NaN or infinity.
     """
     expected = network.state_dict()
-    problems = _misfits({name: tensor.shape for name, tensor in expected.items()}, weights)
-    if problems:
-        raise ModelError(
-            "weights_do_not_fit",
-            f"{what} does not fit {type(network).__name__}: {'; '.join(problems)}.",
-            "Check that it belongs to this architecture and these sizes.",
-        )
+    misfits = _misfits({name: tensor.shape for name, tensor in expected.items()}, weights)
+    if any(misfits.values()):
+        raise _misfit(what, type(network).__name__, misfits)
     check_finite(weights, what)
     converted = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
     network.load_state_dict(converted, assign=True)
@@ -126,7 +148,11 @@ def load_pipeline(folder: Path, dtype: torch.dtype = torch.float32) -> HeadSwapP
     """
     index = _read_json(folder / "model_index.json")
     if index.get("_class_name") != "HeadSwapPipeline":
-        raise ModelError("model_wrong_kind", f"{folder} holds no HeadSwapPipeline but {index.get('_class_name')}.")
+        raise ModelError(
+            "model_wrong_kind",
+            f"{folder} holds no HeadSwapPipeline but {index.get('_class_name')}.",
+            "Only what HeadSwapPipeline.save_pretrained wrote, or the files of AniPortrait or AnimateAnyone, can be used.",
+        )
     kinds: dict[str, tuple[Any, ...]] = {
         "vae": (AutoencoderKL, AutoencoderTiny),
         "image_encoder": (ImageEncoder,),
@@ -139,11 +165,11 @@ def load_pipeline(folder: Path, dtype: torch.dtype = torch.float32) -> HeadSwapP
         named = (index.get(name) or ["", ""])[1]
         kind = next((kind for kind in allowed if kind.__name__ == named), None)
         if kind is None:
-            raise ModelError("model_wrong_kind", f"{folder}: {name} is of the unknown kind {named!r}.")
+            raise ModelError("model_wrong_kind", f"{folder}: {name} is of the unknown kind {named!r}.", _REMEDY)
         parts[name] = load_component(kind, folder / name, dtype)
     scheduler = getattr(diffusers, (index.get("scheduler") or ["", ""])[1] or "none", None)
     if scheduler is None or not issubclass(scheduler, diffusers.SchedulerMixin):
-        raise ModelError("model_wrong_kind", f"{folder}: the scheduler is of an unknown kind.")
+        raise ModelError("model_wrong_kind", f"{folder}: the scheduler is of an unknown kind.", _REMEDY)
     parts["scheduler"] = scheduler.from_config(_read_json(folder / "scheduler" / "scheduler_config.json"))
     return HeadSwapPipeline(**parts)
 
@@ -167,48 +193,42 @@ def load_component(kind: Any, folder: Path, dtype: torch.dtype, *, allow_pickle:
     if not files and not allow_pickle:
         code = "model_pickle" if any(folder.glob("*.bin")) else "model_missing"
         raise ModelError(code, f"{folder} holds no weights in safetensors.", "Convert them, or allow pickles explicitly.")
+    transformers.utils.logging.disable_progress_bar()
     try:
         network, report = kind.from_pretrained(
             folder, torch_dtype=dtype, local_files_only=True, use_safetensors=bool(files), output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())[:500]
-        raise ModelError("weights_do_not_fit", f"{folder} cannot be loaded as {kind.__name__}: {reason}") from error
+        raise ModelError("weights_do_not_fit", f"{folder} cannot be loaded as {kind.__name__}: {reason}.", _REMEDY) from error
     # The table of positions in old CLIP checkpoints is no weight.
-    extra = [name for name in report["unexpected_keys"] if not name.endswith("position_ids")]
-    problems = [f"missing {_list(sorted(report['missing_keys']))}"] if report["missing_keys"] else []
-    problems += [f"extra {_list(sorted(extra))}"] if extra else []
-    problems += [f"misshapen {report['mismatched_keys']}"] if report["mismatched_keys"] else []
-    if problems:
-        raise ModelError("weights_do_not_fit", f"{folder} does not fit {kind.__name__}: {'; '.join(problems)}.")
+    misfits = {
+        "missing": sorted(report["missing_keys"]),
+        "extra": sorted(name for name in report["unexpected_keys"] if not name.endswith("position_ids")),
+        "misshapen": [f"{name} {list(there)} instead of {list(wanted)}" for name, there, wanted in report["mismatched_keys"]],
+    }
+    if any(misfits.values()):
+        raise _misfit(str(folder), kind.__name__, misfits)
     check_finite(network.state_dict(), str(folder))
     return network.eval()
 
 
-def pipeline_digest(folder: Path) -> str:
-    """Digest of all that a saved pipeline consists of, wherever it lies: 40 hex digits of blake2b, for keys of artifacts."""
-    whole = hashlib.blake2b(digest_size=20)
-    for path in sorted(folder.rglob("*")):
-        if path.suffix in (".json", ".safetensors"):
-            with path.open("rb") as file:
-                part = hashlib.file_digest(file, "blake2b").hexdigest()
-            whole.update(f"{path.relative_to(folder).as_posix()}\0{part}\0".encode())
-    return whole.hexdigest()
+def _misfits(expected: Mapping[str, torch.Size], weights: Mapping[str, Tensor]) -> dict[str, list[str]]:
+    return {
+        "missing": sorted(expected.keys() - weights.keys()),
+        "extra": sorted(weights.keys() - expected.keys()),
+        "misshapen": [
+            f"{name} {list(weights[name].shape)} instead of {list(shape)}"
+            for name, shape in sorted(expected.items())
+            if name in weights and weights[name].shape != shape
+        ],
+    }
 
 
-def _misfits(expected: Mapping[str, torch.Size], weights: Mapping[str, Tensor]) -> list[str]:
-    missing = sorted(expected.keys() - weights.keys())
-    extra = sorted(weights.keys() - expected.keys())
-    shapes = [
-        f"{name} {list(weights[name].shape)} instead of {list(shape)}"
-        for name, shape in sorted(expected.items())
-        if name in weights and weights[name].shape != shape
-    ]
-    return [
-        f"{len(names)} {kind}: {_list(names)}"
-        for kind, names in (("missing", missing), ("extra", extra), ("misshapen", shapes))
-        if names
-    ]
+def _misfit(what: str, network: str, misfits: Mapping[str, Sequence[str]]) -> MisfitError:
+    problems = [f"{len(names)} {kind}: {_list(names)}" for kind, names in misfits.items() if names]
+    listing = [f"{what}: {kind} {name}" for kind, names in misfits.items() for name in names]
+    return MisfitError(f"{what} does not fit {network}: {'; '.join(problems)}.", listing)
 
 
 def _list(names: Iterable[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -16,9 +17,9 @@ class ModelEntry(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str = Field(pattern=r"^[a-z0-9_]+$")
-    file: str = Field(description="file name in the folder of models")
-    kind: Kind
+    name: str = Field(pattern=r"^[a-z0-9_-]+$")
+    file: str = Field(description="file name in the folder of models; of a pipeline its folder's")
+    kind: Literal[Kind, "pipeline"]
     licence: str
     commercial: bool = Field(description="whether the licence allows commercial use")
     serves: str = Field(description="what gets better with it")
@@ -133,6 +134,8 @@ def declared_entries(path: Path) -> list[ModelEntry]:
     for name, values in content.items():
         if any(entry.name == name for entry in KNOWN):
             problems.append(f"{path}: {name} is a built-in model; choose another name.")
+        elif isinstance(values, dict) and values.get("kind") == "pipeline":
+            problems.append(f"{path}: {name} is a pipeline; register it with `headswap models add {name} FOLDER`.")
         elif not isinstance(values, dict):
             problems.append(f"{path}: {name} must have entries: file, kind, licence, commercial, serves.")
         else:

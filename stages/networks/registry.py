@@ -11,36 +11,34 @@ are declared in ``models.yaml`` in that folder::
       commercial: true
       serves: identity for the measures
       sha256: 1f0e...        # optional, as are url and origin
+
+A pipeline of the diffusion renderer is a folder, with its record in it (``stages.networks.registered``).
 """
 
 from __future__ import annotations
 
 import hashlib
-import http.client
 import json
 import os
 import shutil
 import tempfile
-import urllib.error
-import urllib.request
-import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 from schemas.names import suggestion
 from schemas.problems import ModelError
+from stages.networks.downloading import download, extract
 from stages.networks.model_entries import KNOWN, ModelEntry, declared_entries
+from stages.networks.registered import SHIPPED, Registration, check_name, pipeline_digest, registrations
 from stages.networks.weights import check_weights
 
 DEFAULT_FOLDER = "~/.cache/headswap/models"
 FOLDER_VARIABLE = "HEADSWAP_MODELS"
 DECLARATIONS = "models.yaml"
 _STATE_FILE = ".verified.json"
-_BLOCK = 1 << 20
-_TIMEOUT_SECONDS = 30.0
 
 State = Literal["present", "missing", "damaged"]
 
@@ -69,20 +67,29 @@ class ModelRegistry:
 
     Args:
         folder: default: the environment variable ``HEADSWAP_MODELS``, else ``~/.cache/headswap/models``. It need not exist.
+        shipped: folder of pipelines that come with the program.
 
     Raises:
-        UsageError: ``models.yaml`` is wrong; with all its problems.
+        UsageError: ``models.yaml`` or a pipeline's record is wrong; with all problems.
     """
 
-    def __init__(self, folder: str | Path | None = None) -> None:
+    def __init__(self, folder: str | Path | None = None, shipped: Path = SHIPPED) -> None:
         self.folder = Path(folder or os.environ.get(FOLDER_VARIABLE) or DEFAULT_FOLDER).expanduser()
         self.entries: dict[str, ModelEntry] = {
             entry.name: entry for entry in (*KNOWN, *declared_entries(self.folder / DECLARATIONS))
         }
         self._verified = _read_state(self.folder / _STATE_FILE)
+        self.shipped = shipped
+        self._pipelines: dict[str, tuple[Path, Registration]] = {}
+        self._find_pipelines()
 
-    def __reduce__(self) -> tuple[type[ModelRegistry], tuple[str]]:
-        return ModelRegistry, (str(self.folder),)
+    def __reduce__(self) -> tuple[type[ModelRegistry], tuple[str, Path]]:
+        return ModelRegistry, (str(self.folder), self.shipped)
+
+    @property
+    def pipelines(self) -> dict[str, Registration]:
+        """Registered pipelines of the diffusion renderer, by name."""
+        return {name: registration for name, (_, registration) in sorted(self._pipelines.items())}
 
     def entry(self, name: str) -> ModelEntry:
         """``ModelError`` (``model_unknown``) with the nearest name where there is none."""
@@ -113,11 +120,13 @@ class ModelRegistry:
         return Path(status.path) if status.state == "present" else None
 
     def digest(self, name: str) -> str:
-        """SHA-256 of the file, 64 hex digits; ``ModelError`` (``model_missing``) where there is none."""
+        """SHA-256 of the file, 64 hex digits (of a pipeline its own, 40); ``ModelError`` (``model_missing``) without one."""
         path = self.path(name)
         if path is None:
             raise _missing(self.entry(name))
-        return self._digest_of(path)
+        if name in self._pipelines:
+            return self._pipelines[name][1].digest
+        return self._digest_of(path, path.name)
 
     def require(self, name: str) -> Path:
         """The model's file; ``ModelError`` (``model_missing``), saying how to get it, where it is not there."""
@@ -144,10 +153,39 @@ class ModelRegistry:
             raise ModelError(
                 "model_wrong_kind", f"{source} is a folder; {name} is one {entry.kind} file.", "Give the file itself."
             )
-        check_weights(source, entry.kind, entry.arrays)
+        self._look_into(entry, source)
         with self._temporary(entry) as temporary:
             shutil.copyfile(source, temporary)
             return self._install(entry, temporary, str(source), allow_unknown_digest)
+
+    def add_pipeline(self, name: str, make: Callable[[Path], Registration]) -> Path:
+        """Register a pipeline: have it made in a temporary folder, then put it in place in one step.
+
+        Args:
+            name: small letters, digits, - and _; a pipeline of that name is replaced.
+            make: writes the pipeline's files into the folder it is given (empty), and says what is on record of them.
+
+        Raises:
+            UsageError: the name is none, or another model's.
+            ModelError: ``models_folder``, and what ``make`` raises: then all is as it was.
+        """
+        check_name(name, {entry.name: entry for entry in self.entries.values() if entry.kind != "pipeline"})
+        entry = ModelEntry(name=name, file=name, kind="pipeline", licence="", commercial=False, serves="")
+        with self._temporary(entry) as placeholder:
+            made = placeholder.with_name(placeholder.name + ".made")
+            try:
+                made.mkdir()
+                make(made).write(made)
+                place = self.folder / name
+                if place.exists():
+                    os.replace(place, placeholder.with_name(placeholder.name + ".old"))
+                os.replace(made, place)
+            finally:
+                for left in (made, placeholder.with_name(placeholder.name + ".old")):
+                    shutil.rmtree(left, ignore_errors=True)
+        self._find_pipelines()
+        self.digest(name)  # read once now, so that a run need not
+        return place
 
     def pull(
         self,
@@ -182,10 +220,10 @@ class ModelRegistry:
                 "model_no_url", f"There is no address from which {name} can be pulled.", entry.note or _add_hint(entry)
             )
         with self._temporary(entry) as temporary:
-            _download(entry, temporary, maximum_bytes, progress)
+            download(entry, temporary, maximum_bytes, progress)
             if entry.member:
-                _extract(entry, temporary, maximum_bytes)
-            check_weights(temporary, entry.kind, entry.arrays)
+                extract(entry, temporary, maximum_bytes)
+            self._look_into(entry, temporary)
             return self._install(entry, temporary, entry.url, allow_unknown_digest=False)
 
     def verify(self) -> tuple[ModelStatus, ...]:
@@ -196,8 +234,7 @@ class ModelRegistry:
         for status in self.list():
             if status.state == "present":
                 try:
-                    entry = self.entries[status.name]
-                    check_weights(Path(status.path), entry.kind, entry.arrays)
+                    self._look_into(self.entries[status.name], Path(status.path))
                 except ModelError as error:
                     status = replace(status, state="damaged", detail=error.message)
             statuses.append(status)
@@ -216,13 +253,33 @@ class ModelRegistry:
 
     # ---- files
 
+    def _find_pipelines(self) -> None:
+        self._pipelines = {
+            registration.name: (place, registration)
+            for folder in (self.shipped, self.folder)
+            for place, registration in registrations(folder)
+        }
+        self.entries = {name: entry for name, entry in self.entries.items() if entry.kind != "pipeline"}
+        for name, (_, registration) in self._pipelines.items():
+            self.entries[name] = ModelEntry(
+                name=name,
+                file=name,
+                kind="pipeline",
+                licence=registration.licence,
+                commercial=registration.commercial,
+                serves=registration.serves,
+                origin=registration.origin,
+            )
+
     def _status(self, entry: ModelEntry) -> ModelStatus:
+        if entry.kind == "pipeline":
+            return self._pipeline_status(entry)
         path = self.folder / entry.file
         status = ModelStatus(entry.name, "missing", entry.licence, entry.commercial, entry.serves, entry.origin, str(path))
         if not path.is_file():
             return status
         status = replace(status, state="present", bytes=path.stat().st_size)
-        digest = self._digest_of(path)
+        digest = self._digest_of(path, path.name)
         expected = self._verified.get(entry.file, {}).get("accepted") or entry.sha256
         if expected and digest != expected:
             detail = f"The file {path} of {entry.name} is not the one on record: its SHA-256 is {digest}, not {expected}."
@@ -230,18 +287,39 @@ class ModelRegistry:
         if not expected:
             # Nobody vouches for its digest: look into it, which is cheap beside what the network costs.
             try:
-                check_weights(path, entry.kind, entry.arrays)
+                self._look_into(entry, path)
             except ModelError as error:
                 return replace(status, state="damaged", detail=error.message)
         return status
 
-    def _digest_of(self, path: Path) -> str:
+    def _pipeline_status(self, entry: ModelEntry) -> ModelStatus:
+        folder, registration = self._pipelines[entry.name]
+        status = ModelStatus(entry.name, "present", entry.licence, entry.commercial, entry.serves, entry.origin, str(folder))
+        size = 0
+        for relative, expected in registration.files.items():
+            path = folder / relative
+            if not path.is_file():
+                return replace(status, state="damaged", detail=f"The file {path} of {entry.name} is gone.")
+            size += path.stat().st_size
+            if self._digest_of(path, f"{folder}/{relative}") != expected:
+                return replace(status, state="damaged", detail=f"The file {path} of {entry.name} is not the one on record.")
+        return replace(status, bytes=size, detail=" ".join(registration.notes))
+
+    def _look_into(self, entry: ModelEntry, path: Path) -> None:
+        """``ModelError`` where a file is not what its entry says; a pipeline's files are what their digests say."""
+        if entry.kind != "pipeline":
+            check_weights(path, entry.kind, entry.arrays)
+        elif pipeline_digest(path) != self._pipelines[entry.name][1].digest:
+            raise ModelError("model_damaged", f"{path} holds other files than were registered.", "Add it again.")
+
+    def _digest_of(self, path: Path, name: str) -> str:
+        """SHA-256 of a file, remembered under a name."""
         status = path.stat()
-        state = self._verified.get(path.name, {})
+        state = self._verified.get(name, {})
         if (state.get("bytes"), state.get("changed")) == (status.st_size, status.st_mtime_ns):
             return str(state["sha256"])
         digest = _sha256(path)
-        self._remember(path.name, {**state, "bytes": status.st_size, "changed": status.st_mtime_ns, "sha256": digest})
+        self._remember(name, {**state, "bytes": status.st_size, "changed": status.st_mtime_ns, "sha256": digest})
         return digest
 
     def _remember(self, file: str, state: dict[str, Any]) -> None:
@@ -309,6 +387,8 @@ def _missing(entry: ModelEntry) -> ModelError:
 
 
 def _add_hint(entry: ModelEntry) -> str:
+    if entry.kind == "pipeline":
+        return f"Add it again with `headswap models add {entry.name} FOLDER`."
     return f"Register a file with `headswap models add {entry.name} FILE`."
 
 
@@ -319,63 +399,3 @@ def _read_state(path: Path) -> dict[str, dict[str, Any]]:
     except (OSError, ValueError):
         return {}
     return {str(key): value for key, value in state.items() if isinstance(value, dict)} if isinstance(state, dict) else {}
-
-
-def _download(entry: ModelEntry, path: Path, maximum_bytes: int, progress: Callable[[int, int | None], None] | None) -> None:
-    request = urllib.request.Request(entry.url, headers={"User-Agent": "headswap"})
-    try:
-        with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as answer, path.open("wb") as file:
-            length = answer.headers.get("Content-Length")
-            expected = int(length) if length and length.isdigit() else None
-            received = 0
-            while block := answer.read(_BLOCK):
-                received += len(block)
-                if received > maximum_bytes:
-                    raise ModelError(
-                        "model_download", f"{entry.url} sends more than {maximum_bytes} bytes.", "Is it the right address?"
-                    )
-                file.write(block)
-                if progress is not None:
-                    progress(received, expected)
-    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
-        reason = error.reason if isinstance(error, urllib.error.URLError) else error
-        raise ModelError(
-            "model_download",
-            f"{entry.name} could not be downloaded from {entry.url}: {reason}.",
-            f"Check the network, or fetch the file elsewhere and register it: `headswap models add {entry.name} FILE`.",
-            retryable=True,
-        ) from error
-    if expected is not None and received != expected:
-        raise ModelError(
-            "model_download",
-            f"{entry.url} sent {received} of {expected} bytes before it stopped.",
-            "Repeat the command.",
-            retryable=True,
-        )
-
-
-def _extract(entry: ModelEntry, path: Path, maximum_bytes: int) -> None:
-    """Replace a zip archive by its one member that is wanted (in whatever folder of the archive)."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            found = [member for member in archive.infolist() if Path(member.filename).name == entry.member]
-            if not found or found[0].file_size > maximum_bytes:
-                raise ModelError("model_download", f"The archive {entry.url} does not hold {entry.member}.", _add_hint(entry))
-            unpacked = path.with_name(path.name + ".member")
-            try:
-                with archive.open(found[0]) as member, unpacked.open("wb") as file:
-                    _copy_bounded(member, file, found[0].file_size)
-                os.replace(unpacked, path)
-            finally:
-                unpacked.unlink(missing_ok=True)
-    except zipfile.BadZipFile as error:
-        raise ModelError(
-            "model_download", f"What {entry.url} sent is no whole zip archive.", "Repeat the command.", retryable=True
-        ) from error
-
-
-def _copy_bounded(source: IO[bytes], target: IO[bytes], size: int) -> None:
-    """Copy at most ``size`` bytes: what an archive says about itself is not to be trusted."""
-    while size > 0 and (block := source.read(min(_BLOCK, size))):
-        target.write(block)
-        size -= len(block)

@@ -15,8 +15,9 @@ from torch import Tensor
 from schemas.problems import ModelError
 from stages.networks import presets
 from stages.networks.convert import PublishedFiles, convert, convert_appearance_net, convert_denoising_net, find_published
-from stages.networks.loading import load_pipeline, pipeline_digest, read_state_dict
+from stages.networks.loading import load_pipeline, read_state_dict
 from stages.networks.presets import TINY, PosePreset
+from stages.networks.registered import pipeline_digest
 
 PUBLISHED = replace(TINY, background=False, pose=PosePreset(heads=2, head_channels=4, normalisation="window"))
 

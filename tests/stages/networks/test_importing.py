@@ -1,0 +1,214 @@
+"""Pipelines that are registered: recognised, converted, checked, described, and found again."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from schemas.problems import HeadswapError, ModelError, UsageError
+from stages.networks import presets
+from stages.networks.importing import Terms, import_pipeline
+from stages.networks.loading import MisfitError, load_pipeline
+from stages.networks.presets import TINY, PosePreset
+from stages.networks.registered import RECORD, Registration
+from stages.networks.registry import ModelRegistry
+
+PUBLISHED = replace(TINY, background=False, pose=PosePreset(heads=2, head_channels=4, normalisation="window"))
+TERMS = Terms("in-house", True, "trained by us")
+
+
+@pytest.fixture(autouse=True)
+def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+def weights_of(network: torch.nn.Module) -> dict[str, Tensor]:
+    """Random weights: nothing is left at zero, as it is where a network was never trained."""
+    torch.manual_seed(0)
+    return {
+        name: tensor + 0.01 * torch.randn_like(tensor) if tensor.is_floating_point() else tensor.clone()
+        for name, tensor in network.state_dict().items()
+    }
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("saved")
+    presets.build(TINY).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def published(tmp_path: Path) -> Path:
+    folder = tmp_path / "published"
+    folder.mkdir()
+    for name, network in (
+        ("denoising_unet", presets.denoising_net(PUBLISHED)),
+        ("reference_unet", presets.appearance_net(PUBLISHED)),
+        ("pose_guider", presets.pose_guider(PUBLISHED)),
+    ):
+        torch.save(weights_of(network), folder / f"{name}.pth")
+    presets.vae(PUBLISHED).save_pretrained(folder / "vae")
+    presets.image_encoder(PUBLISHED).save_pretrained(folder / "image_encoder")
+    return folder
+
+
+def added(registry: ModelRegistry, name: str, source: Path, terms: Terms = TERMS, *, allow_pickle: bool = False) -> Registration:
+    registry.add_pipeline(name, lambda made: import_pipeline(name, source, made, terms, allow_pickle=allow_pickle))
+    return registry.pipelines[name]
+
+
+def code_of(registry: ModelRegistry, source: Path, **options: bool) -> str:
+    with pytest.raises(HeadswapError) as caught:
+        added(registry, "broken", source, **options)
+    assert caught.value.remedy
+    assert "broken" not in registry.pipelines
+    assert not [path for path in registry.folder.glob("*") if path.is_dir()], "nothing is left behind"
+    return caught.value.code
+
+
+def test_a_saved_pipeline_is_registered_with_digest_licence_and_what_it_can(saved: Path, tmp_path: Path) -> None:
+    registry = ModelRegistry(tmp_path / "models")
+    found = added(registry, "headswap-tiny", saved)
+    assert (found.licence, found.commercial, found.origin) == ("in-house", True, "trained by us")
+    assert (found.layout, found.profile, found.picture_size) == ("headswap", "tiny", 64)
+    for again in (registry, ModelRegistry(tmp_path / "models"), pickle.loads(pickle.dumps(registry))):
+        assert again.pipelines["headswap-tiny"] == found
+        assert again.digest("headswap-tiny") == found.digest
+        assert again.path("headswap-tiny") == tmp_path / "models" / "headswap-tiny"
+        (status,) = [status for status in again.list() if status.name == "headswap-tiny"]
+        assert (status.state, status.bytes > 0) == ("present", True)
+    load_pipeline(registry.require("headswap-tiny"))
+
+
+def test_what_was_never_trained_is_told(saved: Path, tmp_path: Path) -> None:
+    found = added(ModelRegistry(tmp_path / "models"), "untrained", saved)
+    assert not found.background
+    assert any("PoseGuider was never trained" in note for note in found.notes)
+    assert any("MotionModule" in note for note in found.notes)
+
+
+def test_published_weights_are_converted_and_draw_on_white_until_they_are_trained(published: Path, tmp_path: Path) -> None:
+    registry = ModelRegistry(tmp_path / "models")
+    found = added(registry, "relative", published, allow_pickle=True)
+    assert (found.layout, found.background, found.picture_size, found.notes) == ("aniportrait", False, 512, ())
+    folder = registry.require("relative")
+    assert not [path for path in folder.rglob("*") if path.suffix in (".pth", ".bin", ".pt")]
+    network = load_pipeline(folder).denoising_net
+    assert network.config.in_channels == 8
+    assert float(network.conv_in.weight[:, 4:].abs().max()) == 0
+
+
+def test_pickles_are_refused_unless_allowed(published: Path, tmp_path: Path) -> None:
+    assert code_of(ModelRegistry(tmp_path / "models"), published) == "model_pickle"
+
+
+def test_every_weight_that_does_not_fit_is_listed_for_all_parts_at_once(published: Path, tmp_path: Path) -> None:
+    denoising = torch.load(published / "denoising_unet.pth")
+    gone = [name for name in denoising if name.startswith("up_blocks.1.")]
+    torch.save({name: tensor for name, tensor in denoising.items() if name not in gone}, published / "denoising_unet.pth")
+    guider = torch.load(published / "pose_guider.pth")
+    torch.save({**guider, "surplus": torch.ones(1), "scale": torch.ones(7)}, published / "pose_guider.pth")
+    with pytest.raises(MisfitError) as caught:
+        added(ModelRegistry(tmp_path / "models"), "broken", published, allow_pickle=True)
+    assert caught.value.code == "weights_do_not_fit"
+    assert "denoising_unet.pth does not fit DenoisingNet" in caught.value.message
+    assert "pose_guider.pth does not fit PoseGuider" in caught.value.message
+    assert len(gone) > 20
+    listing = "\n".join(caught.value.listing)
+    assert all(f"missing {name}" in listing for name in gone)
+    assert "extra surplus" in listing
+    assert "misshapen scale [7] instead of [1]" in listing
+
+
+def test_damaged_and_foreign_pipelines_are_refused_and_leave_nothing_behind(saved: Path, tmp_path: Path) -> None:
+    registry = ModelRegistry(tmp_path / "models")
+
+    def changed(name: str, file: str, change: object) -> Path:
+        folder = tmp_path / name
+        presets.build(TINY).save_pretrained(folder)
+        change(folder / file)  # type: ignore[operator]
+        return folder
+
+    weights = "denoising_net/diffusion_pytorch_model.safetensors"
+
+    def not_finite(path: Path) -> None:
+        tensors = load_file(path)
+        tensors["conv_in.bias"][0] = float("nan")
+        save_file(tensors, path, metadata={"format": "pt"})
+
+    assert code_of(registry, changed("cut", weights, lambda path: path.write_bytes(path.read_bytes()[:-50]))) == "model_damaged"
+    assert code_of(registry, changed("nan", weights, not_finite)) == "weights_not_finite"
+    other = changed(
+        "other", "model_index.json", lambda path: path.write_text(path.read_text().replace("HeadSwapPipeline", "Other"))
+    )
+    assert code_of(registry, other) == "model_wrong_kind"
+    assert code_of(registry, changed("gone", weights, Path.unlink)) == "model_missing"
+    assert code_of(registry, changed("json", "vae/config.json", lambda path: path.write_text("{"))) == "model_damaged"
+    assert code_of(registry, tmp_path / "nowhere") == "model_missing"
+    assert code_of(registry, saved / "model_index.json") == "model_wrong_kind"
+    (tmp_path / "empty").mkdir()
+    assert code_of(registry, tmp_path / "empty") == "model_missing"
+
+
+def test_a_licence_is_given_or_stated_by_the_model_card(saved: Path, tmp_path: Path) -> None:
+    registry = ModelRegistry(tmp_path / "models")
+    with pytest.raises(UsageError, match="licence"):
+        added(registry, "silent", saved, Terms())
+    folder = tmp_path / "carded"
+    presets.build(TINY).save_pretrained(folder)
+    (folder / "README.md").write_text("---\nlicense: apache-2.0\ncommercial: true\n---\n# A model\n")
+    found = added(registry, "carded", folder, Terms())
+    assert (found.licence, found.commercial) == ("apache-2.0", True)
+    assert (registry.require("carded") / "README.md").is_file()
+
+
+def test_a_pipeline_whose_files_change_later_is_damaged(saved: Path, tmp_path: Path) -> None:
+    registry = ModelRegistry(tmp_path / "models")
+    added(registry, "mine", saved)
+    path = registry.require("mine") / "vae" / "config.json"
+    path.write_text(path.read_text() + " ")
+    for call in (registry.path, registry.digest, registry.require, ModelRegistry(tmp_path / "models").path):
+        with pytest.raises(ModelError, match="not the one on record") as caught:
+            call("mine")
+        assert caught.value.code == "model_damaged"
+    added(registry, "mine", saved)
+    registry.require("mine")
+
+
+def test_names_of_other_models_and_odd_names_are_refused(saved: Path, tmp_path: Path) -> None:
+    registry = ModelRegistry(tmp_path / "models")
+    for name in ("lama", "Mine", "../mine", ""):
+        with pytest.raises(UsageError):
+            added(registry, name, saved)
+
+
+def test_commercial_runs_refuse_what_forbids_it(saved: Path, tmp_path: Path) -> None:
+    registry = ModelRegistry(tmp_path / "models")
+    added(registry, "research", saved, Terms("research only"))
+    with pytest.raises(ModelError, match="research only"):
+        registry.refuse_non_commercial(["research"])
+
+
+def test_pipelines_that_ship_are_there_and_give_way_to_ones_of_that_name(saved: Path, tmp_path: Path) -> None:
+    shipped = ModelRegistry(tmp_path / "shipped")
+    added(shipped, "headswap-demo", saved, Terms("MIT"))
+    registry = ModelRegistry(tmp_path / "models", shipped.folder)
+    assert registry.require("headswap-demo") == shipped.folder / "headswap-demo"
+    assert not (tmp_path / "models").exists(), "asking writes nothing"
+    added(registry, "headswap-demo", saved, Terms("mine"))
+    assert registry.pipelines["headswap-demo"].licence == "mine"
+
+
+def test_a_record_that_cannot_be_read_is_named(saved: Path, tmp_path: Path) -> None:
+    registry = ModelRegistry(tmp_path / "models")
+    added(registry, "mine", saved)
+    (tmp_path / "models" / "mine" / RECORD).write_text("{}")
+    with pytest.raises(UsageError, match=RECORD):
+        ModelRegistry(tmp_path / "models")
