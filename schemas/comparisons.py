@@ -6,10 +6,14 @@ import pyarrow as pa
 
 from schemas.tables import TableSchema, column
 
-MASK_MEASURES = tuple(
-    f"{measure}_{region}"
-    for region in ("hair", "face", "head", "neck", "cloth", "hand", "person")
-    for measure in ("iou", "boundary")
+MASK_MEASURES = (
+    *(
+        f"{measure}_{region}"
+        for region in ("hair", "face", "head", "neck", "cloth", "hand", "person")
+        for measure in ("iou", "boundary")
+    ),
+    "cloth_as_hair",
+    "hair_as_cloth",
 )
 PLATE_MEASURES = ("plate_hole", "plate_psnr", "plate_rim", "plate_around", "plate_flicker")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -12,6 +11,7 @@ from typing import Any, get_args
 import numpy as np
 import numpy.typing as npt
 
+from flows.comparisons import head_model as loaded
 from flows.execution import describe, perform
 from flows.performers import VideoFile
 from flows.planning import Clip, Node, Planner
@@ -127,7 +127,7 @@ def render_for_comparison(head_model: Path, out: Path, order: ClipOrder, number:
     described = folder / "clip.json"
     if described.is_file() and json.loads(described.read_text())["recipe"] == recipe:
         return folder
-    model = _head_model(str(head_model))
+    model = loaded(str(head_model))
     scene, conditions = scene_of(model, order, number)
     for name in ("labels", "alpha", "room"):
         (folder / name).mkdir(parents=True, exist_ok=True)
@@ -185,8 +185,3 @@ def conditions_of(folder: Path) -> dict[str, Any]:
     """The conditions of a rendered clip, as in its ``clip.json``."""
     told = json.loads((folder / "clip.json").read_text())
     return {name: told[name] for name in Conditions.__dataclass_fields__}
-
-
-@functools.cache
-def _head_model(path: str) -> HeadModel:
-    return HeadModel.load(Path(path))

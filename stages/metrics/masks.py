@@ -67,12 +67,21 @@ def boundary_error(found: Mask, truth: Mask, where: Mask | None = None) -> float
 
 
 def label_measures(found: Labels, truth: Labels, where: Mask | None = None) -> dict[str, float]:
-    """``iou_<region>`` and ``boundary_<region>`` (pixels) of every region."""
+    """``iou_<region>`` and ``boundary_<region>`` (pixels) of every region that the truth has, NaN of the others.
+
+    Also ``cloth_as_hair``, the share of the cloth that was taken for hair, and ``hair_as_cloth``.
+    """
     result: dict[str, float] = {}
+    where = np.ones(truth.shape, bool) if where is None else where
     for name in REGIONS:
-        ours, theirs = region(found, name), region(truth, name)
-        result[f"iou_{name}"] = intersection_over_union(ours, theirs, where)
+        ours, theirs = region(found, name), region(truth, name) & where
+        there = bool(theirs.any())
+        result[f"iou_{name}"] = intersection_over_union(ours, theirs, where) if there else float("nan")
         result[f"boundary_{name}"] = boundary_error(ours, theirs, where)
+    for true, taken in (("cloth", "hair"), ("hair", "cloth")):
+        theirs = region(truth, true) & where
+        share = float(region(found, taken)[theirs].mean()) if theirs.any() else float("nan")
+        result[f"{true}_as_{taken}"] = share
     return result
 
 

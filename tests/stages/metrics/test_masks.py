@@ -61,6 +61,16 @@ def test_every_label_is_part_of_a_region_and_the_person_is_all_of_them() -> None
     assert all(told[f"iou_{name}"] == 1 for name in measures.REGIONS)
 
 
+def test_cloth_taken_for_hair_is_a_share_of_the_cloth() -> None:
+    truth = np.array([[4, 4, 4, 4, 1, 1]], np.uint8)
+    told = measures.label_measures(np.array([[1, 4, 4, 4, 1, 4]], np.uint8), truth)
+    assert (told["cloth_as_hair"], told["hair_as_cloth"]) == (0.25, 0.5)
+    assert np.isnan(told["iou_hand"])
+    left = np.array([[True, True, False, False, False, False]])
+    assert measures.label_measures(np.array([[1, 4, 4, 4, 1, 4]], np.uint8), truth, left)["cloth_as_hair"] == 0.5
+    assert np.isnan(measures.label_measures(truth, truth, left)["hair_as_cloth"])
+
+
 def test_plate_errors_count_inside_the_hole_only() -> None:
     truth = np.full((40, 40, 3), 100, np.uint8)
     plate = truth.copy()
