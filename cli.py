@@ -511,6 +511,33 @@ def performers_render(
     return DONE
 
 
+@command(performers_app, "compare")
+def performers_compare(
+    what: Annotated[str, typer.Argument(metavar="WHAT", help="retargeting, edits, masks or leakage.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for renders, numbers, tables and plots.")],
+    pairs: Annotated[int | None, typer.Option("--pairs", help="Pairs of people, or clips. Default: as in the documents.")] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
+    workers: WorkersOption = None,
+    head_model: HeadModelOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Compare methods with the truth of synthetic people. The same command again goes on where a stopped one was."""
+    from flows.comparisons import Order, comparison, run_comparison
+
+    count = pairs if pairs is not None else comparison(what).pairs
+    file = head_model or registry_of(settings_of(config, None)).require("ict")
+    order = Order(file, out, count, seed, workers or usable_cores(), tell_share("pair", as_json))
+    told, outcome = run_comparison(what, order)
+    if as_json:
+        print_json(told)
+    else:
+        for table in outcome.tables:
+            table.show(out_console)
+        out_console.print(*told["files"], sep="\n")
+    return DONE
+
+
 @command(face_model_app, "build")
 def face_model_build(
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The model's file (.npz).")],

@@ -1,0 +1,236 @@
+"""Pairs of people for the retargeting comparison: A performs, B sits for a portrait, and B performs what A did: the truth."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from flows.comparisons import Arrays, head_model
+from stages.detectors import FaceMesh, Window
+from stages.performers.appearance import Appearance, Room
+from stages.performers.head import HeadModel, rotation_matrix
+from stages.performers.performance import Performance, perform
+from stages.performers.person import openness_of
+from stages.performers.proportions import Proportions
+from stages.performers.sampling import CAMERA
+from stages.performers.scene import Performer
+
+DUETS = "duets-v2"
+"""Folder of the records; another name when they are made in another way, so that old ones are not mixed in."""
+
+FRAMES = 16
+_SECONDS, _RATE = 5.0, 25.0
+_IDENTITIES = 100
+_SITTING = np.radians([12.0, 8.0, 6.0])  # largest turn of a head in a portrait
+_IDENTITY_SPREAD = 1.0  # the head model's own population
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Duet:
+    """A pair: driver A in n frames, source B in a portrait with an expression of its own, and B in A's frames.
+
+    ``seen`` is what MediaPipe detected, ``true`` the exact landmarks, in pixels, float [n, 478, 3] (a portrait: [478, 3]).
+    ``alike`` are exact landmarks of people whose expressions move everybody by the same centimetres, as the head model has it.
+    """
+
+    expression: Floats
+    presence: Floats
+    driver_seen: Floats
+    driver_true: Floats
+    driver_alike: Floats
+    source_seen: Floats
+    source_true: Floats
+    source_alike: Floats
+    source_expression: Floats
+    wanted_seen: Floats
+    wanted_true: Floats
+    wanted_alike: Floats
+    driver_rest_seen: Floats
+    driver_rest_true: Floats
+    source_rest_seen: Floats
+    source_rest_true: Floats
+    """A and B at rest, looking into the camera."""
+
+    @classmethod
+    def load(cls, path: Path) -> Duet:
+        with np.load(path) as arrays:
+            return cls(**{name: arrays[name] for name in arrays.files})
+
+
+def record(path: str, seed: int, number: int) -> Arrays:
+    """Render a pair, look at it, and keep what was seen beside the truth: the arrays of a ``Duet``."""
+    model, studio = head_model(path), _studio(path)
+    rng = np.random.default_rng([seed, number, 21])
+    names = model.expression_names
+    performance = perform(
+        names,
+        round(_SECONDS * _RATE),
+        _RATE,
+        seed=int(rng.integers(2**31)),
+        speech=float(rng.uniform(0.7, 1.2)),
+        motion=float(rng.uniform(0.7, 1.4)),
+        smile=float(rng.uniform(0, 1.4)),
+        faces=float(rng.uniform(0.6, 1.0)) if number % 2 else 0.0,
+    )
+    frames = telling_frames(performance, names, FRAMES)
+    room = Room.drawn(int(rng.integers(2**31)), plain=True)
+    driver, source = (studio.sitter(rng, room) for _ in range(2))
+    nowhere = np.zeros(3, np.float32)
+    still = Act(np.zeros(len(names), np.float32), nowhere, nowhere, nowhere)
+    sitting = Act(own_expression(names, rng), (rng.uniform(-1, 1, 3) * _SITTING).astype(np.float32), nowhere, nowhere)
+    acts = [Act(performance.expression[k], performance.pose[k], performance.shift[k], performance.sway[k]) for k in frames]
+    driven, wanted = [driver.shoot(act, rng) for act in acts], [source.shoot(act, rng) for act in acts]
+    portrait, rests = source.shoot(sitting, rng), (driver.shoot(still, rng), source.shoot(still, rng))
+    return {
+        "expression": performance.expression[frames],
+        "presence": np.array([[look.presence for look in looks] for looks in (driven, wanted)], np.float32),
+        **_columns("driver", driven),
+        **_columns("wanted", wanted),
+        "source_seen": portrait.seen,
+        "source_true": portrait.true,
+        "source_alike": portrait.alike,
+        "source_expression": sitting.expression,
+        "driver_rest_seen": rests[0].seen,
+        "driver_rest_true": rests[0].true,
+        "source_rest_seen": rests[1].seen,
+        "source_rest_true": rests[1].true,
+    }
+
+
+def telling_frames(performance: Performance, names: Sequence[str], count: int) -> list[int]:
+    """Frames of a performance that show what it has: rest, blinks, the extremes of mouth, brows, gaze and turn; then any others.
+
+    Returns:
+        ``count`` numbers, ascending.
+    """
+
+    def strength(*stems: str) -> npt.NDArray[np.floating]:
+        chosen = [index for index, name in enumerate(names) if name.startswith(stems)]
+        return np.asarray(performance.expression[:, chosen].sum(1))
+
+    blink, everything = strength("eyeBlink"), performance.expression.sum(1)
+    wanted = [
+        everything.argmin(),
+        blink.argmax(),
+        np.abs(blink - 1).argmin(),
+        strength("jawOpen").argmax(),
+        strength("mouthPucker", "mouthFunnel").argmax(),
+        strength("mouthSmile").argmax(),
+        strength("mouthPress", "mouthRoll").argmax(),
+        strength("browInnerUp", "browOuterUp").argmax(),
+        strength("browDown").argmax(),
+        strength("eyeLook").argmax(),
+        np.abs(performance.pose[:, 0]).argmax(),
+        everything.argmax(),
+    ]
+    chosen = sorted({int(frame) for frame in wanted})[:count]
+    others = [frame for frame in np.linspace(0, len(performance) - 1, 4 * count).astype(int).tolist() if frame not in chosen]
+    spread = np.linspace(0, len(others) - 1, count - len(chosen)).round().astype(int).tolist()
+    return sorted(chosen + [others[k] for k in spread])
+
+
+def own_expression(names: Sequence[str], rng: np.random.Generator) -> Floats:
+    """What a face in a portrait does of its own: it smiles, often with an open mouth or raised brows; float32 [expressions]."""
+    weights = dict.fromkeys(names, 0.0)
+
+    def add(stem: str, weight: float) -> None:
+        for name in names:
+            if name in (stem, f"{stem}_L", f"{stem}_R"):
+                weights[name] = weight * float(rng.uniform(0.9, 1.0))
+
+    smile = float(rng.uniform(0.35, 1.0))
+    add("mouthSmile", smile)
+    add("cheekSquint", 0.4 * smile)
+    add("eyeSquint", float(rng.uniform(0, 0.5)))
+    add("eyeBlink", float(rng.uniform(0, 0.2)))
+    if rng.uniform() < 0.5:
+        add("jawOpen", float(rng.uniform(0.05, 0.4)))
+        add("mouthUpperUp", float(rng.uniform(0, 0.4)))
+    brow = str(rng.choice(["browInnerUp", "browOuterUp", "browDown", "none"]))
+    add(brow, float(rng.uniform(0.2, 0.8)))
+    return np.array([weights[name] for name in names], np.float32)
+
+
+@dataclass(frozen=True)
+class Act:
+    """A frame's expression weights, pose, shift and sway (``performance.Performance``)."""
+
+    expression: Floats
+    pose: Floats
+    shift: Floats
+    sway: Floats
+
+
+@dataclass(frozen=True)
+class Look:
+    """A frame: landmarks [478, 3] as seen, true, and true for expressions alike for everybody; presence of a face."""
+
+    seen: Floats
+    true: Floats
+    alike: Floats
+    presence: float
+
+
+class Sitter:
+    """A person before the camera and the detector.
+
+    Args:
+        model: with expressions alike for everybody. own: with the person's own.
+    """
+
+    def __init__(
+        self, model: HeadModel, own: HeadModel, identity: Floats, look: Appearance, room: Room, openness: Floats, mesh: FaceMesh
+    ) -> None:
+        self._own = Performer(own, identity, look, openness=openness)
+        self._alike = copy.copy(self._own)
+        self._alike.model = model
+        self._room, self._background, self._mesh = room, room.paint(CAMERA.width, CAMERA.height), mesh
+
+    def shoot(self, act: Act, rng: np.random.Generator) -> Look:
+        """Render a frame and look at it."""
+        shot = self._own.shoot(CAMERA, self._room, self._background, act.expression, act.pose, act.shift, act.sway)
+        # A tracker looks where the face was before: near, not exactly there.
+        guess = shot.landmarks[:, :2] + rng.normal(size=2) * 1.5
+        seen, presence = self._mesh.landmarks(shot.picture, Window.around(guess))
+        return Look(seen.astype(np.float32), shot.landmarks, _landmarks(self._alike, act), presence)
+
+
+def _landmarks(performer: Performer, act: Act) -> Floats:
+    rotation = rotation_matrix(*(float(angle) for angle in act.pose))
+    vertices = performer.pose(act.expression, rotation, act.shift, act.sway)
+    return CAMERA.landmarks(performer.points.places(vertices[: performer.count]))
+
+
+def _columns(name: str, looks: Sequence[Look]) -> dict[str, Floats]:
+    return {f"{name}_{kind}": np.stack([getattr(look, kind) for look in looks]) for kind in ("seen", "true", "alike")}
+
+
+class _Studio:
+    """What all pairs share in a process."""
+
+    def __init__(self, path: str) -> None:
+        self._model, self._mesh = head_model(path), FaceMesh()
+        self._proportions = Proportions(self._model)
+        self._openness: dict[tuple[str, str, bool], Floats] = {}
+
+    def sitter(self, rng: np.random.Generator, room: Room) -> Sitter:
+        identity = (rng.normal(size=_IDENTITIES) * _IDENTITY_SPREAD).astype(np.float32)
+        look = Appearance.drawn(int(rng.integers(2**31)))
+        look = replace(look, glasses=look.glasses if rng.uniform() < 0.5 else 0.0, tips=max(look.tips, -13.0))
+        key = (look.hair_style, look.clothes_style, look.glasses > 0)
+        if key not in self._openness:  # nearly that of anybody with such hair and clothes
+            self._openness[key] = openness_of(self._model, self._model.neutral, look)
+        return Sitter(self._model, self._proportions.of(identity), identity, look, room, self._openness[key], self._mesh)
+
+
+@functools.cache
+def _studio(path: str) -> _Studio:
+    return _Studio(path)
