@@ -195,7 +195,7 @@ def read_catalogue(
             of a CSV, whose messages name the line of the file as well.
     """
     location = str(url)
-    data = _read_bounded(location, dict(storage_options or {}), maximum_bytes, "catalogue")
+    data = read_bounded(location, dict(storage_options or {}), maximum_bytes, "catalogue")
     kind = _kind(location, data)
     problems: list[str] = []
     rows = {"csv": _csv_rows, "jsonl": _json_rows, "parquet": _parquet_rows}[kind](location, data, maximum_rows, problems)
@@ -224,7 +224,7 @@ def load_edits(edits: str | None, *, storage_options: Mapping[str, Any] | None =
     if edits is None:
         return None
     inline = _is_inline(edits)
-    text = edits if inline else _read_bounded(edits, dict(storage_options or {}), MAXIMUM_EDITS_BYTES, "file of edits")
+    text = edits if inline else read_bounded(edits, dict(storage_options or {}), MAXIMUM_EDITS_BYTES, "file of edits")
     try:
         return parse_edits(text, "The inline object of edits" if inline else f"The file of edits {edits}")
     except ValueError as error:
@@ -394,7 +394,8 @@ def _missing_columns(names: Sequence[str], where: str) -> list[str]:
 # ---- files
 
 
-def _read_bounded(location: str, storage_options: dict[str, Any], maximum_bytes: int, what: str) -> bytes:
+def read_bounded(location: str, storage_options: dict[str, Any], maximum_bytes: int, what: str) -> bytes:
+    """The content of a file that a person names; UsageError where it cannot be read or is larger than ``maximum_bytes``."""
     local = location.removeprefix("file://")
     if not _is_url(local) and Path(local).is_dir():
         raise UsageError([f"The {what} {location} is a folder; give the file itself."])

@@ -23,6 +23,7 @@ from stages.condition_image import head_mask, surviving_cloth
 from stages.face3d.drawing import draw_landmarks
 from stages.face3d.topology import LEFT_EYE, NOSE_TIP, OUTER_CORNERS, RIGHT_EYE
 from stages.filling import fill_smooth
+from stages.segmentation import BACKGROUND
 from stages.training.samples import TrainingSample
 from stages.video.crops import opencv_matrix
 
@@ -128,6 +129,12 @@ def warp_layer(layer: Floats, matrix: npt.NDArray[np.float64]) -> Floats:
     return np.asarray(
         cv2.warpAffine(layer, opencv_matrix(matrix), size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), np.float32
     )
+
+
+def soft_person(labels: Pixels) -> Pixels:
+    """Opacity of the person where only a label map is known: its border softened by about a pixel and a half. uint8, 0..255."""
+    person = (labels != BACKGROUND).astype(np.float32)
+    return np.asarray(np.rint(255 * cv2.GaussianBlur(person, (0, 0), max(0.003 * labels.shape[0], 0.5))), np.uint8)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,171 @@
+"""Data sets for training: which clips, on what ground they may be used, and which of their frames are good enough."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from schemas.catalogue import MAXIMUM_BYTES, MAXIMUM_CELL, MAXIMUM_ROWS, Job, read_bounded, read_catalogue, resolve, safe_id
+from schemas.names import suggestion
+from schemas.problems import UsageError
+
+
+class DatasetClip(BaseModel):
+    """One row of a catalogue of training clips. Paths are complete: relative ones have been resolved against the catalogue's."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str = Field(min_length=1, max_length=128, description="names the clip in the data set: letters, digits, '.', '_' and '-'")
+    clip: str = Field(min_length=1, max_length=4096, description="video: path or URL")
+    rights: str = Field(
+        min_length=1, max_length=2000, description="on what ground the clip may train a network; goes into every shard"
+    )
+    subject: str | None = Field(None, max_length=4096, description="who in the clip: 'largest', a number, or a picture")
+    person: str | None = Field(
+        None, max_length=256, description="who it is, where several clips show the same: they go into the same split"
+    )
+    rights_said_of: Literal["clip", "source"] = Field(
+        "clip", description="'source': the row of a catalogue of swaps gave the rights of its source; this is its target"
+    )
+
+    @field_validator("id")
+    @classmethod
+    def _id_is_safe(cls, value: str) -> str:
+        if safe_id(value) != value:
+            raise ValueError(f"{value!r} cannot name files, for example {safe_id(value)!r} can")
+        return value
+
+    @field_validator("rights")
+    @classmethod
+    def _rights_are_given(cls, value: str) -> str:
+        if not value.strip():
+            raise ValueError("is empty: say on what ground the clip may train a network")
+        return " ".join(value.split())
+
+    @property
+    def identity(self) -> str:
+        """Who the clip shows, as far as is known: decides its split."""
+        return self.person or self.id
+
+
+class DatasetParameters(BaseModel):
+    """What goes into a data set. Every value is recorded in it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    size: int = Field(
+        512, ge=64, le=1024, multiple_of=32, description="side of the crops; those of the pipeline are shrunk to it"
+    )
+    pictures: Literal["jpg", "png"] = Field("jpg", description="png keeps every bit and takes about three times the room")
+    quality: int = Field(95, ge=50, le=100, description="of JPEG; colours keep their full resolution")
+    shard_frames: int = Field(512, ge=1, le=100_000, description="a shard is closed when it holds at least this many frames")
+    longest_segment: int = Field(240, ge=1, description="longer runs of frames are cut, so that shards are about equally long")
+    shortest_segment: int = Field(16, ge=1, description="shorter runs of usable frames are left out")
+    reference_interval: int = Field(8, ge=1, description="of every so many frames one can serve as the reference picture")
+    validation: float = Field(0.05, ge=0, lt=1, description="share of people kept for validation, by a hash of who they are")
+    beside_cuts: int = Field(1, ge=0, description="frames left out on both sides of a cut: they may show both shots")
+    smallest_crop: float = Field(0.4, ge=0, description="side of the crop in the video, in sides of a prepared crop")
+    largest_cover: float = Field(0.02, ge=0, le=1, description="share of the crop that a hand or an object before the head takes")
+    largest_outside: float = Field(0.25, ge=0, le=1, description="share of the crop that lies outside the picture")
+    largest_residual: float = Field(0.12, gt=0, description="distance of landmarks to the face model, in distances of the eyes")
+
+
+COLUMNS = tuple(name for name in DatasetClip.model_fields if name != "rights_said_of")
+REQUIRED = ("id", "clip", "rights")
+
+
+def read_clips(url: str | Path, *, storage_options: Mapping[str, Any] | None = None) -> tuple[DatasetClip, ...]:
+    """Read the clips of a catalogue: CSV, JSON Lines or Parquet with the columns ``id, clip, rights`` and optionally ``subject``
+    and ``person``, or a catalogue of swaps, whose sources and targets are then the clips.
+
+    Raises:
+        UsageError: with every problem found.
+    """
+    location = str(url)
+    data = read_bounded(location, dict(storage_options or {}), MAXIMUM_BYTES, "catalogue")
+    rows = list(_rows(location, data))
+    if rows and not any("clip" in row for _, row in rows):
+        return _clips_of_swaps(read_catalogue(location, storage_options=storage_options).jobs)
+    problems: list[str] = [] if rows else [f"The catalogue {location} has no rows."]
+    clips: dict[str, DatasetClip] = {}
+    for where, row in rows:
+        clip = _clip(where, row, location, problems)
+        if clip is not None and clips.setdefault(clip.id.casefold(), clip) is not clip:
+            problems.append(f"{where}, column 'id': {clip.id!r} is taken; give every clip its own id.")
+    if problems:
+        raise UsageError(
+            problems, f"Nothing was run. Mend {location} and repeat the command; docs/dataset.md describes the format."
+        )
+    return tuple(clips.values())
+
+
+def _clip(where: str, row: Mapping[str, Any], location: str, problems: list[str]) -> DatasetClip | None:
+    found = [
+        f"{where}: unknown column {name!r}; {suggestion(str(name), COLUMNS)}."
+        for name, value in row.items()
+        if name not in COLUMNS and value not in (None, "")
+    ]
+    values = {name: str(row[name]).strip() for name in COLUMNS if row.get(name) not in (None, "")}
+    found += [f"{where}, column {name!r}: is missing." for name in REQUIRED if not values.get(name)]
+    if not found:
+        try:
+            values["clip"] = resolve(values["clip"], location)
+            if values.get("subject", "largest") != "largest" and not values["subject"].isdigit():
+                values["subject"] = resolve(values["subject"], location)
+            return DatasetClip.model_validate(values)
+        except ValidationError as error:
+            found += [f"{where}, column {problem['loc'][0]!r}: {problem['msg']}." for problem in error.errors()]
+        except ValueError as error:
+            found.append(f"{where}, column 'clip': {error}.")
+    problems += found
+    return None
+
+
+def _rows(location: str, data: bytes) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Rows with the place to name in messages."""
+    suffix = location.split("?")[0].rsplit(".", 1)[-1].lower()
+    try:
+        if suffix == "csv":
+            reader = csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True)
+            found = [(f"row {number} (line {reader.line_num})", dict(row)) for number, row in enumerate(reader, 1)]
+            found = [(where, {str(name): cell for name, cell in row.items()}) for where, row in found]
+        elif suffix in ("jsonl", "ndjson"):
+            lines = [line for line in data.decode("utf-8-sig").split("\n") if line.strip()]
+            found = [(f"row {number}", dict(json.loads(line))) for number, line in enumerate(lines, 1)]
+        elif suffix in ("parquet", "pq"):
+            found = [(f"row {number}", row) for number, row in enumerate(pq.read_table(pa.BufferReader(data)).to_pylist(), 1)]
+        else:
+            raise UsageError([f"{location} is no catalogue by its name: it must end in .csv, .jsonl or .parquet."])
+    except (ValueError, TypeError, csv.Error, pa.ArrowException) as error:
+        raise UsageError([f"The catalogue {location} cannot be read: {error}."]) from error
+    if len(found) > MAXIMUM_ROWS or any(len(str(cell)) > MAXIMUM_CELL for _, row in found for cell in row.values()):
+        raise UsageError([f"{location} has more than {MAXIMUM_ROWS} rows or a cell of more than {MAXIMUM_CELL} characters."])
+    yield from found
+
+
+def _clips_of_swaps(jobs: tuple[Job, ...]) -> tuple[DatasetClip, ...]:
+    """Sources and targets of swaps, each file and subject once, under the rights of the first row that names it."""
+    found: dict[tuple[str, str | None], DatasetClip] = {}
+    for job in jobs:
+        for role, url, subject in (("source", job.source, None), ("target", job.target, job.subject)):
+            name = safe_id(f"{job.id[:100]}-{role}")
+            found.setdefault(
+                (url, subject),
+                DatasetClip(
+                    id=name,
+                    clip=url,
+                    rights=job.rights,
+                    subject=subject,
+                    person=None,
+                    rights_said_of="clip" if role == "source" else "source",
+                ),
+            )
+    return tuple(found.values())

@@ -1,0 +1,227 @@
+"""Training samples from prepared shards (``headswap dataset prepare``): any window by its number, through the shards' indexes."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import cv2
+import fsspec
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from schemas.problems import StoreError, UsageError
+from stages.training.augmentation import Augmentation, Window, compose, draw, soft_person
+from stages.training.hair_bank import long_hair
+from stages.training.samples import TrainingSample
+from stages.training.shard_format import FIELDS, MANIFEST, ROW_GROUP, VERSION, FrameRecord, damaged, decode_frame, suffix_of
+
+Split = Literal["train", "validation"]
+
+
+@dataclass(frozen=True)
+class _Segment:
+    """A run of consecutive frames: rows ``start <= row < stop`` of a shard's index."""
+
+    shard: int
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+
+class ShardSamples:
+    """Numbered training samples of a prepared data set: a ``stages.training.samples.SampleSource``.
+
+    A person is drawn first, so that somebody with hours of video does not count more than somebody with minutes, then a window of
+    the person's, a reference from another frame of the same clip, and the augmentation.
+
+    Args:
+        url: folder or fsspec URL of the data set. split: ``train`` or ``validation``. seed: of what is drawn.
+        size: side of the crops, a multiple of 32; as prepared by default, smaller ones are made by shrinking.
+        augmentation: how foreground and cloth are varied (``stages.training.augmentation``).
+        storage_options: for the URL's file system.
+
+    Raises:
+        UsageError: no data set, one of another version, a split without frames, or a size larger than prepared.
+        StoreError: ``shard_damaged``, ``store_unreachable``.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        split: Split = "train",
+        *,
+        seed: int = 0,
+        size: int | None = None,
+        augmentation: Augmentation | None = None,
+        storage_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.url, self.split, self.seed = url, split, seed
+        self.augmentation = augmentation or Augmentation()
+        self._system, self._root = fsspec.core.url_to_fs(url, **dict(storage_options or {}))
+        self.manifest = self._read_manifest()
+        self._format = self.manifest["format"]
+        prepared = int(self.manifest["size"])
+        self.size = size or prepared
+        if self.size > prepared or self.size % 32:
+            raise UsageError([f"Samples of {self.size} pixels cannot be made of {url}, which was prepared with {prepared}."])
+        self._shards = [shard["name"] for shard in self.manifest["splits"].get(split, {}).get("shards", [])]
+        self._indexes = [self._read_index(name) for name in self._shards]
+        self._rows = [index.to_pydict() for index in self._indexes]
+        self._segments: dict[str, list[_Segment]] = {}
+        self._references: dict[str, list[tuple[int, int]]] = {}
+        for shard, rows in enumerate(self._rows):
+            self._enter(shard, rows)
+        self.people = tuple(sorted(self._segments))
+        self._suitable: dict[int, tuple[str, ...]] = {}
+        if not self.people:
+            raise UsageError([f"The data set {url} has no frames in its split '{split}'."])
+
+    def _enter(self, shard: int, rows: Mapping[str, list[Any]]) -> None:
+        clips, segments, people = rows["clip"], rows["segment"], rows["person"]
+        start = 0
+        for row in range(len(clips)):
+            if rows["reference"][row]:
+                self._references.setdefault(clips[row], []).append((shard, row))
+            if row + 1 == len(clips) or (clips[row + 1], segments[row + 1]) != (clips[row], segments[row]):
+                self._segments.setdefault(people[row], []).append(_Segment(shard, start, row + 1))
+                start = row + 1
+
+    @property
+    def frames(self) -> int:
+        """How many frames the split has."""
+        return sum(index.num_rows for index in self._indexes)
+
+    def sample(self, number: int, frames: int) -> TrainingSample:
+        """The sample with this number as a window of ``frames`` frames; UsageError where no segment is that long."""
+        rng = np.random.default_rng([self.seed, number, frames, 23])
+        people = self._people_with(frames)
+        segments = [segment for segment in self._segments[people[int(rng.integers(len(people)))]] if len(segment) >= frames]
+        starts = np.cumsum([len(segment) - frames + 1 for segment in segments])
+        place = int(rng.integers(starts[-1]))
+        which = int(np.searchsorted(starts, place, side="right"))
+        segment = segments[which]
+        start = segment.start + place - (int(starts[which - 1]) if which else 0)
+        records = self.read(segment.shard, range(start, start + frames))
+        reference = self._reference(records[0].clip, {(segment.shard, row) for row in range(start, start + frames)}, rng)
+        drawn = draw(self.augmentation, long_hair(), rng)
+        return compose(window_of(records, self.size), reference, drawn)
+
+    def _people_with(self, frames: int) -> tuple[str, ...]:
+        if frames not in self._suitable:
+            longest = {person: max(map(len, segments)) for person, segments in self._segments.items()}
+            self._suitable[frames] = tuple(person for person in self.people if longest[person] >= frames)
+        if not self._suitable[frames]:
+            raise UsageError([f"The data set {self.url} has no {frames} consecutive frames in its split '{self.split}'."])
+        return self._suitable[frames]
+
+    def _reference(self, clip: str, window: set[tuple[int, int]], rng: np.random.Generator) -> npt.NDArray[np.uint8]:
+        known = self._references.get(clip, [])
+        if not known:
+            raise damaged(f"clip {clip}", "it has no reference picture")
+        outside = [place for place in known if place not in window] or known
+        shard, row = outside[int(rng.integers(len(outside)))]
+        (record,) = self.read(shard, range(row, row + 1))
+        if record.reference is None:
+            raise damaged(f"frame {record.key}", "its reference picture is missing")
+        return shrunk(record.reference, self.size)
+
+    def read(self, shard: int, rows: range) -> list[FrameRecord]:
+        """Frames of a shard as they were written, in order; ``rows`` consecutive."""
+        path = f"{self._root}/{self._shards[shard]}"
+        keys = self._rows[shard]["key"][rows.start : rows.stop]
+        fields = self._from_tar(path, shard, rows) if self._format == "webdataset" else self._from_parquet(path, rows)
+        return [decode_frame(key, found) for key, found in zip(keys, fields, strict=True)]
+
+    def _from_tar(self, path: str, shard: int, rows: range) -> list[dict[str, bytes]]:
+        index = self._rows[shard]
+        places = [
+            {name: (index[f"offset_{name}"][row], index[f"bytes_{name}"][row]) for name in FIELDS if index[f"bytes_{name}"][row]}
+            for row in rows
+        ]
+        # Frames of a window lie one after another: one request for all of them.
+        first = min(offset for found in places for offset, _ in found.values())
+        last = max(offset + size for found in places for offset, size in found.values())
+        data = self._cat(path, first, last)
+        if len(data) != last - first:
+            raise damaged(path, "the file is shorter than its index says")
+        return [{name: data[at - first : at - first + size] for name, (at, size) in found.items()} for found in places]
+
+    def _from_parquet(self, path: str, rows: range) -> list[dict[str, bytes]]:
+        try:
+            with self._system.open(path, "rb") as file:
+                groups = range(rows.start // ROW_GROUP, (rows.stop - 1) // ROW_GROUP + 1)
+                table = pq.ParquetFile(file).read_row_groups(list(groups)).slice(rows.start - groups.start * ROW_GROUP, len(rows))
+        except (OSError, pa.ArrowException, ValueError) as error:
+            raise damaged(path, str(error)) from error
+        return [
+            {name: value.encode() if isinstance(value, str) else value for name, value in row.items() if value is not None}
+            for row in table.to_pylist()
+        ]
+
+    def _cat(self, path: str, start: int | None = None, end: int | None = None) -> bytes:
+        try:
+            return bytes(self._system.cat_file(path, start=start, end=end))
+        except FileNotFoundError as error:
+            raise damaged(path, "the file is missing") from error
+        except OSError as error:
+            raise StoreError("store_unreachable", f"{path} cannot be read: {error}", "Try again.", retryable=True) from error
+
+    def _read_manifest(self) -> dict[str, Any]:
+        path = f"{self._root}/{MANIFEST}"
+        if not self._system.exists(path):
+            raise UsageError(
+                [f"There is no finished data set in {self.url}: {MANIFEST} is missing."],
+                "Make one: headswap dataset prepare CATALOGUE --store URL --out URL",
+            )
+        try:
+            found = json.loads(self._cat(path))
+            version = found["format_version"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise damaged(path, f"it is no description of a data set ({error})") from error
+        if version != VERSION:
+            raise UsageError([f"The data set {self.url} has format version {version}; this program reads {VERSION}."])
+        return dict(found)
+
+    def _read_index(self, name: str) -> pa.Table:
+        path = f"{self._root}/{name.removesuffix(suffix_of(self._format))}.index.parquet"
+        try:
+            return pq.read_table(io.BytesIO(self._cat(path)))
+        except pa.ArrowException as error:
+            raise damaged(path, str(error)) from error
+
+
+def window_of(records: Sequence[FrameRecord], size: int) -> Window:
+    """Frames as a window of crops of ``size`` pixels; the person's opacity is that of the label maps, softened at the border."""
+    factor = size / records[0].labels.shape[0]
+    labels = np.stack([_shrunk_labels(record.labels, size) for record in records])
+    shoulders = np.stack([record.shoulders for record in records]) * np.array([factor, factor, 1], np.float32)
+    return Window(
+        pictures=np.stack([shrunk(record.picture, size) for record in records]),
+        backgrounds=np.stack([shrunk(record.background, size) for record in records]),
+        labels=labels,
+        opacity=np.stack([soft_person(one) for one in labels]),
+        landmarks=np.stack([record.landmarks for record in records]) * np.float32(factor),
+        shoulders=shoulders.astype(np.float32),
+        person=records[0].person,
+        frame_numbers=tuple(record.frame for record in records),
+    )
+
+
+def shrunk(picture: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.uint8]:
+    """A picture averaged over the areas of ``size`` x ``size`` pixels."""
+    if picture.shape[0] == size:
+        return picture
+    return np.asarray(cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def _shrunk_labels(labels: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.uint8]:
+    middle = ((np.arange(size) + 0.5) * labels.shape[0] / size).astype(int)
+    return np.ascontiguousarray(labels[np.ix_(middle, middle)])
