@@ -42,8 +42,11 @@ class Backdrop:
         x, y = -PARALLAX * self.camera.detail * float(drift[0]), PARALLAX * self.camera.detail * float(drift[1])
         x, y = (float(np.clip(move, -self._margin, self._margin)) for move in (x, y))
         size = (self.camera.width, self.camera.height)
-        shift = np.array([[1, 0, x - self._margin], [0, 1, y - self._margin]], np.float32)
-        picture = cv2.warpAffine(self._painted, shift, size, flags=cv2.INTER_LINEAR)
+        if x == y == 0:
+            picture = self._painted[self._margin : self._margin + size[1], self._margin : self._margin + size[0]].copy()
+        else:
+            shift = np.array([[1, 0, x - self._margin], [0, 1, y - self._margin]], np.float32)
+            picture = cv2.warpAffine(self._painted, shift, size, flags=cv2.INTER_LINEAR)
         if self.room.kind == "moving":
             for (start, level, speed, radius), tone in zip(self._lights, self._tones, strict=True):
                 across = ((start + speed * seconds + 0.2) % 1.4 - 0.2) * size[0] + x

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 
+import cv2
 import numba
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,15 @@ Integers = npt.NDArray[np.int32]
 
 NOTHING = -1e9
 """Depth where nothing was drawn."""
+
+TILE = 16
+"""Side in samples of the squares whose farthest depth is remembered, so that what lies behind is passed over at once."""
+
+_STALE = 24
+"""After so many triangles over a tile its farthest depth is looked up again."""
+
+_BEHIND = 0.01
+"""Centimetres that a triangle must lie behind a whole tile: more than the rounding of depths, so nothing seen is lost."""
 
 GRAIN_SIDE = 256
 GRAIN: Floats = np.random.default_rng(20_211).random((GRAIN_SIDE, GRAIN_SIDE), np.float32)
@@ -45,6 +55,18 @@ def strand_reach(table: Floats, u: float) -> float:
 
 
 @numba.njit(cache=True)
+def _farthest(depth: Floats, top: int, left: int) -> float:
+    """The farthest depth in a tile, ``NOTHING`` where any sample of it is still empty."""
+    low = depth[top, left]
+    for row in range(top, min(top + TILE, depth.shape[0])):
+        for column in range(left, min(left + TILE, depth.shape[1])):
+            low = min(low, depth[row, column])
+        if low <= NOTHING:
+            break
+    return low
+
+
+@numba.njit(cache=True)
 def visibility(
     points: Floats,
     triangles: Integers,
@@ -66,6 +88,8 @@ def visibility(
         triangle_buffer, depth: int32 [h, w], float32 [h, w]; written.
     """
     height, width = depth.shape
+    tiles = ((height + TILE - 1) // TILE, (width + TILE - 1) // TILE)
+    farthest, drawn = np.full(tiles, NOTHING, np.float32), np.zeros(tiles, np.int32)
     for t in range(triangles.shape[0]):
         a, b, c = triangles[t, 0], triangles[t, 1], triangles[t, 2]
         x0, y0, x1, y1 = float(points[a, 0]), float(points[a, 1]), float(points[b, 0]), float(points[b, 1])
@@ -81,6 +105,16 @@ def visibility(
         area = (y1 - y2) * (x0 - x2) + (x2 - x1) * (y0 - y2)
         if abs(area) < 1e-9:
             continue
+        nearest, hidden = max(points[a, 2], points[b, 2], points[c, 2]) + _BEHIND, True
+        for i in range(top // TILE, bottom // TILE + 1):
+            for j in range(left // TILE, right // TILE + 1):
+                if drawn[i, j] >= _STALE:
+                    farthest[i, j], drawn[i, j] = _farthest(depth, i * TILE, j * TILE), 0
+                if farthest[i, j] <= nearest:
+                    drawn[i, j] += 1
+                    hidden = False
+        if hidden:
+            continue
         per_area = 1.0 / area
         step_a, step_b = (y1 - y2) * per_area, (y2 - y0) * per_area
         row_a, row_b = (x2 - x1) * per_area, (x0 - x2) * per_area
@@ -92,17 +126,27 @@ def visibility(
             wa = step_a * (left + 0.5 - x2) + row_a * y
             wb = step_b * (left + 0.5 - x2) + row_b * y
             for column in range(left, right + 1):
-                if wa >= -1e-6 and wb >= -1e-6 and wa + wb <= 1.000001:
+                # Beyond a side that the row moves away from, the rest of the row is outside too.
+                if wa < -1e-6:
+                    if step_a <= 0:
+                        break
+                elif wb < -1e-6:
+                    if step_b <= 0:
+                        break
+                elif wa + wb > 1.000001:
+                    if step_a >= 0 and step_b >= 0:
+                        break
+                else:
                     z = z2 + wa * z02 + wb * z12
                     if z > depth[row, column]:
-                        hidden = False
+                        short = False
                         if frayed > 0:
                             wc = 1 - wa - wb
                             left_over = wa * cut[a] + wb * cut[b] + wc * cut[c]
                             if left_over < frayed:
                                 reach = strand_reach(table, wa * strand[a] + wb * strand[b] + wc * strand[c])
-                                hidden = left_over < frayed * reach
-                        if not hidden:
+                                short = left_over < frayed * reach
+                        if not short:
                             depth[row, column] = z
                             triangle_buffer[row, column] = t
                 wa += step_a
@@ -133,7 +177,16 @@ def depth_map(points: Floats, triangles: Integers, depth: Floats) -> None:
             wa = step_a * (left - x2) + row_a * (row - y2)
             wb = step_b * (left - x2) + row_b * (row - y2)
             for column in range(left, right + 1):
-                if wa >= -1e-6 and wb >= -1e-6 and wa + wb <= 1.000001:
+                if wa < -1e-6:
+                    if step_a <= 0:
+                        break
+                elif wb < -1e-6:
+                    if step_b <= 0:
+                        break
+                elif wa + wb > 1.000001:
+                    if step_a >= 0 and step_b >= 0:
+                        break
+                else:
                     z = z2 + wa * z02 + wb * z12
                     if z > depth[row, column]:
                         depth[row, column] = z
@@ -153,9 +206,21 @@ def _turned(vertices: Floats, basis: Floats, low: Floats, scale: float, out: Flo
 
 @numba.njit(cache=True)
 def _received(
-    seen: Floats, normals: Floats, basis: Floats, scale: float, bias: float, reach: int, depth: Floats, out: Floats
+    seen: Floats,
+    normals: Floats,
+    basis: Floats,
+    scale: float,
+    bias: float,
+    reach: int,
+    depth: Floats,
+    nearest: Floats,
+    farthest: Floats,
+    out: Floats,
 ) -> None:
-    """Share of a square of ``2 * reach`` pixels around each vertex that lets light through: bilinear percentage-closer filter."""
+    """Share of a square of ``2 * reach`` pixels around each vertex that lets light through: bilinear percentage-closer filter.
+
+    ``nearest``, ``farthest``: like ``depth``, over the square that begins at each pixel: most squares are all light or all dark.
+    """
     size = depth.shape[0]
     taps = 2 * reach
     for i in range(seen.shape[0]):
@@ -172,6 +237,12 @@ def _received(
         fx, fy = x - math.floor(x), y - math.floor(y)
         if column < 0 or row < 0 or column + taps >= size or row + taps >= size:
             out[i] = 1.0
+            continue
+        if nearest[row, column] <= level:
+            out[i] = 1.0
+            continue
+        if farthest[row, column] > level:
+            out[i] = 0.0
             continue
         total, weights = 0.0, 0.0
         for dy in range(taps):
@@ -206,14 +277,18 @@ def lit(
     right /= np.linalg.norm(right)
     basis = np.stack([right, np.cross(axis, right), axis]).astype(np.float32)
     flat = (vertices if framed is None else framed) @ basis[:2].T
-    low, high = flat.min(0), flat.max(0)
+    # Column by column: numpy is slow along the first axis of a narrow array.
+    low = np.array([column.min() for column in flat.T])
+    high = np.array([column.max() for column in flat.T])
     scale = (size - 5) / float((high - low).max())
     seen = np.empty_like(vertices)
     _turned(vertices, basis, low, scale, seen)
     depth = np.full((size, size), NOTHING, np.float32)
     depth_map(seen, triangles, depth)
+    square = np.ones((2 * reach, 2 * reach), np.uint8)
+    nearest, farthest = cv2.dilate(depth, square, anchor=(0, 0)), cv2.erode(depth, square, anchor=(0, 0))
     result = np.empty(len(vertices), np.float32)
-    _received(seen, normals, basis, scale, bias, reach, depth, result)
+    _received(seen, normals, basis, scale, bias, reach, depth, nearest, farthest, result)
     return result
 
 

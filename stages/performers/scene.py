@@ -97,6 +97,7 @@ class Performer:
         self._looks = {name: index for index, name in enumerate(model.expression_names) if name.startswith("eyeLook")}
         look = appearance
         colours = (look.skin, look.hair, look.lips, look.iris, look.cloth, look.glasses_colour, look.hand_skin or look.skin)
+        self._buffers: tuple[npt.NDArray[np.int32], Floats] | None = None
         self._tones = np.stack([linear(colour) for colour in colours])
         stubble = {"bald": 0.0, "buzz": 0.75}.get(look.hair_style, 0.9)
         shine = {"buzz": 0.1, "curly": 0.25}.get(look.hair_style, 1.0)
@@ -177,7 +178,7 @@ class Performer:
             eyes[k] = centre, gaze / np.linalg.norm(gaze)
         size = (camera.height * shading.SAMPLES, camera.width * shading.SAMPLES)
         points = camera.project(frame[:, PLACE], shading.SAMPLES)
-        seen, depth = np.full(size, -1, np.int32), np.full(size, NOTHING, np.float32)
+        seen, depth = self._cleared(size)
         visibility(points, triangles, cut, strand, ragged, GRAIN, seen, depth)
         picture = np.empty((camera.height, camera.width, 3), np.uint8)
         labels, alpha = (np.empty((camera.height, camera.width), np.uint8) for _ in range(2))
@@ -215,6 +216,15 @@ class Performer:
             camera.project(shoulders)[:, :2],
             head,
         )
+
+    def _cleared(self, size: tuple[int, int]) -> tuple[npt.NDArray[np.int32], Floats]:
+        """The visibility buffer, empty: int32 and float32 [size]. Kept from frame to frame, since fresh memory costs more."""
+        if self._buffers is None or self._buffers[0].shape != size:
+            self._buffers = np.empty(size, np.int32), np.empty(size, np.float32)
+        seen, depth = self._buffers
+        seen.fill(-1)
+        depth.fill(NOTHING)
+        return seen, depth
 
     def shoot_frame(self, camera: Camera, room: Room, background: Floats, performance: Performance, frame: int) -> Shot:
         """Render one frame of a performance."""
