@@ -36,6 +36,8 @@ performers_app = typer.Typer(help="Synthetic people with ground truth.", no_args
 app.add_typer(performers_app, name="performers")
 face_model_app = typer.Typer(help="The built-in morphable model.", no_args_is_help=True)
 app.add_typer(face_model_app, name="face-model")
+dataset_app = typer.Typer(help="Training data.", no_args_is_help=True)
+app.add_typer(dataset_app, name="dataset")
 
 out_console = Console(soft_wrap=True)
 error_console = Console(stderr=True, soft_wrap=True)
@@ -55,6 +57,11 @@ class RendererName(StrEnum):
 class EngineName(StrEnum):
     prefect = "prefect"
     direct = "direct"
+
+
+class ShardFormatName(StrEnum):
+    webdataset = "webdataset"
+    parquet = "parquet"
 
 
 class ProfileName(StrEnum):
@@ -536,6 +543,51 @@ def performers_compare(
             table.show(out_console)
         out_console.print(*told["files"], sep="\n")
     return DONE
+
+
+@command(dataset_app, "prepare")
+def dataset_prepare(
+    catalogue: Annotated[str, typer.Argument(help="Clips and rights: CSV, JSON Lines or Parquet (docs/dataset.md).")],
+    out: Annotated[str, typer.Option("--out", metavar="URL", help="Folder or URL that the shards go to.")],
+    store_url: StoreOption = None,
+    kind: Annotated[ShardFormatName, typer.Option("--format", help="Of the shards.")] = ShardFormatName.webdataset,
+    size: Annotated[int | None, typer.Option("--size", help="Side of the crops, pixels. Default: 512.")] = None,
+    parameters: Annotated[
+        list[str] | None,
+        typer.Option("--parameter", metavar="NAME=VALUE", help="Any value of docs/dataset.md, e.g. validation=0.1. Repeatable."),
+    ] = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Also try again what failed for good before.")] = False,
+    workers: WorkersOption = None,
+    commercial: CommercialOption = False,
+    config: ConfigOption = None,
+    assignments: SetOption = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Clips to shards of training data. The same command again goes on where a stopped one was."""
+    from flows.dataset import Place, prepare_dataset, print_dataset
+    from schemas.dataset import dataset_parameters, read_clips
+
+    settings = settings_of(config, assignments, store=store_url, workers=workers, commercial=commercial or None)
+    chosen = dataset_parameters(parameters or [], size=size)
+    clips = read_clips(catalogue, storage_options=settings.storage_options)
+    with open_store(settings) as store:
+        told = prepare_dataset(
+            clips,
+            store,
+            settings,
+            Place(out, settings.storage_options),
+            kind=kind.value,
+            parameters=chosen,
+            registry=registry_of(settings),
+            retry_failed=retry_failed,
+            tell=lambda what, done, of: tell_share(what, as_json)(done, of),
+            note=error_console.print,
+        )
+    if as_json:
+        print_json(told)
+    else:
+        print_dataset(told, out, out_console)
+    return FAILED if any("failure" in clip for clip in told["clips"]) else DONE
 
 
 @command(face_model_app, "build")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -76,6 +76,27 @@ class DatasetParameters(BaseModel):
     largest_cover: float = Field(0.02, ge=0, le=1, description="share of the crop that a hand or an object before the head takes")
     largest_outside: float = Field(0.25, ge=0, le=1, description="share of the crop that lies outside the picture")
     largest_residual: float = Field(0.12, gt=0, description="distance of landmarks to the face model, in distances of the eyes")
+
+
+def dataset_parameters(assignments: Sequence[str], **given: Any) -> DatasetParameters:
+    """Parameters from ``NAME=VALUE`` texts and from values that are not None.
+
+    Raises:
+        UsageError: with every problem found.
+    """
+    problems = []
+    values = {name: value for name, value in given.items() if value is not None}
+    for text in assignments:
+        name, equals, value = (part.strip() for part in text.partition("="))
+        if not equals or name not in DatasetParameters.model_fields:
+            problems.append(f"{text!r} sets nothing of a data set; {suggestion(name, tuple(DatasetParameters.model_fields))}.")
+        values[name] = value
+    if not problems:
+        try:
+            return DatasetParameters.model_validate(values)
+        except ValidationError as error:
+            problems = [f"{problem['loc'][0]}: {problem['msg']}." for problem in error.errors()]
+    raise UsageError(problems, "docs/dataset.md lists all values.")
 
 
 COLUMNS = tuple(name for name in DatasetClip.model_fields if name != "rights_said_of")

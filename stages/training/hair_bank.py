@@ -33,8 +33,8 @@ def long_hair() -> npt.NDArray[np.bool_]:
     return np.unpackbits(packed, axis=1).astype(bool).reshape(len(packed), HAIR_BLOCKS, HAIR_BLOCKS)
 
 
-def render_masks(head_model: Path, count: int = COUNT, seed: int = SEED) -> npt.NDArray[np.bool_]:
-    """Masks of performers with hair to the shoulders and longer, looking this way and that: boolean [count, 32, 32]."""
+def render_masks(head_model: Path, numbers: range = range(COUNT), seed: int = SEED) -> npt.NDArray[np.bool_]:
+    """Masks of performers with hair to the shoulders and longer, looking this way and that: boolean [n, 32, 32]."""
     from stages.performers.appearance import Room
     from stages.performers.casting import Person
     from stages.performers.head import HeadModel
@@ -44,7 +44,7 @@ def render_masks(head_model: Path, count: int = COUNT, seed: int = SEED) -> npt.
 
     model = HeadModel.load(head_model)
     masks = []
-    for number in range(count):
+    for number in numbers:
         rng = np.random.default_rng([seed, number])
         person = Person.drawn(int(rng.integers(2**31)))
         look = replace(

@@ -201,7 +201,7 @@ class ShardSamples:
 def window_of(records: Sequence[FrameRecord], size: int) -> Window:
     """Frames as a window of crops of ``size`` pixels; the person's opacity is that of the label maps, softened at the border."""
     factor = size / records[0].labels.shape[0]
-    labels = np.stack([_shrunk_labels(record.labels, size) for record in records])
+    labels = np.stack([shrunk_labels(record.labels, size) for record in records])
     shoulders = np.stack([record.shoulders for record in records]) * np.array([factor, factor, 1], np.float32)
     return Window(
         pictures=np.stack([shrunk(record.picture, size) for record in records]),
@@ -222,6 +222,9 @@ def shrunk(picture: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.uint8]:
     return np.asarray(cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def _shrunk_labels(labels: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.uint8]:
+def shrunk_labels(labels: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.uint8]:
+    """A label map at ``size`` x ``size`` pixels: the label at the middle of each."""
+    if labels.shape[0] == size:
+        return labels
     middle = ((np.arange(size) + 0.5) * labels.shape[0] / size).astype(int)
     return np.ascontiguousarray(labels[np.ix_(middle, middle)])

@@ -1,0 +1,421 @@
+"""`headswap dataset prepare`: clips to shards of training data, in any place, resumable shard by shard. Knows no Prefect.
+
+The shards follow from the clips' artifacts and the parameters alone: killed and started again, with other workers or on another
+machine, the same bytes come out. A shard counts once its description lies beside it; ``dataset.json`` is written last.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import re
+import secrets
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+import numpy.typing as npt
+import pyarrow.parquet as pq
+from rich.console import Console
+
+from flows import pipeline
+from flows.clip_stages import ClipRun, Manifests
+from flows.dataset_frames import Piece, frame_facts, piece_frames
+from flows.planning import Clip, Planner
+from flows.workers import Limits, WorkerPool
+from schemas.configuration import Settings
+from schemas.dataset import DatasetClip, DatasetParameters
+from schemas.problems import HeadswapError
+from stages.networks.registry import ModelRegistry
+from stages.training.selection import REASONS, exclusions, segments
+from stages.training.shard_format import MANIFEST, VERSION, ShardFormat, suffix_of, write_shard
+from storage import sources
+from storage.keys import digest_file, digest_value
+from storage.store import ArtifactStore
+
+RECIPE = 1
+"""Goes up when the same artifacts and parameters give other shards."""
+
+SPLITS = ("train", "validation")
+_OURS = re.compile(r"(train|validation)-\d{6}(\.index)?\.(tar|parquet|json)")
+
+Tell = Callable[[int, int], None]
+
+
+@dataclass
+class PreparedClip:
+    """A clip and what becomes of it in the data set. ``excluded``: a reason or nothing for every frame, str [frames]."""
+
+    clip: DatasetClip
+    number: int
+    split: str
+    manifests: Manifests = field(default_factory=dict)
+    media: str = ""
+    """Digest of the medium."""
+    excluded: npt.NDArray[np.str_] = field(default_factory=lambda: np.zeros(0, "U16"))
+    pieces: tuple[Piece, ...] = ()
+    failure: HeadswapError | None = None
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A shard to be: its name without suffix, what goes in, and a digest of all that decides its content."""
+
+    name: str
+    pieces: tuple[Piece, ...]
+    recipe: str
+
+    @property
+    def frames(self) -> int:
+        return sum(len(piece.frames) for piece in self.pieces)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a data set lies: any folder or fsspec URL."""
+
+    url: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def connect(self) -> tuple[Any, str]:
+        system, root = fsspec.core.url_to_fs(self.url, **self.options)
+        return system, root.rstrip("/")
+
+
+def split_of(identity: str, validation: float) -> str:
+    """``train`` or ``validation``, by a hash of who is shown: the same whatever else is in the data set."""
+    drawn = int.from_bytes(hashlib.blake2b(identity.encode(), digest_size=8).digest(), "big") / 2**64
+    return "validation" if drawn < validation else "train"
+
+
+def prepare_dataset(
+    clips: Sequence[DatasetClip],
+    store: ArtifactStore,
+    settings: Settings,
+    out: Place,
+    *,
+    kind: ShardFormat = "webdataset",
+    parameters: DatasetParameters | None = None,
+    registry: ModelRegistry | None = None,
+    retry_failed: bool = False,
+    tell: Callable[[str, int, int], None] | None = None,
+    note: Callable[[str], None] | None = None,
+) -> dict[str, Any]:
+    """Run what is missing of the clips' stages, and write the shards that are missing.
+
+    Args:
+        clips: from ``schemas.dataset.read_clips``. out: where the shards go. kind: ``webdataset`` or ``parquet``.
+        retry_failed: whether clips that failed for good before are tried again.
+        tell: gets what is counted ("clip", "shard"), how many are done and how many there are. note: gets remarks.
+
+    Returns:
+        What ``dataset.json`` holds, with ``written``: how many shards were written now.
+
+    Raises:
+        HeadswapError: ``no_usable_frames``; a place that cannot be written.
+    """
+    parameters = parameters or DatasetParameters()
+    tell = tell or (lambda what, done, of: None)
+    note = note or (lambda text: None)
+    prepared = _prepare_clips(clips, store, settings, parameters, registry, retry_failed, partial(tell, "clip"), note)
+    shards = plan_shards(prepared, kind, parameters)
+    if not shards:
+        raise HeadswapError(
+            "no_usable_frames",
+            f"None of the {len(clips)} clips has a usable run of frames: {_told(prepared)}.",
+            "Look at clips with `headswap inspect`, or loosen the limits (docs/dataset.md).",
+        )
+    job = _Job(prepared, store, settings, out, kind, parameters)
+    written = _write_missing(shards, job, partial(tell, "shard"))
+    manifest = _manifest(shards, job)
+    system, root = out.connect()
+    system.pipe_file(f"{root}/{MANIFEST}", _json(manifest))
+    return {**manifest, "written": written}
+
+
+# ---- clips
+
+
+def _prepare_clips(
+    clips: Sequence[DatasetClip],
+    store: ArtifactStore,
+    settings: Settings,
+    parameters: DatasetParameters,
+    registry: ModelRegistry | None,
+    retry_failed: bool,
+    tell: Tell,
+    note: Callable[[str], None],
+) -> list[PreparedClip]:
+    planner = Planner([], store, settings, registry or ModelRegistry(Path(settings.models).expanduser()))
+    limits = Limits(seconds=settings.time_limits.of, memory_bytes=settings.worker_memory)
+    meant = [Clip(clip.clip, clip.subject or settings.stages.track.subject) for clip in clips]
+    with WorkerPool(settings.workers, limits=limits, logs=store.scratch) as pool:
+        found = ClipRun(planner, pool, note=note, retry_failed=retry_failed).run(meant, tell)
+    prepared = []
+    for number, (clip, result) in enumerate(zip(clips, found, strict=True)):
+        one = PreparedClip(clip, number, split_of(clip.identity, parameters.validation))
+        prepared.append(one)
+        if isinstance(result, HeadswapError):
+            one.failure = result
+            continue
+        one.manifests = result
+        one.media = sources.digest_of(clip.clip, store, limit_bytes=settings.scratch_bytes)
+        facts = frame_facts({stage: [store.artifact(found) for found in some] for stage, some in result.items()})
+        one.excluded = exclusions(facts, parameters)
+        runs = segments(one.excluded, facts.shots, parameters)
+        one.pieces = tuple(Piece(clip, number, segment, frames) for segment, frames in enumerate(runs))
+    return prepared
+
+
+def _told(prepared: Sequence[PreparedClip]) -> str:
+    reasons = Counter(str(code) for one in prepared for code in one.excluded if code)
+    told = [f"{count} frames: {REASONS[code]}" for code, count in reasons.most_common()]
+    told += [f"{one.clip.id}: {one.failure.message}" for one in prepared if one.failure is not None]
+    return "; ".join(told) or "they have no frames"
+
+
+def plan_shards(prepared: Sequence[PreparedClip], kind: ShardFormat, parameters: DatasetParameters) -> list[Shard]:
+    """Pieces of clips in the order of the catalogue, split by split, so many to a shard that it is full."""
+    shards = []
+    of = {one.number: one for one in prepared}
+    for split in SPLITS:
+        pieces = [piece for one in prepared if one.split == split for piece in one.pieces]
+        group: list[Piece] = []
+        groups = []
+        for piece in pieces:
+            group.append(piece)
+            if sum(len(one.frames) for one in group) >= parameters.shard_frames:
+                groups.append(group)
+                group = []
+        groups += [group] if group else []
+        for number, members in enumerate(groups):
+            name = f"{split}-{number:06d}"
+            shards.append(Shard(name, tuple(members), _recipe(name, members, of, kind, parameters)))
+    return shards
+
+
+def _recipe(
+    name: str, pieces: Sequence[Piece], of: Mapping[int, PreparedClip], kind: ShardFormat, parameters: DatasetParameters
+) -> str:
+    told = [
+        {
+            "clip": piece.clip.id,
+            "number": piece.number,
+            "person": piece.clip.identity,
+            "rights": piece.clip.rights,
+            "segment": piece.segment,
+            "frames": [piece.frames.start, piece.frames.stop],
+            "media": of[piece.number].media,
+            "artifacts": {stage: [one.digest for one in some] for stage, some in sorted(of[piece.number].manifests.items())},
+        }
+        for piece in pieces
+    ]
+    made = {"size": parameters.size, "pictures": parameters.pictures, "quality": parameters.quality}
+    made["reference_interval"] = parameters.reference_interval
+    return digest_value({"recipe": RECIPE, "version": VERSION, "name": name, "kind": kind, "made": made, "pieces": told})
+
+
+# ---- shards
+
+
+@dataclass
+class _Job:
+    """What writing shards needs besides the plan; travels to worker processes."""
+
+    prepared: list[PreparedClip]
+    store: ArtifactStore
+    settings: Settings
+    out: Place
+    kind: ShardFormat
+    parameters: DatasetParameters
+
+
+def _write_missing(shards: Sequence[Shard], job: _Job, tell: Tell) -> int:
+    system, root = job.out.connect()
+    system.makedirs(root, exist_ok=True)
+    present = {path.rsplit("/", 1)[-1] for path in system.ls(root, detail=False)}
+    planned = {shard.name for shard in shards}
+    missing = [shard for shard in shards if not _complete(shard, job.kind, present, system, root)]
+    stale = [name for name in present if _OURS.fullmatch(name) and name.split(".")[0] not in planned]
+    # Descriptions go first: whoever is stopped in the midst of this leaves nothing that passes for complete.
+    stale += [f"{shard.name}.json" for shard in missing]
+    if missing or stale:
+        stale.append(MANIFEST)
+    for name in sorted(stale, key=lambda name: (not name.endswith(".json"), name)):
+        if name in present:
+            system.rm_file(f"{root}/{name}")
+    done = len(shards) - len(missing)
+    tell(done, len(shards))
+    for _ in _written(missing, job):
+        done += 1
+        tell(done, len(shards))
+    return len(missing)
+
+
+def _written(missing: Sequence[Shard], job: _Job) -> Iterator[None]:
+    workers = min(job.settings.workers, len(missing))
+    if workers <= 1 or job.store.url.startswith("memory:"):
+        for shard in missing:
+            write_one(shard, _only(job, shard))
+            yield
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread) as pool:
+        futures = [pool.submit(write_one, shard, _only(job, shard)) for shard in missing]
+        try:
+            for future in futures:
+                future.result()
+                yield
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _one_thread() -> None:
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
+        os.environ[name] = "1"
+
+
+def _only(job: _Job, shard: Shard) -> _Job:
+    """The job with the clips of one shard: what has to travel."""
+    numbers = {piece.number for piece in shard.pieces}
+    some = [one for one in job.prepared if one.number in numbers]
+    return _Job(some, job.store, job.settings, job.out, job.kind, job.parameters)
+
+
+def _complete(shard: Shard, kind: ShardFormat, present: set[str], system: Any, root: str) -> bool:
+    names = (f"{shard.name}.json", f"{shard.name}{suffix_of(kind)}", f"{shard.name}.index.parquet")
+    if any(name not in present for name in names):
+        return False
+    try:
+        told = json.loads(system.cat_file(f"{root}/{names[0]}"))
+        whole = int(system.info(f"{root}/{names[1]}")["size"]) == told["bytes"]
+    except (ValueError, KeyError):
+        return False
+    return bool(told.get("recipe") == shard.recipe and whole)
+
+
+def write_one(shard: Shard, job: _Job) -> None:
+    """Write a shard, its index and, last, its description."""
+    scratch = job.store.scratch / "shards" / f"{shard.name}-{os.getpid()}-{secrets.token_hex(4)}"
+    scratch.mkdir(parents=True)
+    file, index = scratch / f"{shard.name}{suffix_of(job.kind)}", scratch / f"{shard.name}.index.parquet"
+    parameters = job.parameters
+    try:
+        records = (record for piece in shard.pieces for record in _records(piece, job))
+        table = write_shard(file, records, job.kind, parameters.pictures, parameters.quality)
+        pq.write_table(table, index, compression="zstd")
+        clips = {piece.clip.id: piece.clip for piece in shard.pieces}
+        told = {
+            "name": file.name,
+            "recipe": shard.recipe,
+            "frames": table.num_rows,
+            "segments": len(shard.pieces),
+            "bytes": file.stat().st_size,
+            "digest": digest_file(file),
+            "index_digest": digest_file(index),
+            "clips": [{"id": clip.id, **_rights(clip)} for clip in clips.values()],
+        }
+        system, root = job.out.connect()
+        for local in (file, index):
+            system.put_file(str(local), f"{root}/{local.name}")
+        system.pipe_file(f"{root}/{shard.name}.json", _json(told))
+    finally:
+        for path in scratch.iterdir():
+            path.unlink()
+        scratch.rmdir()
+
+
+def _records(piece: Piece, job: _Job) -> Iterator[Any]:
+    (one,) = [one for one in job.prepared if one.number == piece.number]
+    artifacts = {stage: [job.store.artifact(found) for found in some] for stage, some in one.manifests.items()}
+    with sources.fetch(piece.clip.clip, job.store.scratch, limit_bytes=job.settings.scratch_bytes) as media:
+        yield from piece_frames(piece, artifacts, media, job.parameters)
+
+
+# ---- what is told about it
+
+
+def _rights(clip: DatasetClip) -> dict[str, str]:
+    return {"rights": clip.rights, "rights_said_of": clip.rights_said_of, "person": clip.identity}
+
+
+def _manifest(shards: Sequence[Shard], job: _Job) -> dict[str, Any]:
+    system, root = job.out.connect()
+    told = {shard.name: json.loads(system.cat_file(f"{root}/{shard.name}.json")) for shard in shards}
+    splits = {}
+    for split in SPLITS:
+        mine = [one for one in job.prepared if one.split == split and one.pieces]
+        found = [told[shard.name] for shard in shards if shard.name.startswith(f"{split}-")]
+        splits[split] = {
+            "frames": sum(shard["frames"] for shard in found),
+            "segments": sum(shard["segments"] for shard in found),
+            "clips": len(mine),
+            "people": len({one.clip.identity for one in mine}),
+            "bytes": sum(shard["bytes"] for shard in found),
+            "shards": [{name: shard[name] for name in ("name", "frames", "bytes", "digest")} for shard in found],
+        }
+    return {
+        "format_version": VERSION,
+        "format": job.kind,
+        "size": job.parameters.size,
+        "parameters": job.parameters.model_dump(mode="json"),
+        "stages": {name: pipeline.stage(name).version for name in pipeline.STAGES if pipeline.stage(name).scope.of_clip},
+        "splits": splits,
+        "clips": [_clip_told(one) for one in job.prepared],
+        "reasons": REASONS,
+    }
+
+
+def _clip_told(one: PreparedClip) -> dict[str, Any]:
+    told: dict[str, Any] = {"id": one.clip.id, "file": Clip(one.clip.clip).name, **_rights(one.clip), "split": one.split}
+    if one.failure is not None:
+        return {**told, "failure": {"code": one.failure.code, "message": one.failure.message, "remedy": one.failure.remedy}}
+    runs: dict[str, list[list[int]]] = {}
+    start = 0
+    for row in range(1, len(one.excluded) + 1):
+        if row == len(one.excluded) or one.excluded[row] != one.excluded[start]:
+            if one.excluded[start]:
+                runs.setdefault(str(one.excluded[start]), []).append([start, row])
+            start = row
+    return {
+        **told,
+        "media": one.media,
+        "frames": len(one.excluded),
+        "used": sum(len(piece.frames) for piece in one.pieces),
+        "excluded": {code: {"frames": sum(b - a for a, b in found), "runs": found} for code, found in sorted(runs.items())},
+    }
+
+
+def print_dataset(told: Mapping[str, Any], out: str, console: Console) -> None:
+    """What became of the clips, on a terminal."""
+    for split, found in told["splits"].items():
+        console.print(
+            f"{split}: {found['frames']} frames of {found['clips']} clips and {found['people']} people "
+            f"in {len(found['shards'])} shards, {found['bytes'] / 2**20:.1f} MiB"
+        )
+    left_out = Counter(dict.fromkeys(REASONS, 0))
+    for clip in told["clips"]:
+        left_out.update({code: found["frames"] for code, found in clip.get("excluded", {}).items()})
+    for code, frames in left_out.most_common():
+        if frames:
+            console.print(f"left out: {frames} frames, {REASONS[code]}")
+    swapped = [clip["id"] for clip in told["clips"] if clip["rights_said_of"] == "source"]
+    if swapped:
+        console.print(f"note: the rights of {len(swapped)} targets were given for their sources; see that they hold for both")
+    for clip in told["clips"]:
+        if "failure" in clip:
+            console.print(f"{clip['id']}: {clip['failure']['message']} {clip['failure']['remedy']}", markup=False)
+    console.print(f"{out}: {told['written']} shards written now", markup=False)
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
