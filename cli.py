@@ -569,13 +569,13 @@ def dataset_prepare(
 
     settings = settings_of(config, assignments, store=store_url, workers=workers, commercial=commercial or None)
     chosen = dataset_parameters(parameters or [], size=size)
-    clips = read_clips(catalogue, storage_options=settings.storage_options)
+    clips = read_clips(catalogue)
     with open_store(settings) as store:
         told = prepare_dataset(
             clips,
             store,
             settings,
-            Place(out, settings.storage_options),
+            Place.of(out, settings),
             kind=kind.value,
             parameters=chosen,
             registry=registry_of(settings),

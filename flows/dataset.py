@@ -85,6 +85,12 @@ class Place:
     url: str
     options: Mapping[str, Any] = field(default_factory=dict)
 
+    @classmethod
+    def of(cls, url: str, settings: Settings) -> Place:
+        """The settings' options are the store's: they hold for other places of the same kind."""
+        same = url.partition("://")[0] == (settings.store or "").partition("://")[0] and "://" in url
+        return cls(url, settings.storage_options if same else {})
+
     def connect(self) -> tuple[Any, str]:
         system, root = fsspec.core.url_to_fs(self.url, **self.options)
         return system, root.rstrip("/")
