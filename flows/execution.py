@@ -46,6 +46,10 @@ class WorkItem:
     """Local folder, shared by all workers of this machine, for copies of remote media."""
     media_bytes: int
     """Most that those copies may take."""
+    wants_device: bool = False
+    """Whether it goes to a process that has a GPU, where there are any."""
+    device: str = "cpu"
+    """Where it was given to; no part of the key."""
 
 
 @dataclass(frozen=True)
@@ -75,13 +79,14 @@ def describe(planner: Planner, unit: Unit) -> WorkItem:
         chunk=unit.chunk,
         inputs=inputs,
         media=planner.media(node),
-        models={name: path for name, (path, _) in planner.models(node.stage).items()},
+        models={name: path for name, (path, _) in planner.models(node).items()},
         options=planner.options(node),
         seed=unit.recipe["seed"] or 0,
         frames=frames,
         limits=media_limits(planner.settings),
         media_folder=planner.store.scratch,
         media_bytes=planner.settings.scratch_bytes,
+        wants_device=pipeline.stage(node.stage).wants_device(planner.parameters(node)),
     )
 
 
@@ -133,6 +138,7 @@ def perform(item: WorkItem, progress: Callable[[int], None]) -> Outcome:
                 media=media,
                 chunk=item.chunk,
                 models=item.models,
+                device=item.device,
                 seed=item.seed,
                 limits=item.limits,
                 options=item.options,

@@ -20,7 +20,7 @@ from schemas.catalogue import Job, load_edits
 from schemas.configuration import Settings
 from schemas.edits import read_edits
 from schemas.parameters import StageParameters
-from schemas.problems import HeadswapError
+from schemas.problems import HeadswapError, UsageError
 from stages.contract import Chunk, Input, Owner, Scope
 from stages.networks.registry import ModelRegistry
 from storage import sources
@@ -156,6 +156,7 @@ class Planner:
         self._bounds = {"limit_bytes": settings.scratch_bytes, "largest_bytes": settings.limits.max_bytes}
         for position, job in enumerate(jobs):
             self.jobs[job.id] = self._describe(job, position)
+        self._require_pipelines()
 
     # ---- the jobs ------------------------------------------------------------------------------------------------
 
@@ -170,6 +171,31 @@ class Planner:
             Node(self._owner(plan, owner, name), name) for owner, names in self._upstream.items() for name in names
         )
         return plan
+
+    def _require_pipelines(self) -> None:
+        """``UsageError`` with every pipeline that jobs need and nobody registered: no such job could be done."""
+        wanted: dict[str, list[str]] = {}
+        for plan in self.jobs.values():
+            for node in plan.nodes:
+                if isinstance(node.owner, str):
+                    for name in pipeline.stage(node.stage).pipelines_for(self.parameters(node)):
+                        wanted.setdefault(name, []).append(plan.job.id)
+        here = self.registry.pipelines
+        problems = [
+            f"The diffusion renderer needs the pipeline {name}, which is not registered (jobs: {', '.join(jobs[:5])}"
+            + (f" and {len(jobs) - 5} more)." if len(jobs) > 5 else ").")
+            for name, jobs in wanted.items()
+            if name not in here
+        ]
+        if problems:
+            there = (
+                f"or take one that is there ({', '.join(here)}) with --set stages.render.diffusion.model=NAME; " if here else ""
+            )
+            raise UsageError(
+                problems,
+                "Register one: `headswap models add NAME FOLDER --licence TEXT` takes a trained pipeline, or the files that "
+                f"AniPortrait or AnimateAnyone publish (docs/models.md); {there}or use --renderer warp, which needs none.",
+            )
 
     def _owner(self, plan: JobPlan, owner: Owner, stage: str) -> Clip | str:
         if owner == "job":
@@ -214,10 +240,11 @@ class Planner:
         }
         return {name: offered[name] for name in declared}
 
-    def models(self, stage: str) -> dict[str, tuple[Path, str]]:
-        """Registered models that the stage may use and that are here: name -> (file, digest)."""
+    def models(self, node: Node) -> dict[str, tuple[Path, str]]:
+        """Registered models that the stage may use and that are here: name -> (file or folder, digest)."""
         found = {}
-        for name in pipeline.stage(stage).models:
+        stage = pipeline.stage(node.stage)
+        for name in (*stage.models, *stage.pipelines_for(self.parameters(node))):
             if name not in self._models:
                 path = self.registry.path(name)
                 if path is None:
@@ -230,7 +257,7 @@ class Planner:
 
     def _seed(self, node: Node) -> int | None:
         """Of a clip's stages the settings' seed alone, because jobs with different seeds share them."""
-        if not pipeline.stage(node.stage).seeded:
+        if not pipeline.stage(node.stage).seeded_for(self.parameters(node)):
             return None
         return self.settings.seed if isinstance(node.owner, Clip) else self.settings.seed_of(self.jobs[node.owner].job)
 
@@ -339,7 +366,7 @@ class Planner:
                 "schemas": [schema.identity for schema in stage.tables],
                 "parameters": self.parameters(node).model_dump(mode="json"),
                 "data": dict(stage.data),
-                "models": {name: digest for name, (_, digest) in sorted(self.models(node.stage).items())},
+                "models": {name: digest for name, (_, digest) in sorted(self.models(node).items())},
                 "media": {owner: self._known.media[url] for owner, url in self.media(node).items()},
                 "options": self.options(node),
                 "seed": self._seed(node),
@@ -419,8 +446,9 @@ class Planner:
         return {self.input_node(node, needed) for needed in pipeline.stage(node.stage).inputs}
 
     def input_manifests(self, node: Node, chunk: Chunk | None) -> dict[InputName, tuple[Manifest, ...]] | None:
-        """Committed inputs by stage, owner and ``same``, ``near`` or ``all`` chunks; None while one is missing."""
+        """Committed inputs by stage, owner and ``same``, ``near``, ``around`` or ``all`` chunks; None while one is missing."""
         found: dict[InputName, tuple[Manifest, ...]] = {}
+        margin = pipeline.stage(node.stage).margin(self.parameters(node))
         for needed in pipeline.stage(node.stage).inputs:
             step = self._known.steps.get(self.input_node(node, needed))
             if step is None or step.units is None:
@@ -429,7 +457,7 @@ class Planner:
             reach = "all"
             if chunk is not None and pipeline.stage(needed.stage).scope.chunked:
                 reach = needed.chunk
-                units = [unit for unit in units if _within(unit.chunk, chunk, reach)]
+                units = [unit for unit in units if _within(unit.chunk, chunk, reach, margin)]
             manifests = tuple(unit.manifest for unit in units if unit.manifest is not None)
             if len(manifests) < len(units):
                 return None
@@ -449,7 +477,7 @@ class Planner:
             "data": dict(stage.data),
             "inputs": {":".join(name): [manifest.digest for manifest in found] for name, found in sorted(inputs.items())},
             "media": {owner: self._known.media[url] for owner, url in sorted(self.media(node).items())},
-            "models": {name: digest for name, (_, digest) in sorted(self.models(node.stage).items())},
+            "models": {name: digest for name, (_, digest) in sorted(self.models(node).items())},
             "options": self.options(node),
             "frames": None if chunk is None else [chunk.start, chunk.stop],
             "seed": self._seed(node),
@@ -461,9 +489,11 @@ def is_reference(subject: str) -> bool:
     return bool(subject) and subject != "largest" and not subject.isdigit() and subject != "reference"
 
 
-def _within(other: Chunk | None, chunk: Chunk, reach: str) -> bool:
-    """Whether a chunk is one that ``Input.chunk`` means."""
+def _within(other: Chunk | None, chunk: Chunk, reach: str, margin: int) -> bool:
+    """Whether a chunk is one that ``Input.chunk`` means; ``margin`` is the stage's."""
     assert other is not None
+    if reach == "around":
+        return other.shot == chunk.shot and other.start < chunk.stop + margin and other.stop > chunk.start - margin
     if reach == "near":
         return other.shot == chunk.shot and abs(other.index - chunk.index) <= 1
     return reach == "all" or other == chunk

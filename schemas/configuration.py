@@ -159,12 +159,18 @@ class Settings(_Section):
     engine: Literal["prefect", "direct"] = Field(
         "prefect", description="`direct` runs the same plan in one process without a server"
     )
-    profile: Literal["demo", "full"] = Field("full", description="size of the networks of the diffusion renderer")
+    profile: Literal["demo", "full"] = Field(
+        "full", description="which networks the diffusion renderer takes: the registered `headswap-demo` or `headswap-full`"
+    )
     renderer: Literal["warp", "diffusion"] | None = Field(
         None, description="for jobs that name none; default: `stages.render.renderer`"
     )
     workers: int = Field(default_factory=usable_cores, ge=1, le=1024, description="processes; default: the usable CPU cores")
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="`auto`, `cpu`, `cuda` or `cuda:1`")
+    device: str = Field(
+        "auto",
+        pattern=r"^(auto|cpu|cuda(:\d+)?(,cuda:\d+)*)$",
+        description="of the diffusion renderer: `auto` (every GPU, else the CPU), `cpu`, `cuda`, or some: `cuda:0,cuda:1`",
+    )
     seed: int = Field(0, ge=0, le=2**62, description="added to the seed of every job")
     retention: Literal["all", "resume", "results"] = Field(
         "all", description="which intermediates stay: all, what resuming needs, or none but the results"
@@ -197,7 +203,12 @@ class Settings(_Section):
             return found.model_copy(update={"subject": job.subject})
         if isinstance(found, parameters.RenderParameters):
             renderer = (job.renderer if job is not None else None) or self.renderer or found.renderer
-            return found.model_copy(update={"renderer": renderer})
+            if renderer == "diffusion":
+                model = found.diffusion.model or f"headswap-{self.profile}"
+                diffusion = found.diffusion.model_copy(update={"model": model})
+            else:
+                diffusion = parameters.DiffusionParameters()  # what a renderer does not read must not decide its key
+            return found.model_copy(update={"renderer": renderer, "diffusion": diffusion})
         return found
 
     def seed_of(self, job: Job) -> int:

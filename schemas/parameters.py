@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class StageParameters(BaseModel):
@@ -63,9 +63,40 @@ class RetargetParameters(StageParameters):
     crop_size: int = Field(512, ge=128, le=1024, multiple_of=32, description="of the aligned landmarks; the same as of the masks")
 
 
+class DiffusionParameters(BaseModel):
+    """How the diffusion renderer samples; no part of the key where another renderer works. The seed is the job's."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str | None = Field(None, description="name of the registered pipeline; default: `headswap-` and the profile")
+    solver: Literal["ddim", "dpm++", "unipc"] = "ddim"
+    steps: int = Field(25, ge=1, le=1000, description="of the solver")
+    guidance_scale: float = Field(3.5, ge=1, le=50, description="of classifier-free guidance; 1 is none, at half the cost")
+    guidance_from: float = Field(0.0, ge=0, le=1, description="where on the noise schedule guidance begins: 0 is clean")
+    guidance_until: float = Field(1.0, ge=0, le=1, description="where it ends: 1 is noise; outside a step costs half")
+    window: int = Field(16, ge=1, le=32, description="frames that the motion module sees at once")
+    overlap: int = Field(4, ge=0, le=31, description="frames that neighbouring windows share; less than `window`")
+    blend: Literal["step", "end"] = Field(
+        "step", description="windows are brought together at every step, or each alone and faded into each other"
+    )
+    context: int = Field(1, ge=0, le=8, description="windows computed beyond a chunk on either side, where blended at every step")
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="`auto` is bfloat16 on GPUs that have it, else float32"
+    )
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> DiffusionParameters:
+        if self.overlap >= self.window:
+            raise ValueError(f"overlap {self.overlap} must be less than window {self.window}")
+        if self.guidance_from > self.guidance_until:
+            raise ValueError(f"guidance_from {self.guidance_from} lies above guidance_until {self.guidance_until}")
+        return self
+
+
 class RenderParameters(StageParameters):
     renderer: Literal["warp", "diffusion"] = "warp"
     match_neck: bool = Field(True, description="shade the neck that stays visible towards the new head's skin")
+    diffusion: DiffusionParameters = DiffusionParameters()
 
 
 class EncodeParameters(StageParameters):

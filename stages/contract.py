@@ -47,13 +47,13 @@ class Input:
     """An artifact a stage reads.
 
     ``chunk = "same"`` is the artifact of the chunk being worked on; ``"near"`` this chunk's and its neighbours' of the same
-    shot; ``"all"`` every chunk's (for an unchunked input stage all mean its one artifact). Chunks of a job are the chunks of
-    its target.
+    shot; ``"around"`` those of the same shot with frames up to ``Stage.margin`` before or after it; ``"all"`` every chunk's (for
+    an unchunked input stage all mean its one artifact). Chunks of a job are the chunks of its target.
     """
 
     stage: str
     of: Owner = "clip"
-    chunk: Literal["same", "near", "all"] = "all"
+    chunk: Literal["same", "near", "around", "all"] = "all"
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,9 @@ class Work:
     """Local file of each medium the stage declared, by owner."""
     chunk: Chunk | None = None
     models: Mapping[str, Path] = field(default_factory=dict)
-    """Local file of each registered model that the stage may use; absent ones are absent."""
+    """Local file (of a pipeline: folder) of each registered model that the stage may use; absent ones are absent."""
+    device: str = "cpu"
+    """Where networks run that can choose: a name of torch. No key has it."""
     seed: int = 0
     limits: Limits = field(default_factory=Limits)
     """Media beyond these are refused. They decide whether a stage runs, never what it writes, so no key has them."""
@@ -161,6 +163,26 @@ class Stage(ABC):
     seeded: ClassVar[bool] = False
     data: ClassVar[Mapping[str, str]] = {}
     """Digests of files that ship with the program and decide what the stage writes, by name: part of the key."""
+
+    def pipelines_for(self, parameters: StageParameters) -> tuple[str, ...]:
+        """Registered pipelines without which work with these parameters cannot be done."""
+        del parameters
+        return ()
+
+    def seeded_for(self, parameters: StageParameters) -> bool:
+        """Whether the seed decides what is written with these parameters."""
+        del parameters
+        return self.seeded
+
+    def margin(self, parameters: StageParameters) -> int:
+        """Frames before and after a chunk that inputs declared with ``chunk="around"`` must cover."""
+        del parameters
+        return 0
+
+    def wants_device(self, parameters: StageParameters) -> bool:
+        """Whether work with these parameters runs on a GPU where there is one."""
+        del parameters
+        return False
 
     @abstractmethod
     def run(self, work: Work) -> None:

@@ -6,26 +6,26 @@ itself is a renderer's business (``stages.renderer``).
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from typing import Generic, TypeVar
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.parameters import RenderParameters
-from schemas.problems import ModelError
+from schemas.parameters import DiffusionParameters, RenderParameters, StageParameters
 from schemas.tables import FOREGROUND_BLOCKS, LANDMARKS, RENDERED
 from stages.blocks import block_grid, dilate, expand_grid
-from stages.contract import Chunk, Input, Scope, Stage, Work
-from stages.plates import background_crop
+from stages.contract import Input, Scope, Stage, Work
 from stages.portrait import read_portrait
 from stages.renderer import Generated, Portrait, Renderer, Scene
+from stages.scenes import Target
 from stages.segmentation import FACE, HAIR
 from stages.video.crops import extract_crop, to_crop
 from stages.video.decode import open_clip
 from stages.warp.colour import SkinStatistics, skin_statistics
-from stages.warp.geometry import Pose
 from stages.warp.renderer import WarpRenderer
 from storage.tables import array
 
@@ -57,31 +57,58 @@ class Render(Stage):
     inputs = (
         Input("masks", "source"),
         Input("track", "target"),
-        Input("masks", "target", "same"),
+        Input("masks", "target", "around"),
         Input("inpaint", "target"),
         Input("retarget", "job"),
     )
     media = ("source", "target")
     tables = (RENDERED,)
 
+    def pipelines_for(self, parameters: StageParameters) -> tuple[str, ...]:
+        """The pipeline of the diffusion renderer."""
+        diffusion = _diffusion(parameters)
+        return (diffusion.model,) if diffusion is not None and diffusion.model is not None else ()
+
+    def seeded_for(self, parameters: StageParameters) -> bool:
+        """Noise is drawn for diffusion only."""
+        return _diffusion(parameters) is not None
+
+    def margin(self, parameters: StageParameters) -> int:
+        """Windows that reach beyond a chunk, and those beside them, need their frames' conditions."""
+        diffusion = _diffusion(parameters)
+        if diffusion is None:
+            return 0
+        return diffusion.window * (1 + (diffusion.context if diffusion.blend == "step" else 0))
+
+    def wants_device(self, parameters: StageParameters) -> bool:
+        """Networks gain by a GPU, meshes do not."""
+        return _diffusion(parameters) is not None
+
     def run(self, work: Work) -> None:
         """Writes the pictures ``crops`` (where nothing is generated, the target's own crop) and the table ``rendered``."""
         assert isinstance(work.parameters, RenderParameters)
         assert work.chunk is not None
-        target = Target(work, work.chunk)
-        rows = {int(frame): _untouched() for frame in target.frames}
+        target = Target(work, work.chunk, self.margin(work.parameters))
+        rows = {frame: _untouched() for frame in work.chunk.frames}
         with work.output.pictures("crops") as crops:
             for frame, picture in target.others():
                 crops.write(frame, picture)
                 work.progress(1)
-            if target.generated.any():
-                renderer = _renderer(work, work.parameters, target)
-                for scene, result in _rendered(renderer, target.scenes()):
-                    crops.write(scene.frame, result.picture)
-                    rows[scene.frame] = _row(scene, result)
-                    work.progress(1)
+            sections = target.sections()
+            if sections:
+                with _renderer(work, work.parameters, target) as renderer:
+                    for scene, result in itertools.chain.from_iterable(map(renderer.render, sections)):
+                        crops.write(scene.frame, result.picture)
+                        rows[scene.frame] = _row(scene, result)
+                        if work.parameters.renderer == "warp":
+                            work.progress(1)
         columns = {name: np.asarray([row[name] for row in rows.values()]) for name in _untouched()}
         work.output.write_table(RENDERED, {"frame": np.asarray(list(rows), np.int32), **columns})
+
+
+def _diffusion(parameters: StageParameters) -> DiffusionParameters | None:
+    assert isinstance(parameters, RenderParameters)
+    return parameters.diffusion if parameters.renderer == "diffusion" else None
 
 
 class _Recent(Generic[T]):
@@ -102,72 +129,6 @@ class _Recent(Generic[T]):
 
 _PORTRAITS: _Recent[Portrait] = _Recent(2)
 _SKIN: _Recent[list[SkinStatistics]] = _Recent(4)
-
-
-class Target:
-    """The target's side of one chunk.
-
-    Attributes:
-        frames: int [n], numbers of the chunk's frames.
-        generated: bool [n], where a head is to be generated.
-        size: side of the crop.
-    """
-
-    def __init__(self, work: Work, chunk: Chunk) -> None:
-        inputs = work.inputs
-        self._media = work.media["target"]
-        self._chunk = chunk
-        subject = inputs.table("track", "subject", "target", columns=["frame", "crop", "landmarks"], frames=chunk.frames)
-        self.frames = array(subject, "frame")
-        self._crops = array(subject, "crop").astype(np.float64)
-        self._landmarks = array(subject, "landmarks").reshape(-1, LANDMARKS, 3)
-        columns = ["frame", "generated", "landmarks", "rotation", "translation", "scale"]
-        aligned = inputs.table("retarget", "aligned", "job", columns=columns, frames=chunk.frames)
-        self.generated = array(aligned, "generated").astype(bool)
-        self._aligned = array(aligned, "landmarks").reshape(-1, LANDMARKS, 3)
-        self._poses = [
-            Pose(rotation.astype(np.float64).reshape(3, 3), translation.astype(np.float64), float(scale))
-            for rotation, translation, scale in zip(
-                array(aligned, "rotation"), array(aligned, "translation"), array(aligned, "scale"), strict=True
-            )
-        ]
-        plates = inputs.table("inpaint", "plates", "target", columns=["frame", "plate", "transform"], frames=chunk.frames)
-        place = np.searchsorted(array(plates, "frame"), self.frames)
-        self._plates, self._transforms = array(plates, "plate")[place], array(plates, "transform")[place].astype(np.float64)
-        self._plate_pictures = inputs.one("inpaint", "target").pictures("plates")
-        self._labels = inputs.one("masks", "target").pictures("labels")
-        self.size = int(self._labels.read(int(self.frames[0])).shape[0])
-
-    def others(self) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-        """Number and crop of the frames in which nothing is generated."""
-        rows = np.flatnonzero(~self.generated)
-        if len(rows):
-            with open_clip(self._media) as clip:
-                for row in rows:
-                    frame = int(self.frames[row])
-                    yield frame, extract_crop(clip.read(frame), self._crops[row], self.size)
-
-    def scenes(self) -> Iterator[Scene]:
-        """The frames in which a head is to be generated, in order."""
-        plate, held = np.empty(0, np.uint8), -1
-        with open_clip(self._media) as clip:
-            for row in np.flatnonzero(self.generated):
-                frame, crop = int(self.frames[row]), self._crops[row]
-                picture = extract_crop(clip.read(frame), crop, self.size)
-                labels = self._labels.read(frame)
-                if int(self._plates[row]) != held:
-                    held = int(self._plates[row])
-                    plate = self._plate_pictures.read(held)
-                background = background_crop(plate, self._transforms[row], crop, self.size)
-                yield Scene(
-                    frame,
-                    picture,
-                    background,
-                    labels,
-                    to_crop(self._landmarks[row], crop, self.size),
-                    self._aligned[row].astype(np.float64),
-                    self._poses[row],
-                )
 
 
 def shot_skin(work: Work, shot: int, size: int) -> list[SkinStatistics]:
@@ -221,36 +182,20 @@ def ring_statistics(picture: NDArray[np.uint8], ring: NDArray[np.bool_]) -> NDAr
     return np.concatenate([mean[:, 0], deviation[:, 0]]).astype(np.float32)
 
 
-def _renderer(work: Work, parameters: RenderParameters, target: Target) -> Renderer:
-    assert work.chunk is not None
-    if parameters.renderer != "warp":
-        raise ModelError(
-            "renderer_missing",
-            f"The renderer '{parameters.renderer}' has no weights here.",
-            "Choose the renderer 'warp', which needs none.",
-        )
-    shot = work.chunk.shot
+@contextmanager
+def _renderer(work: Work, parameters: RenderParameters, target: Target) -> Iterator[Renderer]:
     retarget, track = work.inputs.one("retarget", "job").digest, work.inputs.one("track", "target").digest
     masks = tuple(artifact.digest for artifact in work.inputs.all("masks", "source"))
     portrait = _PORTRAITS.get((retarget, masks), lambda: read_portrait(work))
+    if parameters.renderer == "diffusion":
+        from stages.diffusion.renderer import diffusion_renderer  # PyTorch takes seconds to load
+
+        with diffusion_renderer(work, parameters.diffusion, portrait, (retarget, *masks)) as renderer:
+            yield renderer
+        return
+    shot = target.chunk.shot
     skin = _SKIN.get((track, work.media["target"], shot, target.size), lambda: shot_skin(work, shot, target.size))
-    return WarpRenderer(portrait, skin, parameters.match_neck)
-
-
-def _rendered(renderer: Renderer, scenes: Iterator[Scene]) -> Iterator[tuple[Scene, Generated]]:
-    """Scenes with what became of them; holds as many scenes as the renderer looks ahead."""
-    waiting: list[Scene] = []
-
-    def handed_on() -> Iterator[Scene]:
-        for scene in scenes:
-            waiting.append(scene)
-            yield scene
-
-    for result in renderer.render(handed_on()):
-        scene = waiting.pop(0)
-        if scene.frame != result.frame:
-            raise ValueError(f"the renderer gave frame {result.frame} where {scene.frame} was expected")
-        yield scene, result
+    yield WarpRenderer(portrait, skin, parameters.match_neck)
 
 
 def _row(scene: Scene, result: Generated) -> dict[str, object]:

@@ -1,17 +1,19 @@
 """What a renderer is: it turns the target's frames of one chunk into generated crops that show the source's head.
 
-Two kinds stand beside each other: ``stages.warp.renderer.WarpRenderer`` and, where weights are present, a diffusion model.
+Two kinds stand beside each other: ``stages.warp.renderer.WarpRenderer`` and, where weights are registered,
+``stages.diffusion.renderer.DiffusionRenderer``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from schemas.tables import FOREGROUND_BLOCKS
 from stages.warp.geometry import Pose
 
 
@@ -48,6 +50,8 @@ class Scene:
         landmarks: float [478, 3], the target's own, pixels of the crop.
         aligned: float [478, 3], the source's face with the target's pose and expression, pixels of the crop.
         pose: that ``aligned`` shows.
+        shoulders: float [2, 3], x and y in pixels of the crop and visibility, the person's left one first; NaN where unknown.
+        foreground: bool [16, 16], the shape-agnostic mask: blocks that hold any of the person.
     """
 
     frame: int
@@ -57,6 +61,24 @@ class Scene:
     landmarks: NDArray[np.floating]
     aligned: NDArray[np.floating]
     pose: Pose
+    shoulders: NDArray[np.floating] = field(default_factory=lambda: np.full((2, 3), np.nan))
+    foreground: NDArray[np.bool_] = field(default_factory=lambda: np.ones((FOREGROUND_BLOCKS, FOREGROUND_BLOCKS), bool))
+
+
+@dataclass(frozen=True)
+class Section:
+    """Frames that follow each other in one shot, in each of which a head is to be generated.
+
+    Attributes:
+        frames: those wanted, of one chunk.
+        shot: all such frames that follow each other before, in and after the chunk; holds ``frames``.
+        scenes: scenes of any frames of ``shot`` up to the stage's margin before and after ``frames``, in order. It may be called
+            again, also while an earlier result is still read.
+    """
+
+    frames: range
+    shot: range
+    scenes: Callable[[range], Iterator[Scene]]
 
 
 @dataclass(frozen=True)
@@ -75,8 +97,8 @@ class Generated:
 
 
 class Renderer(Protocol):
-    """Generates the crops of a chunk."""
+    """Generates crops."""
 
-    def render(self, scenes: Iterable[Scene]) -> Iterator[Generated]:
-        """One generated crop for each scene, in order. May look ahead by a bounded number of scenes, not keep them all."""
+    def render(self, section: Section) -> Iterator[tuple[Scene, Generated]]:
+        """Every wanted frame's scene with what became of it, in order. What is held at a time does not grow with the length."""
         ...

@@ -46,6 +46,11 @@ class DenoisingNet(SpatialUNet, ModelMixin):
         if in_channels > out_channels:
             nn.init.zeros_(self.conv_in.weight[:, out_channels:])
 
+    @property
+    def sees_background(self) -> bool:
+        """Whether its weights for the background do anything: they begin at zero."""
+        return bool(self.conv_in.weight[:, self.config.out_channels :].any())
+
     def project_reference(self, features: Features) -> dict[str, KeysValues]:
         """Keys and values of a reference's features in every self-attention: once per source, for all frames and steps."""
         return {place: transformer.block.project(features[place]) for place, transformer in self.transformers()}

@@ -94,17 +94,11 @@ def import_pipeline(
         layout=layout,
         profile=profile_of(pipeline),
         picture_size=int(pipeline.vae.config.sample_size),
-        background=sees_background(pipeline),
+        background=pipeline.denoising_net.sees_background,
         digest=pipeline_digest(destination),
         files={path.relative_to(destination).as_posix(): _sha256(path) for path in pipeline_files(destination)},
         notes=tuple(untrained_parts(pipeline)),
     )
-
-
-def sees_background(pipeline: HeadSwapPipeline) -> bool:
-    """Whether the DenoisingNet's weights for the background do anything: they begin at zero."""
-    network = pipeline.denoising_net
-    return bool(network.conv_in.weight[:, network.config.out_channels :].any())
 
 
 def untrained_parts(pipeline: HeadSwapPipeline) -> list[str]:

@@ -113,6 +113,11 @@ def registrations(folder: Path) -> Iterator[tuple[Path, Registration]]:
         raise UsageError(problems, "Remove the folder, and add the model again with `headswap models add NAME FOLDER`.")
 
 
+def registration_of(folder: Path) -> Registration:
+    """What is on record of the pipeline in a folder."""
+    return _read(folder / RECORD)
+
+
 def _read(record: Path) -> Registration:
     content: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
     found = Registration(**{**content, "notes": tuple(content["notes"])})

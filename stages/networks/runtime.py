@@ -73,7 +73,10 @@ def place(
         The same pipeline.
     """
     target = find_device(device)
-    pipeline.to(target, choose_precision(target, precision))
+    pipeline.to(target)
+    dtype = choose_precision(target, precision)
+    if any(part.dtype != dtype for part in pipeline.components.values() if isinstance(part, torch.nn.Module)):
+        pipeline.to(dtype)
     layout = (
         torch.channels_last if (target.type == "cuda" if channels_last is None else channels_last) else torch.contiguous_format
     )

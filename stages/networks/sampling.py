@@ -18,7 +18,7 @@ import copy
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
@@ -305,7 +305,7 @@ class _Ahead:
             return
 
 
-def computed_ahead(items: Iterator[Item], depth: int = 16) -> Iterator[Item]:
+def computed_ahead(items: Iterator[Item], depth: int = 16) -> Generator[Item, None, None]:
     """The same items, computed in a thread of their own: the next window is under way while earlier frames are written.
 
     Args:

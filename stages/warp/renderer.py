@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.renderer import Generated, Portrait, Scene
+from stages.renderer import Generated, Portrait, Scene, Section
 from stages.warp.colour import SkinStatistics, mean_statistics, saturation, skin_hue, skin_statistics, tone_gain, towards
 from stages.warp.head import Head, compose
 
@@ -39,8 +39,8 @@ class WarpRenderer:
         self._head = Head(portrait, colourfulness)
         self._gain, self._hue = gain, hue
 
-    def render(self, scenes: Iterable[Scene]) -> Iterator[Generated]:
+    def render(self, section: Section) -> Iterator[tuple[Scene, Generated]]:
         """See ``Renderer``; each frame stands for itself."""
-        for scene in scenes:
+        for scene in section.scenes(section.frames):
             picture, head = compose(self._head, scene, self._gain, self._hue)
-            yield Generated(scene.frame, picture, head)
+            yield scene, Generated(scene.frame, picture, head)

@@ -128,8 +128,9 @@ def test_stages_cannot_count_in_different_crops() -> None:
 
 def test_a_job_chooses_subject_renderer_and_seed_over_the_configuration() -> None:
     settings = load_settings({"renderer": "diffusion", "seed": 10, "stages.track.subject": "1"})
-    assert settings.parameters("render") == parameters.RenderParameters(renderer="diffusion")
-    assert settings.parameters("render", JOB) == parameters.RenderParameters(renderer="diffusion")
+    networks = parameters.DiffusionParameters(model="headswap-full")
+    assert settings.parameters("render") == parameters.RenderParameters(renderer="diffusion", diffusion=networks)
+    assert settings.parameters("render", JOB) == parameters.RenderParameters(renderer="diffusion", diffusion=networks)
     assert settings.parameters("render", JOB.model_copy(update={"renderer": "warp"})) == parameters.RenderParameters(
         renderer="warp"
     )
@@ -137,6 +138,20 @@ def test_a_job_chooses_subject_renderer_and_seed_over_the_configuration() -> Non
     assert settings.parameters("track", JOB.model_copy(update={"subject": "0"})) == parameters.TrackParameters(subject="0")
     assert settings.parameters("ingest", JOB) == parameters.IngestParameters()
     assert settings.seed_of(JOB.model_copy(update={"seed": 2})) == 12
+
+
+def test_the_profile_names_the_networks_and_what_the_warp_does_not_read_is_not_in_its_key() -> None:
+    settings = load_settings({"renderer": "diffusion", "profile": "demo", "stages.render.diffusion.steps": 8})
+    assert settings.parameters("render").diffusion == parameters.DiffusionParameters(model="headswap-demo", steps=8)
+    named = load_settings({"renderer": "diffusion", "stages.render.diffusion.model": "mine"})
+    assert named.parameters("render").diffusion.model == "mine"
+    warp = settings.parameters("render", JOB.model_copy(update={"renderer": "warp"}))
+    assert warp == parameters.RenderParameters()
+
+
+def test_windows_overlap_less_than_they_are_long() -> None:
+    with pytest.raises(UsageError, match="overlap 16 must be less than window 16"):
+        load_settings({"stages.render.diffusion.overlap": 16})
 
 
 def test_pauses_grow_to_their_limit() -> None:

@@ -9,10 +9,11 @@ import numpy as np
 from PIL import Image
 
 from schemas.parameters import EncodeParameters, IngestParameters, RenderParameters
-from schemas.tables import PLATES, aligned_table, neutral_table
+from schemas.tables import MASKS, PLATES, aligned_table, neutral_table
 from stages.contract import Chunk, Inputs, Work
 from stages.encode import Encode
 from stages.ingest import Ingest
+from stages.masks import mask_row
 from stages.render import Render
 from stages.renderer import Scene
 from storage.artifacts import Artifact, ArtifactWriter
@@ -105,6 +106,8 @@ def _labels(folder: Path, maps: dict[int, np.ndarray]) -> Artifact:
     with writer.pictures("labels") as pictures:
         for frame, labels in maps.items():
             pictures.write(frame, labels)
+    rows = [{"frame": frame, "detected": True, **mask_row(labels, 0.02)} for frame, labels in maps.items()]
+    writer.write_table(MASKS, {name: np.asarray([row[name] for row in rows]) for name in rows[0]})
     return writer.local()
 
 

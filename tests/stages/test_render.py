@@ -77,7 +77,7 @@ def test_a_chunk_without_any_face_needs_no_source(tmp_path: Path) -> None:
 
 
 def test_diffusion_without_weights_is_refused_with_a_remedy(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="Choose the renderer 'warp'"):
+    with pytest.raises(ModelError, match="or use --renderer warp"):
         painted_job(tmp_path, count=2).render(Chunk(0, 0, 0, 2), renderer="diffusion")
 
 

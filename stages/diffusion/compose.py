@@ -1,0 +1,142 @@
+"""Generated pictures laid over the target's crop.
+
+A network that was trained with backgrounds draws the whole person inside the shape-agnostic mask. One that was not draws a head
+on white, which is matted in over the target's own body.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.blocks import dilate
+from stages.composite import feathered_region
+from stages.renderer import Scene
+from stages.segmentation import FACE, GRID, HAIR, NECK, OTHER
+from stages.warp import topology
+from stages.warp.neck import jaw_shadow, underlay
+from stages.warp.shapes import polygon_coverage
+
+Picture = NDArray[np.uint8]
+Weights = NDArray[np.float32]
+
+FEATHER = 0.03
+"""Width of the region's soft border, share of the crop's side."""
+
+ALIKE, UNLIKE = 12.0, 40.0
+"""Difference, 0..255, up to which a generated pixel shows what is there anyway, and from which it does not."""
+
+DETAIL = 1 / 170
+"""Pictures are compared without detail finer than this share of the side, which autoencoders lose."""
+
+HEAD_BORDER = 0.012
+"""The old head's labels may end this share of the side before the head does."""
+
+WHITE, INK = 14.0, 70.0
+"""Distance from white, 0..255, of paper at most, and from which a pixel next to paper is opaque."""
+
+RIM = 0.012
+"""Width, share of the side, in which the border of a head on white is soft."""
+
+REACH = 0.08
+"""How far a head may reach beyond where the person network sees it, share of the side."""
+
+NECK_FADE = (0.1, 0.55)
+"""Distance below the chin, in eye distances, over which a generated neck gives way to the target's own."""
+
+
+def on_background(scene: Scene, generated: Picture) -> tuple[Picture, Weights]:
+    """A picture drawn on the background, inside the shape-agnostic mask.
+
+    Where it shows what is there anyway (the clean background, the target's own cloth), that is taken instead: it has not lost
+    detail to the autoencoder. Hands and things before the head stay the target's own.
+
+    Args:
+        scene: the target's frame.
+        generated: uint8 RGB [size, size, 3].
+
+    Returns:
+        uint8 RGB [size, size, 3] and what of it is generated, float32 [size, size] in 0..1.
+    """
+    size = scene.picture.shape[0]
+    head = dilate(np.isin(scene.labels, (HAIR, FACE, NECK)), HEAD_BORDER * size)
+    there = np.where(head[..., None], scene.background, scene.picture)
+    coarse = [cv2.GaussianBlur(picture, (0, 0), max(DETAIL * size, 0.5)) for picture in (generated, there)]
+    red, green, blue = cv2.split(cv2.absdiff(coarse[0], coarse[1]))
+    difference = cv2.max(cv2.max(red, green), blue).astype(np.float32)
+    share = _smooth((difference - ALIKE) / (UNLIKE - ALIKE))
+    share = cv2.blur(cv2.dilate(share, np.ones((5, 5), np.uint8)), (5, 5))
+    # Skin that happens to look like the wall behind it is skin all the same.
+    share = np.maximum(share, polygon_coverage(scene.aligned[topology.FACE_OVAL, :2], share.shape))
+    share *= feathered_region(scene.foreground, size, FEATHER, (True, True, True, True))
+    share *= 1 - _occluders(scene)
+    result = cv2.blendLinear(there, generated, 1 - share, share)
+    return _with_occluders(np.asarray(result, np.uint8), scene), np.asarray(share, np.float32)
+
+
+def on_white(scene: Scene, generated: Picture, person: Weights | None = None) -> tuple[Picture, Weights]:
+    """A head drawn on white, matted in over the target without its old head.
+
+    Args:
+        scene: the target's frame.
+        generated: uint8 RGB [size, size, 3].
+        person: probability of a person in ``generated``, float32 [GRID, GRID] (``stages.segmentation.PersonNetwork``): what lies
+            far from any is no head. Ignored where nobody is seen.
+
+    Returns:
+        uint8 RGB [size, size, 3] and the head's opacity, float32 [size, size] in 0..1.
+    """
+    size = scene.picture.shape[0]
+    alpha = white_key(generated)
+    if person is not None and (person > 0.5).sum() > 0.005 * GRID**2:
+        near = cv2.resize(dilate(person > 0.5, REACH * GRID).astype(np.float32), (size, size), interpolation=cv2.INTER_LINEAR)
+        alpha = alpha * near
+    alpha = alpha * _above_neck(scene)
+    opaque = np.maximum(alpha, 1e-3)[..., None]
+    colours = np.clip((generated - 255 * (1 - opaque)) / opaque, 0, 255)
+    unit = scene.pose.scale
+    result, skin = underlay(scene.picture, scene.background, scene.labels, scene.landmarks, unit, None)
+    shaded = result * jaw_shadow(alpha, skin, unit)[..., None]
+    mixed = shaded * (1 - alpha[..., None]) + colours * alpha[..., None]
+    return _with_occluders(np.clip(np.rint(mixed), 0, 255).astype(np.uint8), scene), np.asarray(alpha, np.float32)
+
+
+def white_key(picture: Picture) -> Weights:
+    """Opacity of what is drawn on white paper, float32 [size, size]: white that the border cannot be reached from is no paper."""
+    size = picture.shape[0]
+    ink = 255 - picture.min(axis=2).astype(np.float32)
+    paper = np.pad((ink <= WHITE).astype(np.uint8), 1, constant_values=1)
+    _, numbered = cv2.connectedComponents(paper, connectivity=4)
+    outside = (numbered == numbered[0, 0])[1:-1, 1:-1]
+    soft = dilate(outside, RIM * size)
+    return np.where(soft, _smooth((ink - WHITE) / (INK - WHITE)), np.float32(1)).astype(np.float32)
+
+
+def _above_neck(scene: Scene) -> Weights:
+    """One on the head, falling to zero below the aligned face's chin: the neck is the target's own."""
+    chin, brow = scene.aligned[152, :2], scene.aligned[10, :2]
+    down = (chin - brow) / max(float(np.linalg.norm(chin - brow)), 1e-6)
+    y, x = np.mgrid[: scene.picture.shape[0], : scene.picture.shape[0]].astype(np.float32) + 0.5
+    depth = ((x - chin[0]) * down[0] + (y - chin[1]) * down[1]) / scene.pose.scale
+    sideways = np.abs((x - chin[0]) * down[1] - (y - chin[1]) * down[0]) / scene.pose.scale
+    fade = 1 - _smooth((depth - NECK_FADE[0]) / (NECK_FADE[1] - NECK_FADE[0]))
+    # Long hair hangs beside the neck and stays.
+    return np.asarray(np.maximum(fade, _smooth((sideways - 0.8) / 0.3)), np.float32)
+
+
+def _occluders(scene: Scene) -> Weights:
+    hidden = (scene.labels == OTHER).astype(np.float32)
+    return np.asarray(cv2.GaussianBlur(hidden, (0, 0), 1.2) if hidden.any() else hidden, np.float32)
+
+
+def _with_occluders(picture: Picture, scene: Scene) -> Picture:
+    share = _occluders(scene)
+    if not share.any():
+        return picture
+    return np.asarray(cv2.blendLinear(picture, scene.picture, 1 - share, share), np.uint8)
+
+
+def _smooth(share: NDArray[np.float32]) -> Weights:
+    share = np.clip(share, 0, 1)
+    return np.asarray(share * share * (3 - 2 * share), np.float32)

@@ -1,0 +1,88 @@
+"""A pipeline that stays loaded in a process: the weights once for all jobs, a source's features once for all its chunks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from schemas.problems import ModelError
+from stages.networks.conditions import SourceFeatures
+from stages.networks.loading import load_pipeline
+from stages.networks.runtime import Precision, choose_precision, find_device, place
+
+SOURCES_KEPT = 2
+
+DEVICE_ERRORS = ("CUDA error", "CUDA driver", "cuDNN error", "CUBLAS_STATUS")
+"""How errors of a GPU's libraries begin that are not PyTorch's own."""
+
+
+class LoadedPipeline:
+    """For ``stages.warm.borrowed``: ``LoadedPipeline(folder, digest, device, precision)``.
+
+    Args:
+        folder: of the registered pipeline.
+        digest: of its files; loaded weights of another digest are others.
+        device: name of torch.
+        precision: of the networks.
+
+    Attributes:
+        pipeline: placed where it runs.
+        picture_size: pixels of a side that it generates.
+        sees_background: whether it draws on the background, or a head on white.
+
+    Raises:
+        ModelError: what is wrong with the weights, the device or the precision.
+    """
+
+    def __init__(self, folder: str, digest: str, device: str, precision: Precision) -> None:
+        del digest
+        dtype = choose_precision(find_device(device), precision)
+        self.pipeline = place(load_pipeline(Path(folder), dtype), device, precision)
+        self.pipeline.set_progress_bar_config(disable=True)
+        self.picture_size = int(self.pipeline.vae.config.sample_size)
+        self.sees_background = self.pipeline.denoising_net.sees_background
+        self._sources: dict[Hashable, SourceFeatures] = {}
+
+    def source(self, key: Hashable, picture: Callable[[], NDArray[np.uint8]]) -> SourceFeatures:
+        """What the networks know of a source, computed where ``key`` was not asked for lately.
+
+        Args:
+            key: what the picture depends on.
+            picture: makes the reference, uint8 RGB [picture_size, picture_size, 3], the head alone on white.
+        """
+        if key not in self._sources:
+            found = self.pipeline.prepare_source(picture())
+            while len(self._sources) >= SOURCES_KEPT:
+                del self._sources[next(iter(self._sources))]
+            self._sources[key] = found
+        return self._sources[key]
+
+    def close(self) -> None:
+        """Give the memory back."""
+        self._sources.clear()
+        del self.pipeline
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def device_failure(error: BaseException, device: str) -> ModelError | None:
+    """What a GPU that failed says, as an error that has the work done elsewhere; None for any other error.
+
+    After such an error the process can no longer use the device: it has to end.
+    """
+    text = str(error)
+    if not isinstance(error, RuntimeError) or isinstance(error, torch.OutOfMemoryError):
+        return None
+    if not isinstance(error, torch.AcceleratorError) and not any(mark in text for mark in DEVICE_ERRORS):
+        return None
+    reason = text.splitlines()[0] if text else type(error).__name__
+    return ModelError(
+        "device_failed",
+        f"The device {device} failed: {reason}.",
+        "The work is tried again in another process, on another device where there is one; look at the device if it goes on.",
+        retryable=True,
+    )
