@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from flows.devices import devices_of
 from flows.estimates import work_seconds
 from flows.events import Events, JobOutcome, StageTotals
 from flows.planning import Planner
@@ -84,6 +85,7 @@ def run_jobs(
     """
     began = time.perf_counter()
     planner = Planner(jobs, store, settings, registry or ModelRegistry(Path(settings.models).expanduser()))
+    devices = devices_of(planner)
     run_id = new_run_id(name)
     recorder = RunRecorder(
         store,
@@ -100,7 +102,7 @@ def run_jobs(
     observers = Observers([recorder, *events])
     limits = Limits(seconds=settings.time_limits.of, memory_bytes=settings.worker_memory)
     state, report, record = "interrupted", None, {}
-    with WorkerPool(settings.workers, limits=limits, logs=store.scratch) as pool:
+    with WorkerPool(settings.workers, devices=devices, limits=limits, logs=store.scratch) as pool:
         batch = Batch(planner, pool, observers, output_url=output_url, retry_failed=retry_failed)
         try:
             planner.survey()

@@ -346,7 +346,7 @@ class Batch:
     @property
     def slots(self) -> int:
         """Groups that an engine has at a time: enough to keep every worker busy while others are committed."""
-        return 2 * max(1, self.pool.workers) + 2
+        return 2 * max(1, self.pool.workers + len(self.pool.devices)) + 2
 
     def _deliver(self, node: Node) -> bool:
         assert isinstance(node.owner, str)

@@ -5,18 +5,16 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
-import itertools
 import multiprocessing
 import os
-import queue
 import signal
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -25,10 +23,14 @@ import psutil
 
 from flows import pipeline
 from flows.execution import Outcome, WorkItem, perform
+from flows.lanes import Lanes
 from schemas.problems import HeadswapError
 
 POLL_SECONDS = 0.5
 LOG_TAIL_BYTES = 4_000
+
+DEVICE_FAULTS = ("device_failed", "worker_died", "timeout")
+"""Failures that a device may be the reason of: the work had better be done by another, and the process ends."""
 
 
 @dataclass(frozen=True)
@@ -46,21 +48,35 @@ class _Task:
     future: Future[Outcome]
     progress: Callable[[int], None]
 
+    @property
+    def name(self) -> tuple[str, str]:
+        return self.item.stage, self.item.key
+
 
 class WorkerPool:
     """A fixed number of processes, started when first needed and replaced when they die.
 
     Units are taken in order of priority. Results do not depend on which process does what.
     With ``workers = 0`` units are done one after another in the calling process (for debuggers and small tests).
+
+    Args:
+        workers: processes for work that needs no device.
+        devices: names of GPUs; each has a process of its own, which keeps the networks loaded, for the work that wants one.
+            Without any, such work is done like all other. A unit that a device failed at goes to another.
+        limits: beyond which a process is killed.
+        logs: folder for what native libraries say.
     """
 
-    def __init__(self, workers: int, *, limits: Limits | None = None, logs: Path | None = None) -> None:
+    def __init__(
+        self, workers: int, *, devices: Sequence[str] = (), limits: Limits | None = None, logs: Path | None = None
+    ) -> None:
         self.workers = workers
+        self.devices = tuple(devices)
         self.limits = limits or Limits()
         self._logs = logs
-        self._queue: queue.PriorityQueue[tuple[tuple[int, ...], int, _Task | None]] = queue.PriorityQueue()
-        self._count = itertools.count()
-        self._threads: list[threading.Thread] = []
+        self._lanes: Lanes[_Task] = Lanes([f"worker-{number}" for number in range(workers)])
+        self._device_lanes: Lanes[_Task] = Lanes(self.devices)
+        self._threads: dict[str, threading.Thread] = {}
         self._closing = threading.Event()
         self._inline = threading.Lock()
         self._asking = threading.Lock()
@@ -90,10 +106,13 @@ class WorkerPool:
             if self._closing.is_set():
                 task.future.set_exception(_stopped(item))
                 return task.future
-            self._queue.put((priority, next(self._count), task))
-            if len(self._threads) < self.workers:
-                thread = threading.Thread(target=self._serve, name=f"worker-{len(self._threads)}", daemon=True)
-                self._threads.append(thread)
+            lanes = self._device_lanes if item.wants_device and self.devices else self._lanes
+            lanes.put(task.name, task, priority)
+            # A worker for each unit that waits, up to their number; of devices all at once.
+            idle = [name for name in lanes.open_lanes if name not in self._threads]
+            for name in idle if lanes is self._device_lanes else idle[:1]:
+                thread = threading.Thread(target=self._serve, args=(lanes, name), name=name, daemon=True)
+                self._threads[name] = thread
                 thread.start()
         return task.future
 
@@ -101,23 +120,16 @@ class WorkerPool:
         """Stop at once: running units are killed, waiting ones cancelled. What was committed stays."""
         with self._asking:  # from here on nobody can ask for work that no thread would take
             self._closing.set()
-        with contextlib.suppress(queue.Empty):
-            while True:
-                _, _, task = self._queue.get_nowait()
-                if task is not None:
-                    task.future.cancel()
-        for _ in self._threads:
-            self._queue.put(((), next(self._count), None))
-        for thread in self._threads:
+        for lanes in (self._lanes, self._device_lanes):
+            for task in lanes.close():
+                task.future.cancel()
+        for thread in self._threads.values():
             thread.join(timeout=10)
 
-    def _serve(self) -> None:
+    def _serve(self, lanes: Lanes[_Task], lane: str) -> None:
         process: _Process | None = None
         try:
-            while not self._closing.is_set():
-                _, _, task = self._queue.get()
-                if task is None:
-                    break
+            while (task := lanes.take(lane)) is not None:
                 if not task.future.set_running_or_notify_cancel():
                     continue
 
@@ -125,7 +137,16 @@ class WorkerPool:
                     nonlocal process
                     if process is None or not process.alive:
                         process = _Process(self._logs)
-                    return self._watch(process, task)
+                    given = replace(task, item=replace(task.item, device=lane)) if lane in self.devices else task
+                    try:
+                        outcome = self._watch(process, given)
+                    except HeadswapError as error:
+                        if error.code in DEVICE_FAULTS and lane in self.devices:
+                            process.kill()
+                            lanes.failed(task.name, lane)
+                        raise
+                    lanes.succeeded(task.name, lane)
+                    return outcome
 
                 _finish(task.future, work)
         finally:

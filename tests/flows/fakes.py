@@ -128,7 +128,10 @@ class Measure(Stage):
 
 
 class Moody(Stage):
-    """Does what its medium says: nothing, fail, crash, hang, or eat memory (once, where a file ``<medium>.once`` can be made)."""
+    """Does what its medium says: nothing, fail, crash, hang, or eat memory (once, where a file ``<medium>.once`` can be made).
+
+    On a device that its medium calls ``broken`` the process dies, or says that the device failed.
+    """
 
     name, version, scope, parameters = "moody", 1, Scope.CLIP, IngestParameters
     media: ClassVar = ("clip",)
@@ -136,7 +139,11 @@ class Moody(Stage):
     def run(self, work: Work) -> None:
         mood = json.loads(work.media["clip"].read_text())
         once = work.media["clip"].with_suffix(".once")
-        work.output.facts["process"] = os.getpid()
+        work.output.facts.update(process=os.getpid(), device=work.device)
+        if work.device in mood.get("broken", ()):
+            if mood["mood"] == "device":
+                raise HeadswapError("device_failed", f"{work.device} fell off the bus.", "Look at it.", retryable=True)
+            os.kill(os.getpid(), signal.SIGKILL)
         if mood.get("once") and once.exists():
             return
         once.touch()

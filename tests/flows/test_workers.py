@@ -28,7 +28,7 @@ def moody_stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     pipeline.stage.cache_clear()
 
 
-def item(folder: Path, name: str, **mood: object) -> WorkItem:
+def item(folder: Path, name: str, *, wants_device: bool = False, **mood: object) -> WorkItem:
     medium = folder / f"{name}.json"
     medium.write_text(json.dumps(mood))
     store = ArtifactStore.open(folder / "store")
@@ -49,6 +49,7 @@ def item(folder: Path, name: str, **mood: object) -> WorkItem:
         limits=Limits(),
         media_folder=folder,
         media_bytes=1 << 30,
+        wants_device=wants_device,
     )
 
 
@@ -100,3 +101,37 @@ def test_closing_stops_what_runs_and_cancels_what_waits(tmp_path: Path) -> None:
     assert isinstance(error, HeadswapError)
     assert error.code == "stopped"
     assert waiting.cancelled()
+
+
+def test_work_for_a_device_goes_to_its_own_warm_process_and_other_work_does_not(tmp_path: Path) -> None:
+    with WorkerPool(1, devices=("gpu:0",)) as pool:
+        other = pool.submit(item(tmp_path, "other", mood="calm"))
+        wanted = [pool.submit(item(tmp_path, f"wanted{k}", wants_device=True, mood="calm")) for k in range(2)]
+        facts = [future.result().manifest.facts for future in wanted]
+        assert [found["device"] for found in facts] == ["gpu:0", "gpu:0"]
+        assert facts[0]["process"] == facts[1]["process"], "the process stays, with what it has loaded"
+        assert other.result().manifest.facts["device"] == "cpu"
+        assert other.result().manifest.facts["process"] != facts[0]["process"]
+
+
+def test_without_devices_such_work_is_done_by_any_worker(tmp_path: Path) -> None:
+    with WorkerPool(0) as pool:
+        done = pool.submit(item(tmp_path, "wanted", wants_device=True, mood="calm"))
+        assert done.result().manifest.facts["device"] == "cpu"
+
+
+@pytest.mark.parametrize(("mood", "code"), [("die", "worker_died"), ("device", "device_failed")])
+def test_work_whose_device_dies_is_done_on_another_when_it_is_tried_again(tmp_path: Path, mood: str, code: str) -> None:
+    with WorkerPool(1, devices=("gpu:0", "gpu:1")) as pool:
+        work = item(tmp_path, "wanted", wants_device=True, mood=mood, broken=["gpu:0"])
+        tries = 0
+        while True:
+            future = pool.submit(work)
+            tries += 1
+            error = future.exception()
+            if error is None:
+                break
+            assert isinstance(error, HeadswapError)
+            assert (error.code, error.retryable) == (code, True)
+        assert tries <= 2
+        assert future.result().manifest.facts["device"] == "gpu:1"
