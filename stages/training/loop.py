@@ -1,0 +1,290 @@
+"""The loop of a phase: steps of the optimiser, running mean, checkpoints, validation, and a good end when asked to stop."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+import torch
+from accelerate import Accelerator
+from diffusers.training_utils import EMAModel
+from torch import Tensor, nn
+
+from schemas.problems import ModelError, UsageError
+from stages.training.batches import chance
+from stages.training.checkpoints import Checkpoint, Checkpoints
+from stages.training.recipe import Keeping, Optimisation
+
+Tell = Callable[[str, int, int, Mapping[str, float]], None]
+"""Told of phase, step, steps and the latest metrics."""
+
+
+class Task(Protocol):
+    """What a phase trains.
+
+    Attributes:
+        trained: parameters by name.
+    """
+
+    trained: dict[str, nn.Parameter]
+
+    @property
+    def module(self) -> nn.Module:
+        """Holds all that is trained; called through ``accelerate``."""
+        ...
+
+    def losses(self, module: nn.Module, batch: int) -> dict[str, Tensor]:
+        """Losses of the batch with this number: ``loss`` is the one to go down, the others are told."""
+        ...
+
+    def validate(self, step: int) -> dict[str, float]:
+        """Metrics on held-out samples, with the weights as they are; writes pictures."""
+        ...
+
+
+class Metrics:
+    """A log of JSON lines.
+
+    Args:
+        path: of the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def cut(self, phase: str, step: int) -> None:
+        """Remove what a killed run wrote after the checkpoint at ``step`` of a phase."""
+        if not self._path.is_file():
+            return
+        kept = []
+        for line in self._path.read_text().splitlines():
+            try:
+                row = json.loads(line)
+            except ValueError:
+                continue  # the last line of a killed run
+            if row["phase"] != phase or row["step"] <= step:
+                kept.append(line + "\n")
+        self._path.write_text("".join(kept))
+
+    def write(self, **values: Any) -> None:
+        with self._path.open("a") as file:
+            file.write(json.dumps(values) + "\n")
+
+
+def learning_rate(options: Optimisation, step: int, steps: int) -> float:
+    """Of the step after ``step`` steps: rises over ``warmup``, then stays or falls along half a cosine."""
+    rise = min(1.0, (step + 1) / max(options.warmup, 1))
+    if options.decay == "constant":
+        return options.learning_rate * rise
+    along = max(0.0, (step - options.warmup) / max(steps - options.warmup, 1))
+    share = options.final_share + (1 - options.final_share) * 0.5 * (1 + math.cos(math.pi * min(along, 1.0)))
+    return options.learning_rate * rise * share
+
+
+def run_phase(
+    task: Task,
+    *,
+    name: str,
+    seed: int,
+    steps: int,
+    optimisation: Optimisation,
+    keeping: Keeping,
+    accelerator: Accelerator,
+    checkpoints: Checkpoints,
+    metrics: Metrics,
+    resume: bool,
+    tell: Tell | None = None,
+) -> None:
+    """Train a task to its last step; its weights are then those of the running mean.
+
+    All chance is a function of seed, phase, batch and process: from a checkpoint training goes on to the bit as if it had never
+    been stopped (on the same machine, with the same number of processes). SIGTERM and SIGINT end the step under way, save a
+    checkpoint, and then take their usual course.
+
+    Raises:
+        ModelError: ``training_diverged`` where the loss is not finite, with the last good checkpoint.
+    """
+    optimiser = _optimiser(task.trained, optimisation)
+    averages = _running_mean(task.trained, optimisation)
+    module, optimiser = accelerator.prepare(task.module, optimiser)
+    done = _restore(task, optimiser, averages, accelerator, checkpoints) if resume else 0
+    if accelerator.is_main_process:
+        metrics.cut(name, done)
+    started, begun = time.monotonic(), done
+    with _stopping() as stop:
+        while done < steps:
+            module.train()
+            told = _step(task, module, optimiser, optimisation, accelerator, name, seed, done, steps, checkpoints)
+            done += 1
+            if averages is not None:
+                averages.step(task.trained.values())
+            if done % keeping.log_every == 0 or done == steps:
+                told["seconds_per_step"] = (time.monotonic() - started) / (done - begun)
+                if accelerator.is_main_process:
+                    metrics.write(phase=name, step=done, **{key: round(value, 6) for key, value in told.items()})
+                if tell is not None:
+                    tell(name, done, steps, told)
+            last = done == steps
+            if accelerator.is_main_process and (done % keeping.save_every == 0 or last or stop.is_set()):
+                checkpoints.save(_checkpoint(done, task, optimiser, averages, accelerator))
+            if stop.is_set():
+                return
+            if accelerator.is_main_process and (done % keeping.validate_every == 0 or last):
+                with _averaged(task, averages):
+                    found = task.validate(done)
+                metrics.write(phase=name, step=done, **{f"validation_{key}": round(value, 4) for key, value in found.items()})
+    if averages is not None:
+        averages.copy_to(task.trained.values())
+
+
+def _step(
+    task: Task,
+    module: nn.Module,
+    optimiser: Any,
+    options: Optimisation,
+    accelerator: Accelerator,
+    name: str,
+    seed: int,
+    done: int,
+    steps: int,
+    checkpoints: Checkpoints,
+) -> dict[str, float]:
+    rate = learning_rate(options, done, steps)
+    for group in optimiser.param_groups:
+        group["lr"] = rate
+    total: dict[str, float] = {}
+    for part in range(options.accumulate):
+        batch = done * options.accumulate + part
+        # Networks without randomness need none; one that has some must not break the promise of resuming to the bit.
+        torch.manual_seed(chance(seed, name, "network", batch, accelerator.process_index).initial_seed())
+        with accelerator.accumulate(module):
+            losses = task.losses(module, batch)
+            if not bool(torch.isfinite(losses["loss"])):
+                raise _diverged(name, done, checkpoints)
+            accelerator.backward(losses["loss"])
+            if accelerator.sync_gradients:
+                norm = accelerator.clip_grad_norm_(task.trained.values(), options.clip)
+                if accelerator.scaler is None and not bool(torch.isfinite(torch.as_tensor(norm))):
+                    raise _diverged(name, done, checkpoints)
+                total["gradient"] = float(norm)
+            optimiser.step()
+            optimiser.zero_grad()
+        for key, value in losses.items():
+            total[key] = total.get(key, 0.0) + float(value.detach()) / options.accumulate
+    return {**total, "learning_rate": rate}
+
+
+def _optimiser(trained: Mapping[str, nn.Parameter], options: Optimisation) -> torch.optim.Optimizer:
+    if options.eight_bit:
+        try:
+            # No dependency of this project: it needs a CUDA device.
+            kind = importlib.import_module("bitsandbytes").optim.AdamW8bit
+        except ImportError as error:
+            raise UsageError(
+                ["The recipe asks for eight_bit: true, and bitsandbytes is not installed."],
+                "Install it with `pip install bitsandbytes`, or set eight_bit: false.",
+            ) from error
+    else:
+        kind = torch.optim.AdamW
+    optimiser: torch.optim.Optimizer = kind(
+        list(trained.values()), lr=options.learning_rate, betas=options.betas, weight_decay=options.weight_decay
+    )
+    return optimiser
+
+
+def _running_mean(trained: Mapping[str, nn.Parameter], options: Optimisation) -> EMAModel | None:
+    if options.ema is None:
+        return None
+    # The warm-up (decay 1 - (1 + step) ** -power) lets the mean forget its random beginning.
+    return EMAModel(trained.values(), decay=options.ema, use_ema_warmup=True, power=0.75)
+
+
+def _checkpoint(step: int, task: Task, optimiser: Any, averages: EMAModel | None, accelerator: Accelerator) -> Checkpoint:
+    names = list(task.trained)
+    return Checkpoint(
+        step,
+        {name: parameter.data for name, parameter in task.trained.items()},
+        {} if averages is None else dict(zip(names, averages.shadow_params, strict=True)),
+        optimiser.state_dict(),
+        {} if accelerator.scaler is None else accelerator.scaler.state_dict(),
+    )
+
+
+def _restore(task: Task, optimiser: Any, averages: EMAModel | None, accelerator: Accelerator, checkpoints: Checkpoints) -> int:
+    steps = checkpoints.steps()
+    if not steps:
+        return 0
+    found = checkpoints.load(steps[-1])
+    if found.weights.keys() != task.trained.keys() or bool(found.averages) != (averages is not None):
+        raise ModelError(
+            "checkpoint_damaged",
+            f"The checkpoint {checkpoints.path(found.step)} holds other weights than the recipe trains.",
+            "Go on with the recipe and the version of headswap that wrote it.",
+        )
+    with torch.no_grad():
+        for name, parameter in task.trained.items():
+            parameter.copy_(found.weights[name])
+    if averages is not None:
+        averages.shadow_params = [found.averages[name].to(parameter.device) for name, parameter in task.trained.items()]
+        averages.optimization_step = found.step
+    optimiser.load_state_dict(found.optimiser)
+    if accelerator.scaler is not None and found.scaler:
+        accelerator.scaler.load_state_dict(found.scaler)
+    return found.step
+
+
+@contextmanager
+def _averaged(task: Task, averages: EMAModel | None) -> Iterator[None]:
+    """The running mean in place of the weights."""
+    if averages is None:
+        yield
+        return
+    averages.store(task.trained.values())
+    averages.copy_to(task.trained.values())
+    try:
+        yield
+    finally:
+        averages.restore(task.trained.values())
+
+
+@contextmanager
+def _stopping() -> Iterator[threading.Event]:
+    """An event that SIGTERM and SIGINT set; afterwards the signal takes its usual course."""
+    stop = threading.Event()
+    received: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        del frame
+        received.append(number)
+        stop.set()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if received:
+            signal.raise_signal(received[0])
+
+
+def _diverged(name: str, done: int, checkpoints: Checkpoints) -> ModelError:
+    steps = checkpoints.steps()
+    good = f"The last good checkpoint is {checkpoints.path(steps[-1])}." if steps else "There is no checkpoint yet."
+    return ModelError(
+        "training_diverged",
+        f"The loss of phase {name} is not finite in step {done + 1}. {good}",
+        "Lower its learning_rate, or look for damaged samples, and go on with --resume.",
+    )

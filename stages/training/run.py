@@ -1,0 +1,269 @@
+"""A whole training run: the phases of a recipe, one after the other, to a pipeline with a model card; resumable at any moment."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedDataParallelKwargs
+
+from schemas.problems import UsageError
+from stages.networks.loading import load_pipeline
+from stages.networks.pipeline import HeadSwapPipeline
+from stages.networks.presets import PRESETS, build
+from stages.networks.sampling import SamplingOptions
+from stages.training.autoencoder import AutoencoderTask, measured_scaling
+from stages.training.batches import resized
+from stages.training.checkpoints import Checkpoints, appearing
+from stages.training.diffusion import DiffusionTask
+from stages.training.identity_network import OnnxNetwork
+from stages.training.loop import Metrics, Task, Tell, run_phase
+from stages.training.model_card import Provenance, model_card
+from stages.training.recipe import AutoencoderPhase, DiffusionPhase, Phase, Recipe
+from stages.training.samples import SampleSource, TrainingSample
+from stages.training.validation import validate_autoencoder, validate_diffusion
+
+_log = logging.getLogger(__name__)
+
+_MIXED = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_MEASURED_SAMPLES = 64
+"""Training samples from which the autoencoder's scaling factor is measured."""
+
+LICENCE = "apache-2.0"
+
+
+@dataclass(frozen=True)
+class Order:
+    """A training run to do.
+
+    Attributes:
+        recipe: what to do. out: folder of the run.
+        train, held_out: samples to train on, and to validate with.
+        data: what the samples are, in words, for the model card; a run goes on with the same data only.
+        start: folder of a saved pipeline, for recipes that begin with published weights.
+        identity: network of the identity term with its digest, or None.
+        version: of headswap.
+        device: ``auto``, or ``cpu``.
+    """
+
+    recipe: Recipe
+    out: Path
+    train: SampleSource
+    held_out: SampleSource
+    data: str
+    start: Path | None = None
+    identity: tuple[OnnxNetwork, str] | None = None
+    version: str = "0"
+    device: str = "auto"
+
+
+def train(order: Order, *, resume: bool = False, tell: Tell | None = None) -> Path:
+    """Train all phases of a recipe.
+
+    Writes below ``out``: ``run.json``; ``metrics.jsonl``; ``checkpoints/<phase>/<step>/``; ``validation/<phase>-<step>.png``;
+    ``pipelines/<phase>/``, the pipeline after each phase; and at the end ``pipeline/`` with its model card.
+
+    Args:
+        order: what to do.
+        resume: go on where a run in ``out`` was stopped; begin where there is none.
+        tell: told of progress.
+
+    Returns:
+        The folder of the finished pipeline.
+
+    Raises:
+        UsageError: ``out`` holds a run and ``resume`` is not given, or one of another recipe or other data.
+        ModelError: ``training_diverged``, ``checkpoint_damaged``, and those of ``load_pipeline``.
+    """
+    recipe, out = order.recipe, order.out
+    _begin(order, resume)
+    metrics = Metrics(out / "metrics.jsonl")
+    if order.identity is None and any(isinstance(phase, DiffusionPhase) and phase.identity for phase in recipe.phases):
+        _log.warning("No identity network is registered (arcface): the identity term of L_id is off.")
+    folder, source = _start(order)
+    for phase in recipe.phases:
+        finished = out / "pipelines" / phase.name
+        if not finished.is_dir():
+            pipeline = _load(folder, recipe)
+            _train_phase(order, phase, pipeline, metrics, resume, tell)
+            if PartialState().is_main_process:
+                with appearing(finished) as partial:
+                    pipeline.to(torch.device("cpu"))
+                    pipeline.save_pretrained(partial)
+            PartialState().wait_for_everyone()
+        folder = finished
+    final = out / "pipeline"
+    if not final.is_dir() and PartialState(cpu=order.device == "cpu").is_main_process:
+        _finish(order, folder, source, final)
+    return final
+
+
+def measured(out: Path) -> dict[str, dict[str, float]]:
+    """The last validation of each phase of a run: metrics by phase."""
+    found: dict[str, dict[str, float]] = {}
+    for line in (out / "metrics.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        values = {key.removeprefix("validation_"): value for key, value in row.items() if key.startswith("validation_")}
+        if values:
+            found[row["phase"]] = values
+    return found
+
+
+def recipe_text(recipe: Recipe) -> str:
+    """A recipe as YAML, everything said."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+
+
+def _begin(order: Order, resume: bool) -> None:
+    told = order.out / "run.json"
+    now = {"recipe": order.recipe.model_dump(mode="json"), "data": order.data}
+    if told.is_file():
+        before = json.loads(told.read_text())
+        problems = []
+        if not resume:
+            problems.append(f"{order.out} holds a training run already.")
+        problems += [
+            f"{path or name}: the run says {_said(before.get(name), path)}, the order {_said(now[name], path)}."
+            for name, path in _differences(before, now)
+        ]
+        if problems:
+            raise UsageError(problems, "Go on with --resume and the same recipe and data, or give another --out.")
+        return
+    if order.out.is_dir() and any(order.out.iterdir()):
+        raise UsageError([f"{order.out} holds files, but no training run."], "Give an empty folder, or a new one.")
+    order.out.mkdir(parents=True, exist_ok=True)
+    told.write_text(json.dumps(now, indent=1) + "\n")
+
+
+def _differences(before: Any, now: Any) -> list[tuple[str, str]]:
+    found: list[tuple[str, str]] = []
+
+    def walk(name: str, path: str, left: Any, right: Any) -> None:
+        if isinstance(left, dict) and isinstance(right, dict):
+            for key in sorted(left.keys() | right.keys()):
+                walk(name, f"{path}.{key}" if path else key, left.get(key), right.get(key))
+        elif isinstance(left, list) and isinstance(right, list) and len(left) == len(right):
+            for place, (one, other) in enumerate(zip(left, right, strict=True)):
+                walk(name, f"{path}.{place}", one, other)
+        elif left != right:
+            found.append((name, path))
+
+    for name in now:
+        walk(name, "", before.get(name), now[name])
+    return found
+
+
+def _said(value: Any, path: str) -> str:
+    for part in path.split(".") if path else ():
+        value = value[int(part)] if isinstance(value, list) else (value or {}).get(part)
+    return json.dumps(value)
+
+
+def _start(order: Order) -> tuple[Path | None, str]:
+    if order.recipe.start == "random":
+        return None, "random"
+    if order.start is None:
+        raise UsageError(
+            [f"The recipe {order.recipe.name} begins with published weights."],
+            "Name the folder of a saved pipeline: --start DIR (see docs/training.md).",
+        )
+    return order.start, f"the pipeline {order.start.name}"
+
+
+def _load(folder: Path | None, recipe: Recipe) -> HeadSwapPipeline:
+    return build(PRESETS[recipe.preset], seed=recipe.seed) if folder is None else load_pipeline(folder)
+
+
+def _train_phase(
+    order: Order, phase: Phase, pipeline: HeadSwapPipeline, metrics: Metrics, resume: bool, tell: Tell | None
+) -> None:
+    recipe = order.recipe
+    # accelerate keeps the precision of a process' first accelerator for all others; each phase has its own.
+    AcceleratorState._reset_state()
+    accelerator = Accelerator(
+        cpu=order.device == "cpu",
+        mixed_precision=_MIXED[phase.optimisation.precision],
+        gradient_accumulation_steps=phase.optimisation.accumulate,
+        # Attention to a single token has queries that get no gradient.
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+    )
+    seed, dtype = recipe.seed, _DTYPES[phase.optimisation.precision]
+
+    def picture(step: int) -> Path:
+        return order.out / "validation" / f"{phase.name}-{step:07d}.png"
+
+    task: Task
+    if isinstance(phase, AutoencoderPhase):
+        vae = pipeline.vae
+        task = AutoencoderTask(
+            vae,
+            phase,
+            order.train,
+            seed,
+            accelerator,
+            lambda step: validate_autoencoder(vae, _held_out(order, phase.size, 1), dtype, picture(step)),
+        )
+    else:
+        options = SamplingOptions(
+            steps=recipe.validation_steps,
+            guidance_scale=recipe.validation_guidance,
+            window=max(phase.frames, 2),
+            overlap=0,
+            seed=seed,
+        )
+        frames = phase.frames
+        task = DiffusionTask(
+            pipeline,
+            phase,
+            order.train,
+            seed,
+            accelerator,
+            None if order.identity is None else order.identity[0],
+            lambda step: validate_diffusion(pipeline, _held_out(order, phase.size, frames), options, dtype, picture(step)),
+        )
+    run_phase(
+        task,
+        name=phase.name,
+        seed=seed,
+        steps=phase.steps,
+        optimisation=phase.optimisation,
+        keeping=phase.keeping,
+        accelerator=accelerator,
+        checkpoints=Checkpoints(order.out / "checkpoints" / phase.name, phase.keeping.keep),
+        metrics=metrics,
+        resume=resume,
+        tell=tell,
+    )
+    if isinstance(phase, AutoencoderPhase):
+        samples = [resized(order.train.sample(number, 1), phase.size) for number in range(_MEASURED_SAMPLES)]
+        pipeline.vae.eval().requires_grad_(False)
+        pipeline.vae.register_to_config(scaling_factor=measured_scaling(pipeline.vae, samples))
+
+
+def _held_out(order: Order, size: int, frames: int) -> list[TrainingSample]:
+    return [resized(order.held_out.sample(number, frames), size) for number in range(order.recipe.validation_samples)]
+
+
+def _finish(order: Order, folder: Path | None, start: str, final: Path) -> None:
+    pipeline = _load(folder, order.recipe)
+    made = Provenance(
+        data=order.data,
+        start=start,
+        steps={phase.name: phase.steps for phase in order.recipe.phases},
+        identity=None if order.identity is None else order.identity[1],
+        measured=measured(order.out),
+        version=order.version,
+        licence=LICENCE,
+    )
+    with appearing(final) as partial:
+        pipeline.to(torch.device("cpu"), torch.float16)
+        pipeline.save_pretrained(partial)
+        (partial / "README.md").write_text(model_card(order.recipe, made, recipe_text(order.recipe)), encoding="utf-8")
