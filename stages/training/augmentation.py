@@ -171,15 +171,10 @@ def compose(window: Window, reference: Pixels, drawn: Draw) -> TrainingSample:
         picture, background, labels = window.pictures[k], window.backgrounds[k], window.labels[k]
         opacity = window.opacity[k].astype(np.float32) / 255
         cloth = surviving_cloth(labels, window.shoulders[k], hair)
-        target[k] = over(
-            background, warp_layer(foreground_layer(picture, background, opacity), matrix), warp_layer(opacity, matrix)
-        )
-        shown = (opacity * cloth).astype(np.float32)
-        condition[k] = over(
-            background,
-            warp_layer(foreground_layer(picture, background, opacity) * cloth[..., None], matrix),
-            warp_layer(shown, matrix),
-        )
+        layer = foreground_layer(picture, background, opacity)
+        target[k] = over(background, warp_layer(layer, matrix), warp_layer(opacity, matrix))
+        shown, of_cloth = warp_layer(layer * cloth[..., None], matrix), warp_layer(opacity * cloth, matrix)
+        condition[k] = over(background, shown, of_cloth)
         head[k] = warp_layer(head_mask(labels).astype(np.float32), matrix) > 0.5
     return TrainingSample(
         reference=reference,

@@ -1,0 +1,178 @@
+"""What the paper's augmentation promises: one factor for both, no trace of the head in the condition image."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stages import segmentation as parts
+from stages.blocks import dilate
+from stages.training.augmentation import (
+    NO_AUGMENTATION,
+    Augmentation,
+    Draw,
+    compose,
+    draw,
+    inpainted,
+    move_points,
+    outline_leakage,
+    scale_matrix,
+    soft_person,
+    warp_layer,
+)
+from stages.training.hair_bank import long_hair
+from tests.stages.painting import textured
+from tests.stages.training.painted_windows import SIZE, painted_window
+
+WHITE = np.full((SIZE, SIZE, 3), 255, np.uint8)
+factors = st.floats(0.7, 1.4)
+
+
+@settings(max_examples=12, deadline=None)
+@given(factors)
+def test_the_cloth_in_the_condition_is_scaled_exactly_like_the_foreground(factor: float) -> None:
+    sample = compose(painted_window(1), WHITE, Draw(factor, None))
+    changed = np.abs(sample.background[0].astype(int) - painted_window(1).backgrounds[0]).max(-1) > 8
+    inside = cv2.erode(changed.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
+    assert inside.any()
+    assert np.abs(sample.background[0].astype(int) - sample.target[0])[inside].max() <= 1
+
+
+@settings(max_examples=12, deadline=None)
+@given(factors)
+def test_head_and_points_grow_with_the_foreground(factor: float) -> None:
+    window = painted_window(2)
+    plain, scaled = (compose(window, WHITE, Draw(one, None)) for one in (1.0, factor))
+    assert scaled.head.sum() == pytest.approx(plain.head.sum() * factor**2, rel=0.06)
+    spread = [np.ptp(sample.face_points, axis=1) for sample in (plain, scaled)]
+    assert spread[1] == pytest.approx(spread[0] * factor, rel=1e-4)
+    for frame in range(2):
+        for x, y in scaled.face_points[frame]:
+            assert scaled.head[frame, int(y), int(x)]
+
+
+def test_without_a_factor_the_target_is_the_picture_and_the_drawing_that_of_inference() -> None:
+    from stages.face3d.drawing import draw_landmarks
+
+    window = painted_window(2)
+    sample = compose(window, WHITE, Draw(1.0, None))
+    assert np.array_equal(sample.target, window.pictures)
+    assert np.array_equal(sample.head, np.isin(window.labels, (parts.HAIR, parts.FACE)))
+    assert np.array_equal(sample.drawing[1], draw_landmarks(window.landmarks[1], SIZE))
+    assert sample.frame_numbers == (0, 1)
+    assert sample.person == "painted"
+
+
+@settings(max_examples=10, deadline=None)
+@given(factors, st.booleans(), st.integers(0, 95))
+def test_the_condition_does_not_change_when_the_head_does(factor: float, long: bool, mask: int) -> None:
+    window = painted_window(1, long_hair=long)
+    head = np.isin(window.labels, (parts.HAIR, parts.FACE, parts.NECK))
+    other = window.pictures.copy()
+    other[head] = (255, 0, 255)
+    drawn = Draw(factor, long_hair()[mask])
+    assert np.array_equal(
+        compose(window, WHITE, drawn).background, compose(replace(window, pictures=other), WHITE, drawn).background
+    )
+
+
+def test_a_shrunk_person_still_stands_on_the_lower_border_and_reaches_as_far_to_the_sides() -> None:
+    window = painted_window(1)
+    window.labels[0, -20:, :] = parts.CLOTH
+    window.opacity[0, -20:, :] = 255
+    window.pictures[0, -20:, :] = (200, 30, 30)
+    target = compose(window, WHITE, Draw(0.75, None)).target[0]
+    assert (np.abs(target[-1].astype(int) - (200, 30, 30)).max(-1) < 4).all()
+
+
+@given(factors, st.floats(0, 128), st.floats(0, 128))
+def test_points_move_with_the_pixels_they_are_on(factor: float, x: float, y: float) -> None:
+    moved = move_points(np.array([[x, y, 3.0]]), scale_matrix(factor, 128))
+    anchor = np.array([64, 128 if factor < 1 else 0.4 * 128])
+    assert moved[0, :2] == pytest.approx(anchor + factor * (np.array([x, y]) - anchor), abs=1e-3)
+    assert moved[0, 2] == 3.0
+
+
+def test_a_layer_lands_where_points_say_it_does() -> None:
+    layer = np.zeros((SIZE, SIZE), np.float32)
+    layer[40:44, 70:74] = 1
+    for factor in (0.8, 1.25):
+        matrix = scale_matrix(factor, SIZE)
+        rows, columns = np.nonzero(warp_layer(layer, matrix) > 0.5)
+        middle = move_points(np.array([[72.0, 42.0]]), matrix)[0]
+        assert (columns.mean() + 0.5, rows.mean() + 0.5) == pytest.approx(tuple(middle), abs=0.6)
+
+
+def test_long_hair_of_somebody_else_takes_cloth_away() -> None:
+    window = painted_window(1)
+    everywhere = np.ones((32, 32), bool)
+    plain, eaten = (compose(window, WHITE, Draw(1.0, hair)) for hair in (None, everywhere))
+    assert (plain.background != window.backgrounds).any()
+    assert np.array_equal(eaten.background, window.backgrounds)
+    assert np.array_equal(plain.target, eaten.target)
+
+
+def test_the_bank_holds_hair_that_reaches_the_shoulders() -> None:
+    bank = long_hair()
+    assert bank.shape == (96, 32, 32)
+    lowest = [np.nonzero(mask.any(1))[0].max() for mask in bank]
+    assert min(lowest) >= 20
+    assert np.mean(lowest) > 25
+    assert not bank[:, 12:16, 14:18].all()
+
+
+def test_draws_repeat_with_the_seed_and_follow_their_settings() -> None:
+    bank = long_hair()
+    first, again = ([draw(Augmentation(), bank, np.random.default_rng([5, k])) for k in range(200)] for _ in range(2))
+    assert [one.factor for one in first] == [one.factor for one in again]
+    assert all(0.85 <= one.factor <= 1.2 for one in first)
+    assert np.mean([one.hair is not None for one in first]) == pytest.approx(0.8, abs=0.1)
+    assert len({one.hair.tobytes() for one in first if one.hair is not None}) > 50
+    assert draw(NO_AUGMENTATION, bank, np.random.default_rng(1)) == Draw(1.0, None)
+    assert draw(Augmentation(), None, np.random.default_rng(1)).hair is None
+
+
+@pytest.mark.parametrize("wrong", [(1.2, 0.9, 0.5), (0.1, 1.0, 0.5), (1.0, 1.0, 1.5)])
+def test_settings_that_make_no_sense_are_refused(wrong: tuple[float, float, float]) -> None:
+    with pytest.raises(ValueError, match="between"):
+        Augmentation(*wrong)
+
+
+def test_an_outline_left_by_an_inpainter_is_measured_and_hidden_by_scaling() -> None:
+    window = painted_window(1, size=256)
+    head = np.isin(window.labels[0], (parts.HAIR, parts.FACE))
+    clean = textured(256, 256, seed=5)
+    ghost = clean.copy()
+    ghost[head] = np.clip(ghost[head].astype(int) + 40, 0, 255)
+    assert outline_leakage(clean, head) == pytest.approx(1, abs=0.25)
+    assert outline_leakage(ghost, head) > 1.6
+    scaled = warp_layer(head.astype(np.float32), scale_matrix(1.15, 256)) > 0.5
+    assert outline_leakage(ghost, scaled) < 1.2
+    with pytest.raises(ValueError, match="no head"):
+        outline_leakage(clean, np.zeros_like(head))
+
+
+def test_an_inpainted_background_is_filled_in_whole_blocks() -> None:
+    window = painted_window(1)
+    person = window.labels[0] != parts.BACKGROUND
+    filled = inpainted(window.backgrounds[0], person, seed=1)
+    changed = (filled != window.backgrounds[0]).any(-1)
+    blocks = changed.reshape(16, SIZE // 16, 16, SIZE // 16).any((1, 3))
+    kept = np.kron(~blocks, np.ones((SIZE // 16, SIZE // 16), bool))
+    assert not (person & kept).any()
+    assert np.array_equal(filled[kept], window.backgrounds[0][kept])
+    assert np.array_equal(filled, inpainted(window.backgrounds[0], person, seed=1))
+
+
+def test_opacity_from_labels_is_soft_only_at_the_border() -> None:
+    labels = painted_window(1).labels[0]
+    opacity = soft_person(labels)
+    inner, outer = ~dilate(labels == parts.BACKGROUND, 4), ~dilate(labels != parts.BACKGROUND, 4)
+    assert (opacity[inner] == 255).all()
+    assert (opacity[outer] == 0).all()
+    assert ((opacity > 20) & (opacity < 235)).any()

@@ -1,0 +1,127 @@
+"""Training samples of rendered people: exact, the same in every process, held-out performances never seen in training."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stages.crop_path import DROP, head_anchor
+from stages.training.augmentation import NO_AUGMENTATION
+from stages.training.hair_bank import long_hair, render_masks
+from stages.training.performer_data import CROP_SCALE, Clip, PerformerSamples, Split
+from tests.stages.training.test_shards import fingerprint
+
+SIZE, FRAMES = 64, 7
+
+
+@pytest.fixture(scope="module")
+def head_model(shared: Path) -> Path:
+    return shared / "models" / "ict" / "ict_facekit.npz"
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("clips")
+
+
+def source(head_model: Path, cache: Path, split: Split = "train", *, plain: bool = False) -> PerformerSamples:
+    return PerformerSamples(
+        head_model,
+        cache,
+        people=2,
+        size=SIZE,
+        seed=3,
+        performances=3,
+        frames=FRAMES,
+        split=split,
+        augmentation=NO_AUGMENTATION if plain else None,
+    )
+
+
+def test_samples_hold_what_the_contract_says(head_model: Path, cache: Path) -> None:
+    samples = source(head_model, cache)
+    for number in range(6):
+        one = samples.sample(number, 3)
+        assert one.reference.shape == (SIZE, SIZE, 3)
+        assert one.target.shape == one.drawing.shape == one.background.shape == (3, SIZE, SIZE, 3)
+        assert one.head.shape == (3, SIZE, SIZE)
+        assert one.head.dtype == bool
+        assert one.face_points.shape == (3, 5, 2)
+        assert one.face_points.dtype == np.float32
+        assert one.person == samples.name(number % 2)
+        assert one.frame_numbers == tuple(range(one.frame_numbers[0], one.frame_numbers[0] + 3))
+        assert one.drawing.any()
+        assert (one.reference[[0, -1]] == 255).all()
+        assert 0.05 < one.head.mean() < 0.6
+        points = one.face_points[0].astype(int)
+        assert one.head[0][points[:, 1], points[:, 0]].mean() >= 0.6
+
+
+def test_the_condition_is_the_target_without_head_and_shoulders(head_model: Path, cache: Path) -> None:
+    one = source(head_model, cache, plain=True).sample(0, 2)
+    same = np.abs(one.target.astype(int) - one.background).max(-1) <= 1
+    assert not (same & one.head).sum() > 0.02 * one.head.sum()
+    assert same[:, :8, :8].all()
+
+
+def test_crops_are_the_pipelines(head_model: Path, cache: Path) -> None:
+    samples = source(head_model, cache)
+    clip = samples._clip(0, 0)
+    anchors = head_anchor(clip.landmarks.astype(np.float64))
+    assert np.quantile(anchors[:, 2], 0.75) == pytest.approx(SIZE / CROP_SCALE, rel=0.01)
+    assert np.median(anchors[:, 0]) == pytest.approx(SIZE / 2, abs=0.06 * SIZE)
+    assert np.median(anchors[:, 1] + DROP * anchors[:, 2]) == pytest.approx(SIZE / 2, abs=0.06 * SIZE)
+
+
+def test_held_out_performances_are_others(head_model: Path, cache: Path) -> None:
+    known, held_out = source(head_model, cache), source(head_model, cache, "held_out")
+    assert not set(known.performances) & set(held_out.performances)
+    pictures = {known._clip(0, performance).pictures.tobytes() for performance in known.performances}
+    assert held_out._clip(0, held_out.performances[0]).pictures.tobytes() not in pictures
+    assert known.name(0) == held_out.name(0)
+
+
+def test_another_process_with_an_empty_cache_makes_the_same_samples(head_model: Path, cache: Path, tmp_path: Path) -> None:
+    here = [fingerprint(source(head_model, cache).sample(number, 2)) for number in (0, 2)]
+    code = (
+        "from pathlib import Path; import sys; from tests.stages.training.test_shards import fingerprint; "
+        "from tests.stages.training.test_performer_data import source; "
+        "samples = source(Path(sys.argv[1]), Path(sys.argv[2])); print(*(fingerprint(samples.sample(n, 2)) for n in (2, 0)))"
+    )
+    root = Path(__file__).resolve().parents[3]
+    command = [sys.executable, "-c", code, str(head_model), str(tmp_path)]
+    there = subprocess.run(command, capture_output=True, text=True, cwd=root, check=True)
+    assert there.stdout.split() == here[::-1]
+
+
+def test_the_shipped_long_hair_is_what_its_recipe_gives(head_model: Path) -> None:
+    assert np.array_equal(render_masks(head_model, range(2, 3)), long_hair()[2:3])
+
+
+def test_arguments_that_make_no_sense_are_refused(tmp_path: Path) -> None:
+    for wrong in ({"size": 100}, {"people": 0}, {"held_out": 6}, {"frames": 1}, {"split": "held_out", "held_out": 0}):
+        with pytest.raises(ValueError, match=r"."):
+            PerformerSamples(tmp_path / "no.npz", tmp_path, **{"people": 1, "size": 64, **wrong})  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="window of 60"):
+        PerformerSamples(tmp_path / "no.npz", tmp_path, people=1, size=64).sample(0, 60)
+
+
+def test_a_cached_clip_reads_back_and_the_first_writer_wins(tmp_path: Path) -> None:
+    def clip(value: int) -> Clip:
+        pictures = np.full((2, 8, 8, 3), value, np.uint8)
+        points = np.zeros((2, 478, 3), np.float32)
+        shoulders = np.zeros((2, 2, 3), np.float32)
+        crops = np.tile(np.array([6.0, 6.0, 8.0]), (2, 1))
+        return Clip(pictures, pictures[..., 0], pictures[..., 0], pictures[0], crops, points, shoulders, pictures, np.arange(2))
+
+    clip(7).save(tmp_path / "key")
+    clip(9).save(tmp_path / "key")
+    assert (Clip.load(tmp_path / "key").pictures == 7).all()
+    assert [path.name for path in tmp_path.iterdir()] == ["key"]
+    window = Clip.load(tmp_path / "key").window(1, 1, "somebody")
+    assert window.frame_numbers == (1,)
+    assert window.backgrounds.shape == (1, 8, 8, 3)
