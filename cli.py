@@ -488,6 +488,44 @@ def tell_share(what: str, quiet: bool) -> Callable[[int, int], None]:
     return lambda done, total: None if quiet else error_console.print(f"{what} {done} of {total}")
 
 
+@command(app)
+def train(
+    preset: Annotated[ProfileName, typer.Option("--preset", help="Sizes of the networks, and the recipe that goes with them.")],
+    data: Annotated[
+        str, typer.Option("--data", metavar="URL", help="Prepared data set, or performers:seed=1,people=5 (docs/training.md).")
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the run and, at its end, of the pipeline.")],
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where a stopped run was.")] = False,
+    recipe: Annotated[Path | None, typer.Option("--recipe", metavar="FILE", help="Instead of the preset's own.")] = None,
+    start: Annotated[
+        Path | None, typer.Option("--start", metavar="DIR", help="Saved pipeline, for recipes that begin with published weights.")
+    ] = None,
+    device: Annotated[str, typer.Option("--device", help="auto or cpu.")] = "auto",
+    head_model: HeadModelOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Train the diffusion renderer by a recipe. With --resume the same command goes on to the bit where it was stopped."""
+    from flows.training import StepLines, print_training, run_training
+
+    settings = settings_of(config, None)
+    told = run_training(
+        str(preset),
+        data,
+        out,
+        registry_of(settings),
+        resume=resume,
+        recipe_file=recipe,
+        start=start,
+        head_model=head_model,
+        device=device,
+        storage_options=settings.storage_options,
+        tell=None if as_json else StepLines(error_console),
+    )
+    print_json(told) if as_json else print_training(told, out_console)
+    return DONE
+
+
 @command(performers_app, "render")
 def performers_render(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write to.")],

@@ -1,0 +1,198 @@
+"""`headswap train`: finds recipe, samples and the identity network, and runs the training."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+
+from schemas.problems import UsageError
+from stages.networks.registry import ModelRegistry
+from stages.training.augmentation import NO_AUGMENTATION, Augmentation
+from stages.training.performer_data import PerformerSamples
+from stages.training.recipe import Recipe, builtin_recipe, read_recipe
+from stages.training.samples import SampleSource
+from stages.training.shards import ShardSamples
+
+PERFORMERS = "performers:"
+_COUNTS = {"seed": 0, "people": 5, "performances": 6, "held_out": 1, "frames": 48}
+"""What ``performers:`` URLs can say, and what holds where they do not."""
+
+
+def run_training(
+    preset: str,
+    data: str,
+    out: Path,
+    registry: ModelRegistry,
+    *,
+    resume: bool = False,
+    recipe_file: Path | None = None,
+    start: Path | None = None,
+    head_model: Path | None = None,
+    device: str = "auto",
+    storage_options: Mapping[str, Any] | None = None,
+    tell: Callable[[str, int, int, Mapping[str, float]], None] | None = None,
+) -> dict[str, Any]:
+    """Train by a recipe.
+
+    Args:
+        preset: sizes of the networks; also names the recipe where none is given.
+        data: folder or URL of a prepared data set, or ``performers:seed=1,people=5`` (see ``performer_options``).
+        out: folder of the run.
+        registry: of the models: the head model ``ict`` for performers, the identity network ``arcface`` where it is there.
+        resume: go on where a run in ``out`` was stopped.
+        recipe_file: another recipe than the preset's own.
+        start: folder of a saved pipeline, for recipes that begin with published weights.
+        head_model: packed ICT-FaceKit; default: the registered one.
+        device: ``auto`` or ``cpu``. storage_options: for the URL's file system.
+        tell: told of phase, step, steps and metrics.
+
+    Returns:
+        The folder of the finished pipeline, recipe, phases with their steps, and the last validation of each.
+
+    Raises:
+        UsageError: every problem of the order at once.
+        ModelError: see ``stages.training.run.train``.
+    """
+    recipe = read_recipe(recipe_file) if recipe_file is not None else builtin_recipe(preset)
+    problems = []
+    if recipe.preset != preset:
+        problems.append(f"The recipe {recipe.name} is for the preset {recipe.preset}, not {preset}.")
+    if device not in ("auto", "cpu"):
+        problems.append(f"There is no device {device!r} for training: choose auto or cpu.")
+    if recipe.start == "published" and start is None:
+        problems.append(f"The recipe {recipe.name} begins with published weights: name a saved pipeline with --start DIR.")
+    if start is not None and recipe.start == "random":
+        problems.append(f"The recipe {recipe.name} begins with random weights; --start {start} would not be used.")
+    if data.startswith(PERFORMERS):
+        problems += performer_options(data)[1]
+    if problems:
+        raise UsageError(problems, "See docs/training.md.")
+    clips = out.with_name(f"{out.name}-clips")
+    train_source, held_out, told = open_samples(data, recipe, registry, clips, head_model, storage_options)
+
+    # Only here: PyTorch takes seconds to load.
+    from stages.training.identity_network import load_identity_network
+    from stages.training.run import Order, measured, train
+
+    network = registry.path("arcface")
+    order = Order(
+        recipe,
+        out,
+        train_source,
+        held_out,
+        told,
+        start,
+        None if network is None else (load_identity_network(network), registry.digest("arcface")),
+        version("headswap"),
+        device,
+    )
+    folder = train(order, resume=resume, tell=tell)
+    return {
+        "pipeline": str(folder),
+        "recipe": recipe.name,
+        "phases": {phase.name: phase.steps for phase in recipe.phases},
+        "measured": measured(out),
+    }
+
+
+def open_samples(
+    data: str,
+    recipe: Recipe,
+    registry: ModelRegistry,
+    cache: Path,
+    head_model: Path | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+) -> tuple[SampleSource, SampleSource, str]:
+    """The samples that ``data`` names: to train on (augmented), to validate with (as at work), and what they are in words.
+
+    Args:
+        data: see ``run_training``. recipe: whose largest size the samples have. registry: for the head model.
+        cache: folder for rendered clips. head_model: instead of the registered one. storage_options: of the file system.
+
+    Raises:
+        UsageError, StoreError, ModelError: samples that are not there or cannot be read.
+    """
+    size = max(phase.size for phase in recipe.phases)
+    if not data.startswith(PERFORMERS):
+        shards, kept = (
+            ShardSamples(
+                data, split, seed=recipe.seed, size=size, augmentation=augmentation, storage_options=dict(storage_options or {})
+            )
+            for split, augmentation in _shard_splits()
+        )
+        told = (
+            f"a prepared data set of {shards.frames} frames of {len(shards.people)} people, {kept.frames} frames of"
+            f" {len(kept.people)} people held out; crops of {size} pixels; augmented as in the paper"
+        )
+        return shards, kept, told
+    chosen, problems = performer_options(data)
+    if problems:
+        raise UsageError(problems, "See docs/training.md.")
+    file = head_model or registry.require("ict")
+    performers, performers_held_out = (
+        PerformerSamples(file, cache, size=size, split=split, augmentation=augmentation, **chosen)
+        for split, augmentation in _performer_splits()
+    )
+    told = (
+        f"{chosen['people']} synthetic performers (seed {chosen['seed']}) rendered at {size} pixels, {chosen['performances']}"
+        f" performances of {chosen['frames']} frames each at 25 frames a second, the last {chosen['held_out']} of each held out;"
+        " augmented as in the paper"
+    )
+    return performers, performers_held_out, told
+
+
+def _shard_splits() -> tuple[tuple[Literal["train", "validation"], Augmentation], ...]:
+    return ("train", Augmentation()), ("validation", NO_AUGMENTATION)
+
+
+def _performer_splits() -> tuple[tuple[Literal["train", "held_out"], Augmentation], ...]:
+    return ("train", Augmentation()), ("held_out", NO_AUGMENTATION)
+
+
+def performer_options(data: str) -> tuple[dict[str, int], list[str]]:
+    """What a URL like ``performers:seed=1,people=5,performances=6,held_out=1,frames=48`` says, and all that is wrong with it."""
+    chosen, problems = dict(_COUNTS), []
+    for part in filter(None, data.removeprefix(PERFORMERS).split(",")):
+        name, _, value = part.partition("=")
+        if name not in _COUNTS:
+            problems.append(f"{data}: there is no setting {name!r}; there are {', '.join(_COUNTS)}.")
+        elif not value.isascii() or not value.isdigit():
+            problems.append(f"{data}: {name} must be a whole number, not {value!r}.")
+        else:
+            chosen[name] = int(value)
+    if not problems and (chosen["people"] < 1 or chosen["frames"] < 2 or not 1 <= chosen["held_out"] < chosen["performances"]):
+        problems.append(f"{data}: at least one person, two frames, one performance held out and another one to train on.")
+    return chosen, problems
+
+
+def print_training(told: Mapping[str, Any], console: Console) -> None:
+    """What came out, in words."""
+    for phase, metrics in told["measured"].items():
+        values = ", ".join(f"{name} {value:.2f}" for name, value in metrics.items())
+        console.print(f"{phase}: {told['phases'].get(phase, '?')} steps; held out: {values}")
+    console.print(f"The pipeline and its model card are in {told['pipeline']}")
+
+
+class StepLines:
+    """Tells of a training run in lines.
+
+    Args:
+        console: to print on. every: seconds between lines at least.
+    """
+
+    def __init__(self, console: Console, every: float = 10.0) -> None:
+        self._console, self._every, self._last = console, every, -every
+
+    def __call__(self, phase: str, step: int, steps: int, metrics: Mapping[str, float]) -> None:
+        now = time.monotonic()
+        if now - self._last < self._every and step != steps:
+            return
+        self._last = now
+        minutes = metrics.get("seconds_per_step", 0.0) * (steps - step) / 60
+        loss = metrics.get("loss", float("nan"))
+        self._console.print(f"{phase}: step {step} of {steps}, loss {loss:.4f}, {minutes:.0f} min left")
