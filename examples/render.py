@@ -1,13 +1,15 @@
-"""Render the example portraits and clips again: ``python examples/render.py ICT_FACEKIT_NPZ [--out DIR] [--only NAME]``.
+"""Render the example media again: ``python examples/render.py ICT_FACEKIT_NPZ [--out DIR] [--only NAME ...] [--truths]``.
 
-The people do not exist. Needs the packed ICT-FaceKit (``headswap models list`` says where to get it); takes a few minutes
-on one core. The same model file gives the same pictures before encoding.
+The people do not exist. Needs the packed ICT-FaceKit (``headswap models list`` says where to get it); takes about a minute on
+one core. The same model file gives the same pictures before encoding. ``--truths`` also renders the true head swap of every
+job of the catalogue: the same performance, body, light and camera with the portrait's head (one of them ships, ``truth/``).
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+import csv
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -19,35 +21,64 @@ import numpy as np
 import numpy.typing as npt
 
 from stages.performers.appearance import CLOTHES, HAIRS, IRISES, SKINS, Appearance, Room
+from stages.performers.backdrop import Backdrop
+from stages.performers.camera import Camera
+from stages.performers.casting import IDENTITIES, IDENTITY_SPREAD, Person, Scene, play
 from stages.performers.head import HeadModel
-from stages.performers.performance import Performance, hum, perform
-from stages.performers.scene import Camera, Performer
+from stages.performers.performance import hum, perform
+from stages.performers.scene import Performer
 
+HERE = Path(__file__).parent
 SAMPLE_RATE = 44_100
+SHIPPED_TRUTHS = ("ben-smiles",)
+
+
+def _person(shape_seed: int, **looks: Any) -> Person:
+    """A head shape drawn from a seed, and the looks that were chosen for it."""
+    identity = np.random.default_rng(shape_seed).normal(size=IDENTITIES) * IDENTITY_SPREAD
+    return Person(identity.astype(np.float32), Appearance(**looks))
+
+
+PORTRAIT_CAMERA = Camera(640, 640, 2.1, 90.0, (0.0, -1.5))
 
 
 @dataclass(frozen=True)
-class Example:
-    """One file: a still when ``frames`` is 1."""
+class Portrait:
+    """A still: who, where, with which expression (names without a side mean both) and head pose (yaw, pitch, roll, radians)."""
 
     name: str
-    shape_seed: int
-    appearance: Appearance
+    person: Person
+    room: Room
+    expression: dict[str, float]
+    pose: tuple[float, float, float] = (0.06, 0.0, 0.01)
+    camera: Camera = PORTRAIT_CAMERA
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A clip: who performs where, how it is seen, and what ``performance.perform`` is asked for."""
+
+    name: str
+    person: Person
     room: Room
     camera: Camera
-    frames: int = 1
-    rate: int = 25
-    sound: bool = False
+    frames: int
+    rate: int
+    seed: int
     acting: dict[str, Any] = field(default_factory=dict)
+    sound: bool = False
+
+    def scene(self, model: HeadModel) -> Scene:
+        performance = perform(model.expression_names, self.frames, self.rate, seed=self.seed, **self.acting)
+        # A scene has somebody to swap with; which head is put on is said when it is played.
+        return Scene(0, self.name, self.person, self.person, self.room, self.room, self.camera, performance)
 
 
-PORTRAIT = Camera(640, 640, 2.1, 90.0, (0.0, -1.5))
-
-EXAMPLES = (
-    Example(
+PORTRAITS = (
+    Portrait(
         "portrait_ada",
-        101,
-        Appearance(
+        _person(
+            319,
             skin=SKINS[0],
             hair=HAIRS[4],
             iris=IRISES[2],
@@ -57,31 +88,30 @@ EXAMPLES = (
             clothes_style="crew",
             parting=0.18,
             wave=0.25,
-            tips=-15.0,
-            freckles=0.8,
-            brows=0.7,
+            tips=-10.8,
+            freckles=0.5,
+            brows=0.75,
             build=0.92,
             texture_seed=5,
         ),
         Room("window", (176, 170, 158), seed=2),
-        PORTRAIT,
+        {"mouthSmile": 0.75, "cheekSquint": 0.3, "eyeSquint": 0.12, "eyeBlink": 0.02},
     ),
-    Example(
+    Portrait(
         "portrait_ben",
-        100,
-        Appearance(skin=SKINS[1], hair=HAIRS[1], hair_style="quiff", clothes_style="shirt", beard=0.35, texture_seed=3),
-        Room("shelf", seed=1),
-        PORTRAIT,
+        _person(310, skin=SKINS[1], hair=HAIRS[1], hair_style="quiff", clothes_style="shirt", beard=0.45, texture_seed=3),
+        Room("studio", (188, 190, 186), seed=1),
+        {"mouthSmile": 0.25, "eyeBlink": 0.04},
     ),
-    Example(
+    Portrait(
         "portrait_chi",
-        102,
-        Appearance(
-            skin=SKINS[3],
+        _person(
+            308,
+            skin=SKINS[4],
             hair=HAIRS[0],
             iris=IRISES[3],
             cloth=CLOTHES[5],
-            lips=(150, 78, 74),
+            lips=(140, 74, 70),
             hair_style="bob",
             clothes_style="roll",
             parting=-0.2,
@@ -90,12 +120,15 @@ EXAMPLES = (
             texture_seed=8,
         ),
         Room("studio", (120, 130, 140), seed=3),
-        PORTRAIT,
+        {"mouthSmile": 0.3, "eyeBlink": 0.04},
     ),
-    Example(
+)
+
+CLIPS = (
+    Clip(
         "clip_speech",
-        203,
-        Appearance(
+        _person(
+            317,
             skin=SKINS[2],
             hair=HAIRS[0],
             iris=IRISES[1],
@@ -103,23 +136,24 @@ EXAMPLES = (
             lips=(172, 96, 86),
             hair_style="short",
             clothes_style="crew",
-            beard=0.25,
-            build=1.12,
+            beard=0.3,
+            build=1.08,
             texture_seed=11,
         ),
         Room("shelf", seed=4),
-        Camera(1280, 720, 2.2, 112.0, (0.0, -7.0)),
-        frames=75,
+        Camera(1280, 720, 2.2, 96.0, (0.0, -5.0)),
+        frames=90,
         rate=25,
+        seed=203,
+        acting={"speech": 1.0, "smile": 0.5, "motion": 1.4, "drift": 1.0},
         sound=True,
-        acting={"speech": 1.0, "smile": 0.5, "motion": 1.5},
     ),
-    Example(
+    Clip(
         "clip_smile",
-        204,
-        Appearance(
+        _person(
+            301,
             skin=SKINS[1],
-            hair=HAIRS[3],
+            hair=HAIRS[2],
             iris=IRISES[0],
             cloth=CLOTHES[0],
             lips=(184, 100, 96),
@@ -135,71 +169,65 @@ EXAMPLES = (
         Camera(512, 512, 2.0, 92.0, (0.0, -2.0)),
         frames=90,
         rate=30,
+        seed=204,
         acting={"speech": 0.5, "smile": 1.3, "motion": 1.3},
     ),
-    Example(
+    Clip(
         "clip_turn",
-        205,
-        Appearance(
-            skin=SKINS[4],
+        _person(
+            300,
+            skin=SKINS[3],
             hair=HAIRS[0],
             iris=IRISES[3],
-            cloth=CLOTHES[3],
-            lips=(126, 72, 66),
+            cloth=CLOTHES[4],
+            lips=(150, 82, 74),
             hair_style="buzz",
-            clothes_style="roll",
+            clothes_style="crew",
             beard=0.6,
             texture_seed=17,
         ),
-        Room("studio", (146, 128, 112), seed=7),
+        Room("texture", (146, 128, 112), seed=7),
         Camera(480, 640, 1.7, 98.0, (0.0, -5.0)),
-        frames=60,
+        frames=72,
         rate=24,
-        acting={"speech": 0.7, "smile": 0.6, "motion": 1.7},
+        seed=205,
+        acting={"speech": 0.7, "smile": 0.6, "motion": 1.0, "turn": np.radians(26.0)},
     ),
 )
 
 
-def performer_of(model: HeadModel, example: Example) -> Performer:
-    """The person of an example: a moderate head shape drawn from its seed."""
-    identity = np.random.default_rng(example.shape_seed).normal(size=40) * 0.7
-    return Performer(model, identity.astype(np.float32), example.appearance)
+def still(model: HeadModel, portrait: Portrait) -> npt.NDArray[np.uint8]:
+    """The picture of a portrait: uint8 [h, w, 3], RGB."""
+    weights = [
+        portrait.expression.get(name, portrait.expression.get(name.removesuffix("_L").removesuffix("_R"), 0.0))
+        for name in model.expression_names
+    ]
+    background = Backdrop(portrait.room, portrait.camera).frame(0.0, np.zeros(2))
+    performer = Performer(model, portrait.person.identity, portrait.person.appearance)
+    pose = np.array(portrait.pose, np.float32)
+    return performer.shoot(portrait.camera, portrait.room, background, np.array(weights, np.float32), pose).picture
 
 
-def performance_of(model: HeadModel, example: Example) -> Performance:
-    return perform(model.expression_names, max(example.frames, 2), example.rate, seed=example.shape_seed, **example.acting)
-
-
-def pictures(model: HeadModel, example: Example) -> Iterator[npt.NDArray[np.uint8]]:
-    """Frames of an example: uint8 [h, w, 3], RGB."""
-    performer, background = performer_of(model, example), example.room.paint(example.camera.width, example.camera.height)
-    if example.frames == 1:
-        expression = np.zeros(len(model.expression_names), np.float32)
-        for side in "LR":
-            expression[model.expression_names.index(f"mouthSmile_{side}")] = 0.25
-            expression[model.expression_names.index(f"eyeBlink_{side}")] = 0.12
-        yield performer.shoot(
-            example.camera, example.room, background, expression, np.array([0.06, 0.0, 0.01], np.float32)
-        ).picture
-        return
-    performance = performance_of(model, example)
-    for frame in range(example.frames):
-        yield performer.shoot_frame(example.camera, example.room, background, performance, frame).picture
+def jobs() -> dict[str, tuple[Portrait, Clip]]:
+    """Portrait and clip of every job of the catalogue, by the job's id."""
+    portraits, clips = {f"{one.name}.png": one for one in PORTRAITS}, {f"{one.name}.mp4": one for one in CLIPS}
+    with (HERE / "catalogue.csv").open(newline="") as file:
+        return {row["id"]: (portraits[row["source"]], clips[row["target"]]) for row in csv.DictReader(file)}
 
 
 def write_clip(
-    path: Path, example: Example, frames: Iterator[npt.NDArray[np.uint8]], sound: npt.NDArray[np.float32] | None
+    path: Path, clip: Clip, pictures: Iterable[npt.NDArray[np.uint8]], sound: npt.NDArray[np.float32] | None = None
 ) -> None:
     """H.264 with BT.709 colour, and AAC where there is sound."""
     with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
         video = container.add_stream(
-            "libx264", rate=Fraction(example.rate), options={"crf": "21", "preset": "veryslow", "threads": "1"}
+            "libx264", rate=Fraction(clip.rate), options={"crf": "22", "preset": "veryslow", "threads": "1"}
         )
-        video.width, video.height, video.pix_fmt = example.camera.width, example.camera.height, "yuv420p"
+        video.width, video.height, video.pix_fmt = clip.camera.width, clip.camera.height, "yuv420p"
         video.codec_context.color_range = 1
         video.codec_context.colorspace, video.codec_context.color_primaries, video.codec_context.color_trc = 1, 1, 1
         audio = container.add_stream("aac", rate=SAMPLE_RATE, layout="mono") if sound is not None else None
-        for picture in frames:
+        for picture in pictures:
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(
                 format="yuv420p", dst_colorspace="ITU709", dst_color_range=1
             )
@@ -219,24 +247,31 @@ def write_clip(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, help="packed ICT-FaceKit (.npz)")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent)
-    parser.add_argument("--only", action="append", help="name of an example; may be given several times")
+    parser.add_argument("--out", type=Path, default=HERE)
+    parser.add_argument("--only", action="append", help="name of a file without its ending, or id of a job; may be repeated")
+    parser.add_argument("--truths", action="store_true", help="the true swap of every job, not only of those that ship")
     arguments = parser.parse_args()
     model = HeadModel.load(arguments.model)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    for example in EXAMPLES:
-        if arguments.only and example.name not in arguments.only:
-            continue
-        frames = pictures(model, example)
-        if example.frames == 1:
-            path = arguments.out / f"{example.name}.png"
-            cv2.imwrite(str(path), cv2.cvtColor(next(frames), cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, 9])
-        else:
-            path = arguments.out / f"{example.name}.mp4"
-            sound = (
-                hum(performance_of(model, example), seed=example.shape_seed, sample_rate=SAMPLE_RATE) if example.sound else None
-            )
-            write_clip(path, example, frames, sound)
+    wanted = set(arguments.only or ())
+    (arguments.out / "truth").mkdir(parents=True, exist_ok=True)
+    written = []
+    for portrait in PORTRAITS:
+        if not wanted or portrait.name in wanted:
+            written.append(arguments.out / f"{portrait.name}.png")
+            picture = cv2.cvtColor(still(model, portrait), cv2.COLOR_RGB2BGR)
+            cv2.imwrite(str(written[-1]), picture, [cv2.IMWRITE_PNG_COMPRESSION, 9])
+    for clip in CLIPS:
+        if not wanted or clip.name in wanted:
+            written.append(arguments.out / f"{clip.name}.mp4")
+            scene = clip.scene(model)
+            sound = hum(scene.performance, seed=clip.seed, sample_rate=SAMPLE_RATE) if clip.sound else None
+            write_clip(written[-1], clip, (shot.picture for shot in play(model, scene, clip.person)), sound)
+    for name, (portrait, clip) in jobs().items():
+        if name in wanted or (not wanted and (arguments.truths or name in SHIPPED_TRUTHS)):
+            written.append(arguments.out / "truth" / f"{name}.mp4")
+            head = portrait.person.on_body_of(clip.person)
+            write_clip(written[-1], clip, (shot.picture for shot in play(model, clip.scene(model), head)))
+    for path in written:
         print(f"{path.name}: {path.stat().st_size / 1e3:.0f} kB")
 
 

@@ -51,7 +51,7 @@ class Render(Stage):
     """The generated crops of a chunk."""
 
     name = "render"
-    version = 5
+    version = 6
     scope = Scope.JOB_CHUNK
     parameters = RenderParameters
     inputs = (

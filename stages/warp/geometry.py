@@ -38,6 +38,13 @@ MOTION_REACH = 0.55
 HANGING_REACH = 1.1
 """Height below the jaw's corner, in model units, over which hair comes to hang instead of rolling with the head."""
 
+INSET = 0.035
+"""How far inside the face, in model units, the sides of a turned face take their colours. There a landmark that lies a pixel too
+far out shows hair or background, and the turn would stretch that pixel over the cheek."""
+
+INSET_ROTATION = np.deg2rad(12.0)
+"""Relative out-of-plane rotation from which on the inset is whole; the source's own pose shows the source's own picture."""
+
 FULL_ROTATION = np.deg2rad(35.0)
 """Relative out-of-plane rotation up to which the head follows exactly; beyond it, parts unseen in the source would be smeared."""
 
@@ -135,6 +142,7 @@ class HeadMesh:
 
         corners = np.concatenate([self.landmarks[: topology.MESH_LANDMARKS], outline, around])
         self.texture = corners[:, :2].astype(np.float32)
+        self._inset = _inset(self.landmarks[: topology.MESH_LANDMARKS, :2], INSET * pose.scale)
         self._around = around
         self._around_model = pose.lift(around)
         self._silhouette = SILHOUETTE_SHARE * (1 - closeness)
@@ -158,6 +166,14 @@ class HeadMesh:
     def aligned_pose(self, pose: Pose) -> Pose:
         """The pose that is shown for a wanted one: its rotation limited to what the source's picture can give."""
         return Pose(limited_rotation(self.source_pose.rotation, pose.rotation), pose.translation, pose.scale)
+
+    def texture_for(self, pose: Pose) -> NDArray[np.float32]:
+        """Where in the source's crop each corner takes its colours for a wanted pose: float32 [corners, 2], pixels."""
+        facing = float(self.source_pose.rotation[:, 2] @ self.aligned_pose(pose).rotation[:, 2])
+        share = min(float(np.arccos(np.clip(facing, -1, 1))) / INSET_ROTATION, 1.0)
+        texture = self.texture.copy()
+        texture[: topology.MESH_LANDMARKS] += np.float32(share) * self._inset
+        return texture
 
     def place(self, aligned: NDArray[np.floating], pose: Pose) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
         """Where the mesh's corners go.
@@ -202,6 +218,20 @@ class HeadMesh:
         hung = self._flat(shown, points=carried)
         hung[:, 1] += (self._around[:, 1] - carried[:, 1]) * shown.scale / self.source_pose.scale
         return hung
+
+
+def _inset(face: Array, reach: float) -> NDArray[np.float32]:
+    """Moves, float32 [n, 2] in pixels, that keep a face's landmarks [n, 2] about ``reach`` from its sides; none at top and bottom.
+
+    The sides are those of the convex hull: in a turned face landmarks of the cheek lie farther out than the outline's.
+    """
+    hull = cv2.convexHull(np.ascontiguousarray(face, np.float32))
+    depth = np.array([cv2.pointPolygonTest(hull, (float(x), float(y)), True) for x, y in face])
+    inward = face.mean(0) - face
+    inward /= np.maximum(np.linalg.norm(inward, axis=1, keepdims=True), 1e-6)
+    # From 0 to 2 reach, depths are squeezed into reach to 2 reach, so that their order stays.
+    missing = np.maximum(reach - np.maximum(depth, 0) / 2, 0)
+    return np.asarray(missing[:, None] * np.abs(inward[:, :1]) * inward, np.float32)
 
 
 def _grid_around(outline: Array, matte: NDArray[np.floating], spacing: int) -> Array:

@@ -62,7 +62,7 @@ class Head:
         """
         corners, shown = self.mesh.place(aligned, pose)
         height, width = target.shape[:2]
-        drawn = rasterise(corners, self.mesh.texture, self.mesh.triangles, height, width)
+        drawn = rasterise(corners, self.mesh.texture_for(pose), self.mesh.triangles, height, width)
         ratio = pose.scale / self.mesh.source_pose.scale
         texture, map_x, map_y = self._texture, drawn[..., 0] - 0.5, drawn[..., 1] - 0.5
         if ratio < 0.8:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from stages.warp import topology
 from stages.warp.geometry import (
     FULL_ROTATION,
+    INSET,
     ROTATION_REST,
     HeadMesh,
     Pose,
@@ -133,3 +134,22 @@ def test_the_face_mesh_has_holes_only_at_eyes_and_mouth() -> None:
     border = {corner for edge, count in edges.items() if count == 1 for corner in edge}
     rings = (topology.FACE_OVAL, topology.INNER_LIPS, topology.LEFT_EYE, topology.RIGHT_EYE)
     assert border == {int(corner) for ring in rings for corner in ring}
+
+
+def test_a_turned_face_takes_the_colours_of_its_sides_from_within() -> None:
+    mesh = head()
+    face = slice(0, topology.MESH_LANDMARKS)
+    np.testing.assert_array_equal(mesh.texture_for(mesh.source_pose), mesh.texture)
+    turned_pose = Pose(turned((0, 1, 0), 25) @ mesh.source_pose.rotation, mesh.source_pose.translation, mesh.source_pose.scale)
+    inside = mesh.texture_for(turned_pose)
+    np.testing.assert_array_equal(inside[topology.MESH_LANDMARKS :], mesh.texture[topology.MESH_LANDMARKS :])
+    hull = cv2.convexHull(mesh.texture[face])
+    depths = np.array([cv2.pointPolygonTest(hull, (float(x), float(y)), True) for x, y in inside[face]])
+    before = np.array([cv2.pointPolygonTest(hull, (float(x), float(y)), True) for x, y in mesh.texture[face]])
+    middle = mesh.texture[face].mean(0)
+    beside = np.abs(mesh.texture[face, 1] - middle[1]) < 0.3 * np.abs(mesh.texture[face, 0] - middle[0])
+    assert depths[beside].min() > 0.8 * INSET * mesh.source_pose.scale
+    # What is well inside stays, and nothing moves outwards.
+    deep = before > 2 * INSET * mesh.source_pose.scale
+    np.testing.assert_array_equal(inside[face][deep], mesh.texture[face][deep])
+    assert (depths >= before - 1e-3).all()
