@@ -221,7 +221,7 @@ class HeadMesh:
 
 
 def _inset(face: Array, reach: float) -> NDArray[np.float32]:
-    """Moves, float32 [n, 2] in pixels, that keep a face's landmarks [n, 2] about ``reach`` from its sides; none at top and bottom.
+    """Moves, float32 [n, 2] in pixels, that keep landmarks [n, 2] about ``reach`` from the face's sides; none at top and bottom.
 
     The sides are those of the convex hull: in a turned face landmarks of the cheek lie farther out than the outline's.
     """
