@@ -1,0 +1,251 @@
+"""`headswap dataset prepare`: from clips to shards that can be trained on, stopped and gone on with, rights and all."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from flows import dataset
+from flows.dataset import Place, PreparedClip, plan_shards, prepare_dataset, print_dataset, split_of
+from flows.dataset_frames import Piece
+from schemas.configuration import Settings, load_settings
+from schemas.dataset import DatasetClip, DatasetParameters, dataset_parameters, read_clips
+from schemas.problems import HeadswapError, UsageError
+from stages.networks.registry import ModelRegistry
+from stages.training.shards import ShardSamples
+from stages.video.decode import open_clip
+from storage.store import ArtifactStore
+from tests.media import write_video
+
+FRAMES = 14
+PARAMETERS = DatasetParameters(
+    size=128, shard_frames=6, longest_segment=6, shortest_segment=4, reference_interval=3, validation=0
+)
+
+
+class Studio:
+    """Two short videos of an example, of which one goes dark, and a store in which their stages stay."""
+
+    def __init__(self, folder: Path, examples: Path) -> None:
+        self.folder = folder
+        with open_clip(examples / "clip_smile.mp4") as clip:
+            pictures = [picture.copy() for _, picture in clip.iterate(range(FRAMES))]
+        dark = [np.full_like(pictures[0], 20)] * 3
+        write_video(folder / "one.mp4", pictures)
+        write_video(folder / "two.mp4", [*pictures[::-1][:8], *dark])
+        rows = ["id,clip,rights,person", "one,one.mp4,own likeness,ada", "two,two.mp4,release 12,", "gone,gone.mp4,synthetic,"]
+        (folder / "clips.csv").write_text("\n".join(rows))
+        self.clips = read_clips(folder / "clips.csv")
+        self.store = ArtifactStore.open(folder / "store")
+        self.settings: Settings = load_settings({"store": self.store.url, "workers": 1, "retry.backoff_seconds": 0})
+
+    def prepare(self, name: str, **more: Any) -> dict[str, Any]:
+        arguments = {"parameters": PARAMETERS, "registry": ModelRegistry(self.folder / "models"), **more}
+        return prepare_dataset(self.clips, self.store, self.settings, Place(str(self.folder / name)), **arguments)
+
+    def files(self, name: str) -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in sorted((self.folder / name).iterdir())}
+
+
+@pytest.fixture(scope="module")
+def studio(tmp_path_factory: pytest.TempPathFactory, examples: Path) -> Studio:
+    return Studio(tmp_path_factory.mktemp("studio"), examples)
+
+
+@pytest.fixture(scope="module")
+def told(studio: Studio) -> dict[str, Any]:
+    return studio.prepare("whole")
+
+
+def test_clips_become_shards_that_can_be_trained_on(studio: Studio, told: dict[str, Any]) -> None:
+    train = told["splits"]["train"]
+    assert train["clips"] == train["people"] == 2
+    assert train["frames"] == sum(clip.get("used", 0) for clip in told["clips"]) > FRAMES
+    samples = ShardSamples(str(studio.folder / "whole"))
+    assert samples.people == ("ada", "two")
+    one = samples.sample(5, 4)
+    assert one.target.shape == (4, 128, 128, 3)
+    assert one.head.any()
+    assert one.drawing.any()
+    assert one.reference[0, 0].tolist() == [255, 255, 255]
+
+
+def test_what_was_left_out_is_told_with_its_reason(told: dict[str, Any]) -> None:
+    of = {clip["id"]: clip for clip in told["clips"]}
+    assert of["one"]["frames"] == FRAMES
+    two = of["two"]
+    assert two["frames"] == two["used"] + sum(found["frames"] for found in two["excluded"].values()) == 11
+    assert two["excluded"]["no_face"]["runs"][-1][1] == 11
+    assert of["gone"]["failure"]["code"] == "file_missing"
+    shown = io.StringIO()
+    print_dataset(told, "OUT", Console(file=shown, width=200))
+    assert "no face was found" in shown.getvalue()
+    assert "gone.mp4" in shown.getvalue()
+
+
+def test_every_shard_carries_the_rights_of_its_clips(studio: Studio, told: dict[str, Any]) -> None:
+    del told
+    rights = {}
+    for name, data in studio.files("whole").items():
+        if name.endswith(".json") and name != "dataset.json":
+            for clip in json.loads(data)["clips"]:
+                rights[clip["id"]] = clip["rights"]
+    assert rights == {"one": "own likeness", "two": "release 12"}
+    samples = ShardSamples(str(studio.folder / "whole"))
+    assert {samples.read(shard, range(1))[0].rights for shard in range(3)} == {"own likeness", "release 12"}
+
+
+def test_nothing_is_written_twice(studio: Studio, told: dict[str, Any]) -> None:
+    before = studio.files("whole")
+    again = studio.prepare("whole")
+    assert (told["written"], again["written"]) == (len(told["splits"]["train"]["shards"]), 0)
+    assert studio.files("whole") == before
+
+
+def test_stopped_and_started_again_gives_the_same_bytes(
+    studio: Studio, told: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del told
+    whole, write_one = studio.files("whole"), dataset.write_one
+    written: list[str] = []
+
+    def stopped_at_the_second(shard: Any, job: Any) -> None:
+        if written:
+            # The power goes while the second shard is on its way: half a file, no description.
+            (studio.folder / "stopped" / f"{shard.name}.tar").write_bytes(whole[f"{shard.name}.tar"][:1000])
+            raise KeyboardInterrupt
+        written.append(shard.name)
+        write_one(shard, job)
+
+    monkeypatch.setattr(dataset, "write_one", stopped_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        studio.prepare("stopped")
+    assert "dataset.json" not in studio.files("stopped")
+    monkeypatch.undo()
+    assert studio.prepare("stopped")["written"] == len(whole) // 3 - 1
+    assert studio.files("stopped") == whole
+
+
+def test_several_processes_write_the_same_bytes(studio: Studio, told: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    del told
+    monkeypatch.setattr(studio, "settings", studio.settings.model_copy(update={"workers": 2}))
+    assert studio.prepare("many")["written"] > 1
+    assert studio.files("many") == studio.files("whole")
+
+
+def test_a_damaged_or_foreign_shard_is_written_anew(studio: Studio, told: dict[str, Any]) -> None:
+    del told
+    whole = studio.files("whole")
+    folder = studio.folder / "whole"
+    (folder / "train-000001.tar").write_bytes(b"cut")
+    (folder / "train-000009.tar").write_bytes(b"of an older catalogue")
+    (folder / "notes.txt").write_text("mine")
+    assert studio.prepare("whole")["written"] == 1
+    assert studio.files("whole") == {**whole, "notes.txt": b"mine"}
+    (folder / "notes.txt").unlink()
+
+
+def test_parquet_holds_the_same_frames(studio: Studio, told: dict[str, Any]) -> None:
+    parquet = studio.prepare("parquet", kind="parquet")
+    assert parquet["splits"]["train"]["frames"] == told["splits"]["train"]["frames"]
+    tar, rows = (ShardSamples(str(studio.folder / name)) for name in ("whole", "parquet"))
+    for name in ("target", "background", "reference", "face_points"):
+        assert np.array_equal(getattr(tar.sample(2, 3), name), getattr(rows.sample(2, 3), name))
+
+
+def test_a_data_set_without_a_usable_frame_is_refused_with_the_reasons(studio: Studio, told: dict[str, Any]) -> None:
+    del told
+    with pytest.raises(HeadswapError, match="too short") as refused:
+        studio.prepare("none", parameters=PARAMETERS.model_copy(update={"shortest_segment": 200}))
+    assert refused.value.code == "no_usable_frames"
+
+
+# ---- plans
+
+
+def _prepared(number: int, frames: int, split: str = "train", **more: Any) -> PreparedClip:
+    clip = DatasetClip(id=f"clip{number}", clip="/nowhere.mp4", rights="synthetic", **more)
+    return PreparedClip(clip, number, split, media="m", pieces=(Piece(clip, number, 0, range(frames)),))
+
+
+def test_a_shard_is_closed_when_it_is_full_and_splits_are_kept_apart() -> None:
+    clips = [_prepared(0, 5), _prepared(1, 3), _prepared(2, 9, "validation"), _prepared(3, 4)]
+    shards = plan_shards(clips, "webdataset", DatasetParameters(shard_frames=8))
+    assert [(shard.name, shard.frames) for shard in shards] == [
+        ("train-000000", 8), ("train-000001", 4), ("validation-000000", 9),
+    ]  # fmt: skip
+
+
+def test_a_shard_is_another_when_anything_that_decides_it_is() -> None:
+    parameters = DatasetParameters()
+    recipes = [
+        plan_shards([clip], kind, values)[0].recipe  # type: ignore[arg-type]
+        for clip, kind, values in (
+            (_prepared(0, 5), "webdataset", parameters),
+            (_prepared(0, 6), "webdataset", parameters),
+            (_prepared(0, 5), "parquet", parameters),
+            (_prepared(0, 5, person="ada"), "webdataset", parameters),
+            (_prepared(0, 5), "webdataset", DatasetParameters(size=256)),
+            (_prepared(0, 5), "webdataset", DatasetParameters(quality=90)),
+        )
+    ]
+    assert len(set(recipes)) == len(recipes)
+    same = plan_shards([_prepared(0, 5)], "webdataset", DatasetParameters(validation=0.5, shard_frames=99))
+    assert same[0].recipe == recipes[0]
+
+
+def test_the_split_follows_the_person_alone() -> None:
+    splits = [split_of(f"person {k}", 0.2) for k in range(1000)]
+    assert splits == [split_of(f"person {k}", 0.2) for k in range(1000)]
+    assert splits.count("validation") == pytest.approx(200, abs=50)
+    assert {split_of(f"person {k}", 0) for k in range(100)} == {"train"}
+    # Who is kept for validation stays so when more are.
+    assert all(split_of(f"person {k}", 0.4) == "validation" for k in range(1000) if splits[k] == "validation")
+
+
+# ---- catalogues
+
+
+def test_catalogues_of_clips_are_read_in_every_format(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("id,clip,rights,subject\na,x.mp4,synthetic,1\nb,s3://bucket/y.mp4, own  likeness ,face.png\n")
+    (tmp_path / "a.jsonl").write_text(
+        '{"id": "a", "clip": "x.mp4", "rights": "synthetic", "subject": 1}\n'
+        '{"id": "b", "clip": "s3://bucket/y.mp4", "rights": "own likeness", "subject": "face.png"}\n'
+    )
+    clips = read_clips(tmp_path / "a.csv")
+    assert clips == read_clips(tmp_path / "a.jsonl")
+    assert clips[0].clip == str(tmp_path / "x.mp4")
+    assert (clips[0].subject, clips[1].subject) == ("1", str(tmp_path / "face.png"))
+    assert clips[1].rights == "own likeness"
+
+
+def test_every_problem_of_a_catalogue_is_told_at_once(tmp_path: Path) -> None:
+    (tmp_path / "bad.csv").write_text("id,clip,rights,persn\na,x.mp4,,p\nb/c,y.mp4,ok,\na2,,ok,\nd,z.mp4,ok,\nD,z.mp4,ok,\n")
+    with pytest.raises(UsageError) as refused:
+        read_clips(tmp_path / "bad.csv")
+    told = "\n".join(refused.value.problems)
+    for part in ("'rights': is missing", "'persn'", "person", "cannot name files", "'clip': is missing", "'D' is taken"):
+        assert part in told
+
+
+def test_a_catalogue_of_swaps_gives_sources_and_targets_once_each_and_says_whose_the_rights_are(tmp_path: Path) -> None:
+    (tmp_path / "swaps.csv").write_text("id,source,target,rights\na,s.png,t.mp4,release 1\nb,s.png,u.mp4,release 1\n")
+    clips = read_clips(tmp_path / "swaps.csv")
+    assert [(clip.id, Path(clip.clip).name, clip.rights_said_of) for clip in clips] == [
+        ("a-source", "s.png", "clip"), ("a-target", "t.mp4", "source"), ("b-target", "u.mp4", "source"),
+    ]  # fmt: skip
+
+
+def test_wrong_parameters_are_told_at_once() -> None:
+    assert dataset_parameters(["validation=0.25", "pictures=png"], size=256).validation == 0.25
+    with pytest.raises(UsageError, match="validation"):
+        dataset_parameters(["validaton=0.1"])
+    with pytest.raises(UsageError) as refused:
+        dataset_parameters(["validation=2", "quality=9"], size=100)
+    assert len(refused.value.problems) == 3
