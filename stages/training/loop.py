@@ -112,6 +112,7 @@ def run_phase(
 
     Raises:
         ModelError: ``training_diverged`` where the loss is not finite, with the last good checkpoint.
+        KeyboardInterrupt: after a signal.
     """
     optimiser = _optimiser(task.trained, optimisation)
     averages = _running_mean(task.trained, optimisation)
@@ -137,7 +138,7 @@ def run_phase(
             if accelerator.is_main_process and (done % keeping.save_every == 0 or last or stop.is_set()):
                 checkpoints.save(_checkpoint(done, task, optimiser, averages, accelerator))
             if stop.is_set():
-                return
+                raise KeyboardInterrupt  # for signal handlers that return; others raise what they mean, or end the process
             if accelerator.is_main_process and (done % keeping.validate_every == 0 or last):
                 with _averaged(task, averages):
                     found = task.validate(done)

@@ -1,0 +1,44 @@
+"""The long form of the promise that a killed run goes on to the bit: kill -9 at random moments. `make training` runs it."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_random_moments_ends_with_the_same_weights(tmp_path: Path) -> None:
+    def begin(out: Path) -> subprocess.Popen[bytes]:
+        return subprocess.Popen([sys.executable, "-m", "tests.stages.training.killed_run", str(out)], cwd=ROOT)
+
+    started = time.monotonic()
+    assert begin(tmp_path / "straight").wait() == 0
+    whole = time.monotonic() - started
+    moments, kills = random.Random(5), 0
+    while True:
+        process = begin(tmp_path / "killed")
+        try:
+            assert process.wait(whole * moments.uniform(0.4, 0.9)) == 0
+            break
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            kills += 1
+    assert kills > 0
+    straight = sorted((tmp_path / "straight" / "pipeline").rglob("*.safetensors"))
+    assert straight
+    for file in straight:
+        other = load_file(tmp_path / "killed" / "pipeline" / file.relative_to(tmp_path / "straight" / "pipeline"))
+        for name, tensor in load_file(file).items():
+            assert tensor.equal(other[name]), name
+    assert (tmp_path / "straight" / "metrics.jsonl").read_text().count('"loss"') == (
+        tmp_path / "killed" / "metrics.jsonl"
+    ).read_text().count('"loss"')

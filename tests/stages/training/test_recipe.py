@@ -1,0 +1,82 @@
+"""Recipes are read with all their problems at once; those that ship are in order."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from schemas.problems import UsageError
+from stages.training.loop import learning_rate
+from stages.training.recipe import builtin_recipe, read_recipe
+from stages.training.run import recipe_text
+from tests.stages.training.tiny_recipes import tiny_recipe
+
+
+@pytest.mark.parametrize("preset", ["demo", "full"])
+def test_shipped_recipes_are_in_order_and_end_with_motion(preset: str) -> None:
+    recipe = builtin_recipe(preset)
+    assert recipe.preset == preset
+    assert recipe.phases[-1].trains == ("motion_modules",)  # type: ignore[union-attr]
+
+
+def test_a_recipe_survives_being_written(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(recipe_text(tiny_recipe()))
+    assert read_recipe(tmp_path / "recipe.yaml") == tiny_recipe()
+
+
+def test_every_problem_is_told_at_once(tmp_path: Path) -> None:
+    content = yaml.safe_load(recipe_text(tiny_recipe()))
+    content["phases"][0]["crop"] = 33
+    content["phases"][1]["optimisation"]["learning_rate"] = -1
+    content["phases"][1]["optimisation"]["lerning"] = 2
+    del content["phases"][2]["batch"]
+    content["seed"] = "many"
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(content))
+    with pytest.raises(UsageError) as caught:
+        read_recipe(path)
+    told = "\n".join(caught.value.problems)
+    places = ("phases.1.crop", "phases.2.optimisation.learning_rate", "phases.2.optimisation.lerning", "phases.3.batch", "seed")
+    for place in places:
+        assert f"{path}: {place}: " in told
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda phases: phases[1:], "begins with a phase of kind autoencoder"),
+        (lambda phases: [phases[0], phases[1], {**phases[0], "name": "again"}], "cannot be trained after"),
+        (lambda phases: [phases[0], phases[1], phases[1]], "two phases have one name"),
+        (lambda phases: [phases[0], {**phases[1], "frames": 3}], "give frames: 1"),
+        (lambda phases: [phases[0], {**phases[2], "frames": 1}], "two frames or more"),
+        (lambda phases: [{**phases[0], "crop": 128}], "cannot be cut from samples"),
+    ],
+)
+def test_phases_that_make_no_sense_are_refused(tmp_path: Path, change, message: str) -> None:  # type: ignore[no-untyped-def]
+    content = yaml.safe_load(recipe_text(tiny_recipe()))
+    content["phases"] = change(content["phases"])
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(content))
+    with pytest.raises(UsageError, match=message):
+        read_recipe(path)
+
+
+def test_files_that_are_no_recipes_are_told(tmp_path: Path) -> None:
+    (tmp_path / "broken.yaml").write_text("phases: [")
+    with pytest.raises(UsageError, match="is no YAML"):
+        read_recipe(tmp_path / "broken.yaml")
+    with pytest.raises(UsageError, match="cannot be read"):
+        read_recipe(tmp_path / "missing.yaml")
+
+
+def test_the_learning_rate_rises_and_falls_as_a_function_of_the_step() -> None:
+    options = tiny_recipe().phases[0].optimisation.model_copy(update={"warmup": 10, "final_share": 0.1})
+    rates = [learning_rate(options, step, 110) for step in range(111)]
+    assert rates[0] == pytest.approx(1e-4)
+    assert rates[9] == rates[10] == pytest.approx(1e-3)
+    assert rates[60] == pytest.approx(1e-3 * 0.55)
+    assert rates[110] == pytest.approx(1e-4)
+    constant = options.model_copy(update={"decay": "constant"})
+    assert learning_rate(constant, 100, 110) == 1e-3
