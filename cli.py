@@ -182,10 +182,19 @@ def demo(
     as_json: JsonOption = False,
 ) -> int:
     """The example catalogue to videos and a report, on the built-in defaults."""
-    from flows.examples import example_catalogue
+    from flows.examples import demo_renderer, example_catalogue
 
+    chosen, why = demo_renderer(registry_of(settings_of(None, None)), renderer)
+    error_console.print(why, markup=False, highlight=False)
     settings = settings_of(
-        None, None, store=str(out / "store"), out=str(out), renderer=renderer, engine=engine or EngineName.direct, workers=workers
+        None,
+        None,
+        store=str(out / "store"),
+        out=str(out),
+        renderer=chosen,
+        engine=engine or EngineName.direct,
+        profile="demo",
+        workers=workers,
     )
     catalogue = example_catalogue()
     with open_store(settings) as store:

@@ -60,7 +60,7 @@ def deliver(planner: Planner, plan: JobPlan, output_url: str) -> JobOutcome:
     counts: dict[str, Any] = verdict.get("frames", {})
     cached = plan.record is not None
     if plan.record is None:
-        told = [*_media_notes(planner, plan), *facts.get("notes", [])]
+        told = [*_media_notes(planner, plan), *_render_notes(planner, plan), *facts.get("notes", [])]
         plan.record = _commit_record(planner, plan, manifests, told)
     notes += cast(list[str], plan.record.facts.get("notes", []))
     return JobOutcome(
@@ -91,6 +91,12 @@ def _media_notes(planner: Planner, plan: JobPlan) -> list[str]:
         if damaged:
             notes.append(f"{clip.name}: {len(damaged)} frames cannot be decoded and repeat the one before.")
     return notes
+
+
+def _render_notes(planner: Planner, plan: JobPlan) -> list[str]:
+    """What the renderer did otherwise than asked for, chunk by chunk."""
+    units = planner.step(Node(plan.job.id, "render")).units or []
+    return [note for unit in units if unit.manifest for note in cast(list[str], unit.manifest.facts.get("notes", []))]
 
 
 def _commit_record(planner: Planner, plan: JobPlan, manifests: dict[str, Manifest], notes: list[str]) -> Manifest:

@@ -5,15 +5,41 @@ from __future__ import annotations
 from pathlib import Path
 
 from schemas.catalogue import Catalogue, Job, read_catalogue, resolve, safe_id
-from schemas.problems import UsageError
+from schemas.problems import ModelError, UsageError
+from stages.networks.registry import ModelRegistry
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 CONTAINERS = (".mp4", ".mkv", ".mov")
+DEMO_PIPELINE = "headswap-demo"
 
 
 def example_catalogue() -> Catalogue:
     """Rendered people only: nobody's likeness."""
     return read_catalogue(EXAMPLES / "catalogue.csv")
+
+
+def demo_renderer(registry: ModelRegistry, asked: str | None) -> tuple[str, str]:
+    """Which renderer the demo uses, and a sentence that says why.
+
+    The diffusion renderer where a trained pipeline ``headswap-demo`` is registered or ships, else the warp.
+
+    Args:
+        registry: of models.
+        asked: by the person, or None.
+    """
+    if asked is not None:
+        return asked, f"The demo uses the renderer {asked}, as asked for."
+    how = f"`headswap models add {DEMO_PIPELINE} FOLDER` registers one."
+    found = registry.pipelines.get(DEMO_PIPELINE)
+    if found is None:
+        return "warp", f"The demo uses the renderer warp: no trained pipeline {DEMO_PIPELINE} is here. {how}"
+    try:
+        folder = registry.require(DEMO_PIPELINE)
+    except ModelError as error:
+        return "warp", f"The demo uses the renderer warp: {error.message}"
+    if found.notes:
+        return "warp", f"The demo uses the renderer warp: the pipeline {DEMO_PIPELINE} is not trained. {' '.join(found.notes)}"
+    return "diffusion", f"The demo uses the renderer diffusion with {DEMO_PIPELINE} from {folder} (licence: {found.licence})."
 
 
 def single_job(
