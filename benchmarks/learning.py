@@ -1,0 +1,230 @@
+"""Does training learn? Measures a trained pipeline on held-out performances of the people it was trained on.
+
+    python -m benchmarks.learning PIPELINE --data performers:seed=11,people=5 --out DIR
+
+Generates held-out samples and compares the heads with the truth, with what simple means would give, and with each other's people;
+then puts every person's head on every other's body, where the head must be the reference's and not the body's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from flows.training import open_samples
+from schemas.problems import HeadswapError
+from stages.networks import vae as autoencoder
+from stages.networks.loading import load_pipeline
+from stages.networks.pipeline import HeadSwapPipeline
+from stages.networks.registry import ModelRegistry
+from stages.networks.sampling import SamplingOptions
+from stages.training.batches import planes
+from stages.training.losses import psnr
+from stages.training.recipe import builtin_recipe
+from stages.training.samples import SampleSource, TrainingSample
+from stages.training.validation import generate
+
+Pixels = NDArray[np.uint8]
+Mask = NDArray[np.bool_]
+
+LOOK = 32
+"""Side of the small pictures by which heads are told apart."""
+
+TRAINING_HEADS = 200
+"""Heads from which the mean heads are made."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was found: ``numbers`` for the document, and the pictures of both sheets, rows of pictures."""
+
+    numbers: dict[str, object]
+    sheet: list[list[Pixels]]
+    swaps: list[list[Pixels]]
+
+
+def box_of(mask: Mask) -> tuple[int, int, int, int]:
+    """Top, bottom, left, right (exclusive) of what is set."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    return int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
+
+
+def fitted(picture: Pixels, inside: Mask, box: tuple[int, int, int, int], onto: Pixels) -> Pixels:
+    """A head cut out along ``inside``, stretched to a box, put on a picture."""
+    top, bottom, left, right = box_of(inside)
+    size = (box[3] - box[2], box[1] - box[0])
+    head = cv2.resize(picture[top:bottom, left:right], size, interpolation=cv2.INTER_AREA)
+    mask = cv2.resize(inside[top:bottom, left:right].astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
+    result = onto.copy()
+    place = result[box[0] : box[1], box[2] : box[3]]
+    place[mask] = head[mask]
+    return result
+
+
+def look(picture: Pixels, inside: Mask) -> NDArray[np.float32]:
+    """The head as it looks in small: its box at ``LOOK`` squared, what is not head in grey."""
+    top, bottom, left, right = box_of(inside)
+    head = np.where(inside[..., None], picture, 128)[top:bottom, left:right].astype(np.float32)
+    return cv2.resize(head, (LOOK, LOOK), interpolation=cv2.INTER_AREA).ravel()
+
+
+def mean_heads(source: SampleSource) -> dict[str, Pixels]:
+    """Each person's mean head in training, 64 x 64, as far as it is head in most pictures."""
+    found: dict[str, list[Pixels]] = {}
+    for number in range(TRAINING_HEADS):
+        sample = source.sample(number, 1)
+        top, bottom, left, right = box_of(sample.head[0])
+        found.setdefault(sample.person, []).append(cv2.resize(sample.target[0, top:bottom, left:right], (64, 64)))
+    return {person: np.mean(heads, 0).round().astype(np.uint8) for person, heads in found.items()}
+
+
+def nearest(looked: NDArray[np.float32], known: Sequence[tuple[str, NDArray[np.float32]]]) -> str:
+    """Whose head looks most like it."""
+    return min(known, key=lambda item: float(np.square(item[1] - looked).mean()))[0]
+
+
+def measure(
+    pipeline: HeadSwapPipeline,
+    train: SampleSource,
+    held_out: SampleSource,
+    options: SamplingOptions,
+    dtype: torch.dtype,
+    count: int,
+) -> Measured:
+    """All measurements.
+
+    Args:
+        pipeline: trained. train, held_out: samples. options: of the sampler. dtype: precision. count: held-out samples.
+    """
+    samples = [held_out.sample(number, 1) for number in range(count)]
+    people = sorted({sample.person for sample in samples})
+    means = mean_heads(train)
+    whole = np.ones((64, 64), bool)
+    values: dict[str, list[float]] = {}
+    own, started = 0, time.perf_counter()
+    sheet: dict[str, list[Pixels]] = {}
+    looks = [(sample.person, look(sample.target[0], sample.head[0])) for sample in samples]
+    generated = []
+    for sample in samples:
+        generated.append(generate(pipeline, sample, options, dtype)[0])
+        sheet.setdefault(sample.person, row_of(sample, generated[-1]))
+    seconds = (time.perf_counter() - started) / count
+    for place, (sample, picture) in enumerate(zip(samples, generated, strict=True)):
+        truth, head, condition = sample.target[0], sample.head[0], sample.background[0]
+        box = box_of(head)
+        cut_out = np.asarray((sample.reference < 250).any(-1))
+        others = {
+            "generated": picture,
+            "autoencoder alone (the ceiling)": through_autoencoder(pipeline, truth),
+            "condition image alone": condition,
+            "reference, stretched to the true head's box": fitted(sample.reference, cut_out, box, condition),
+            "mean head of the person, stretched likewise": fitted(means[sample.person], whole, box, condition),
+        }
+        for name, other in others.items():
+            values.setdefault(name, []).append(head_psnr(other, truth, head))
+        known = [item for number, item in enumerate(looks) if number != place]
+        own += nearest(look(picture, head), known) == sample.person
+    seen = [train.sample(number, 1) for number in range(count // 2)]
+    trained = [head_psnr(generate(pipeline, sample, options, dtype)[0], sample.target[0], sample.head[0]) for sample in seen]
+    swaps, of_reference, of_body = [], 0, 0
+    first = {person: next(sample for sample in samples if sample.person == person) for person in people}
+    for person in people:
+        row = [first[person].reference]
+        for other in people:
+            body = first[other]
+            picture = generate(pipeline, replace(body, reference=first[person].reference), options, dtype)[0]
+            row.append(picture)
+            if other != person:
+                whose = nearest(look(picture, body.head[0]), looks)
+                of_reference += whose == person
+                of_body += whose == other
+        swaps.append(row)
+    pairs = len(people) * (len(people) - 1)
+    numbers: dict[str, object] = {
+        "held_out_samples": count,
+        "people": len(people),
+        "head_psnr_db": {name: round(float(np.mean(found)), 2) for name, found in values.items()},
+        "head_psnr_db_of_generated_by_person": {
+            person: round(float(np.mean([v for v, s in zip(values["generated"], samples, strict=True) if s.person == person])), 2)
+            for person in people
+        },
+        "head_psnr_db_on_training_samples": round(float(np.mean(trained)), 2),
+        "nearest_is_own_person": f"{own} of {count}",
+        "swaps_nearest_to_the_reference": f"{of_reference} of {pairs}",
+        "swaps_nearest_to_the_body": f"{of_body} of {pairs}",
+        "seconds_per_picture": round(seconds, 2),
+        "sampler": {"steps": options.steps, "guidance": options.guidance_scale},
+    }
+    return Measured(numbers, [sheet[person] for person in people], swaps)
+
+
+def row_of(sample: TrainingSample, picture: Pixels) -> list[Pixels]:
+    return [sample.reference, sample.drawing[0], sample.background[0], picture, sample.target[0]]
+
+
+def through_autoencoder(pipeline: HeadSwapPipeline, picture: Pixels) -> Pixels:
+    with torch.no_grad():
+        copy = autoencoder.decode(pipeline.vae, autoencoder.encode(pipeline.vae, planes(picture[None]).float() / 255))
+    return np.asarray((copy[0] * 255).round().to(torch.uint8).permute(1, 2, 0).numpy())
+
+
+def head_psnr(picture: Pixels, truth: Pixels, head: Mask) -> float:
+    return psnr(planes(picture[None]).float() / 255, planes(truth[None]).float() / 255, torch.from_numpy(head[None]))
+
+
+def write_sheet(rows: Sequence[Sequence[Pixels]], path: Path, side: int = 176, gap: int = 4) -> None:
+    """Rows of pictures as one JPEG."""
+    height, width = len(rows) * (side + gap) + gap, len(rows[0]) * (side + gap) + gap
+    canvas = np.full((height, width, 3), 255, np.uint8)
+    for row, pictures in enumerate(rows):
+        for column, picture in enumerate(pictures):
+            top, left = gap + row * (side + gap), gap + column * (side + gap)
+            canvas[top : top + side, left : left + side] = cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA)
+    if not cv2.imwrite(str(path), canvas[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90]):
+        raise OSError(f"{path} could not be written")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pipeline", type=Path)
+    parser.add_argument("--data", required=True, help="as it was given to headswap train")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--preset", default="demo")
+    parser.add_argument("--models", type=Path, help="folder of the registered models")
+    parser.add_argument("--head-model", type=Path, help="packed ICT-FaceKit; default: the registered one")
+    parser.add_argument("--clips", type=Path, help="folder of rendered clips; default: beside --out")
+    parser.add_argument("--samples", type=int, default=40)
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--guidance", type=float, default=1.5)
+    parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
+    given = parser.parse_args()
+    given.out.mkdir(parents=True, exist_ok=True)
+    clips = given.clips or given.out.with_name(f"{given.out.name}-clips")
+    try:
+        train, held_out, told = open_samples(
+            given.data, builtin_recipe(given.preset), ModelRegistry(given.models), clips, given.head_model
+        )
+        pipeline = load_pipeline(given.pipeline)
+    except HeadswapError as error:
+        parser.exit(2, f"{error}\n")
+    options = SamplingOptions(steps=given.steps, guidance_scale=given.guidance, window=2, overlap=0)
+    dtype = torch.bfloat16 if given.precision == "bfloat16" else torch.float32
+    found = measure(pipeline, train, held_out, options, dtype, given.samples)
+    numbers = {"data": told, **found.numbers}
+    (given.out / "learning.json").write_text(json.dumps(numbers, indent=1) + "\n")
+    write_sheet(found.sheet, given.out / "learning.jpg")
+    write_sheet(found.swaps, given.out / "learning-swaps.jpg")
+    print(json.dumps(numbers, indent=1))
+
+
+if __name__ == "__main__":
+    main()
