@@ -74,7 +74,7 @@ class DatasetParameters(BaseModel):
     beside_cuts: int = Field(1, ge=0, description="frames left out on both sides of a cut: they may show both shots")
     smallest_crop: float = Field(0.4, ge=0, description="side of the crop in the video, in sides of a prepared crop")
     largest_cover: float = Field(0.02, ge=0, le=1, description="share of the crop that a hand or an object before the head takes")
-    largest_outside: float = Field(0.25, ge=0, le=1, description="share of the crop that lies outside the picture")
+    largest_outside: float = Field(0.45, ge=0, le=1, description="share of the crop that lies outside the picture")
     largest_residual: float = Field(0.12, gt=0, description="distance of landmarks to the face model, in distances of the eyes")
 
 

@@ -12,6 +12,7 @@ import pytest
 from flows import pipeline
 from schemas.catalogue import load_edits, parse_edits, read_catalogue
 from schemas.configuration import load_settings
+from schemas.dataset import DatasetParameters, read_clips
 from schemas.edits import read_edits
 from stages.contract import Stage
 from stages.networks.model_entries import declared_entries
@@ -37,6 +38,10 @@ def test_examples_are_taken_by_their_reader(document: str, kind: str, text: str,
         path.write_text(text, encoding="utf-8")
         for job in read_catalogue(path):
             read_edits(load_edits(job.edits))
+    elif (document, kind) == ("dataset.md", "csv"):
+        path = tmp_path / "clips.csv"
+        path.write_text(text, encoding="utf-8")
+        assert read_clips(path)
     elif (document, kind) == ("edits.md", "json"):
         assert read_edits(json.loads(text)).to_options()
     elif (document, kind) == ("configuration.md", "yaml"):
@@ -76,6 +81,12 @@ def _reads(stage: Stage) -> str:
         ]
         parts.append(("" if of_clip else f"{owner}: ") + ", ".join(names))
     return "; ".join(parts)
+
+
+def test_the_table_of_a_data_set_s_parameters_says_what_they_are() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| `(.*?)` \| (.*?) \|$", (ROOT / "docs/dataset.md").read_text(), re.MULTILINE)
+    declared = [(name, str(one.default), one.description) for name, one in DatasetParameters.model_fields.items()]
+    assert rows == declared
 
 
 def test_what_a_message_suggests_as_edits_is_taken() -> None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
+from cli import app
 from flows import dataset
 from flows.dataset import Place, PreparedClip, plan_shards, prepare_dataset, print_dataset, split_of
 from flows.dataset_frames import Piece
@@ -164,6 +167,23 @@ def test_a_data_set_without_a_usable_frame_is_refused_with_the_reasons(studio: S
     with pytest.raises(HeadswapError, match="too short") as refused:
         studio.prepare("none", parameters=PARAMETERS.model_copy(update={"shortest_segment": 200}))
     assert refused.value.code == "no_usable_frames"
+
+
+def test_the_document_s_example_does_what_it_says(
+    studio: Studio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs" / "dataset.md").read_text(encoding="utf-8")
+    (line,) = re.findall(r"^headswap (dataset prepare .*)$", text, re.MULTILINE)
+    (program,) = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    places = {"clips.csv": str(studio.folder / "clips.csv"), "STORE": studio.store.url, "DATASET": str(tmp_path / "set")}
+    monkeypatch.setenv("HEADSWAP_MODELS", str(studio.folder / "models"))
+    arguments = [places.get(part, part) for part in line.split()]
+    more = ["--workers", "1", "--parameter", "shortest_segment=4", "--parameter", "validation=0"]
+    ended = CliRunner().invoke(app, [*arguments, *more, "--json"])
+    assert ended.exit_code == 1  # one of the clips is missing, and named
+    assert json.loads(ended.stdout)["splits"]["train"]["frames"] > FRAMES
+    exec(compile(program.replace('"DATASET"', repr(places["DATASET"])), "dataset.md", "exec"), {})
+    assert "(4, 256, 256, 3)" in capsys.readouterr().out
 
 
 # ---- plans
