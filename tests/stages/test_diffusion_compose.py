@@ -1,0 +1,123 @@
+"""What is generated is laid over the target: new where something new is shown, the target's own everywhere else."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from stages.diffusion.compose import on_background, on_white, white_key
+from stages.diffusion.conditions import frame_conditions, reference_of, resized
+from stages.face3d.drawing import draw_landmarks
+from stages.segmentation import GRID, OTHER
+from tests.stages.painted_heads import FACE_LABEL, HAIR_LABEL, SIZE, WALL, portrait, pose, scene
+
+BLUE = np.array([40, 60, 200], np.uint8)
+
+
+def head_of(labels: np.ndarray) -> np.ndarray:
+    return np.isin(labels, (HAIR_LABEL, FACE_LABEL))
+
+
+def test_what_shows_the_background_and_the_cloth_that_are_there_is_replaced_by_them() -> None:
+    target = scene()
+    lossy = np.clip(target.picture.astype(int) + np.random.default_rng(0).normal(0, 6, target.picture.shape), 0, 255)
+    generated = np.where(head_of(target.labels)[..., None], BLUE, lossy.astype(np.uint8))
+    picture, share = on_background(target, generated.astype(np.uint8))
+    far = ~np.isin(target.labels, (HAIR_LABEL, FACE_LABEL)) & (share == 0)
+    assert far.mean() > 0.5
+    np.testing.assert_array_equal(picture[far], target.picture[far])
+    inner = np.zeros((SIZE, SIZE), bool)
+    inner[SIZE // 2 - 10 : SIZE // 2 + 10, SIZE // 2 - 10 : SIZE // 2 + 10] = True
+    assert np.abs(picture[inner].astype(int) - generated[inner]).max() <= 1
+
+
+def test_the_old_head_is_gone_where_the_new_one_is_smaller() -> None:
+    target = scene()
+    picture, _ = on_background(target, np.where(head_of(target.labels)[..., None], WALL, target.picture).astype(np.uint8))
+    hair = target.labels == HAIR_LABEL
+    wall = np.abs(picture[hair].astype(int) - np.asarray(WALL)).max(1) <= 12
+    assert wall.mean() > 0.9
+
+
+def test_nothing_changes_outside_the_shape_agnostic_mask() -> None:
+    foreground = np.zeros((16, 16), bool)
+    foreground[4:12, 4:12] = True
+    target = replace(scene(), foreground=foreground)
+    picture, share = on_background(target, np.full_like(target.picture, 255))
+    step = SIZE // 16
+    outside = ~np.kron(foreground, np.ones((step, step), bool))
+    assert not share[outside].any()
+    body = outside & ~np.isin(target.labels, (HAIR_LABEL, FACE_LABEL, 3))
+    # Close to the old head the clean background may stand instead of its blurred border.
+    same = (picture[body] == target.picture[body]).all(axis=-1)
+    assert same.mean() > 0.97
+
+
+@pytest.mark.parametrize("compose", [on_background, on_white])
+def test_hands_and_things_before_the_head_stay(compose: object) -> None:
+    target = scene()
+    labels = target.labels.copy()
+    labels[SIZE // 2 : SIZE // 2 + 40, SIZE // 2 - 20 : SIZE // 2 + 20] = OTHER
+    generated = np.full_like(target.picture, BLUE)
+    picture, _ = compose(replace(target, labels=labels), generated)  # type: ignore[operator]
+    inside = np.s_[SIZE // 2 + 8 : SIZE // 2 + 32, SIZE // 2 - 12 : SIZE // 2 + 12]
+    assert np.abs(picture[inside].astype(int) - target.picture[inside]).max() <= 1
+
+
+def test_paper_is_white_that_the_border_can_be_reached_from() -> None:
+    picture = np.full((128, 128, 3), 255, np.uint8)
+    picture[32:96, 32:96] = (120, 80, 60)
+    picture[60:66, 60:66] = 255  # an eye
+    alpha = white_key(picture)
+    assert alpha[40:90, 40:90].min() == 1
+    assert alpha[:20].max() == 0
+    assert alpha[62, 62] == 1
+
+
+def test_a_head_on_white_is_matted_in_over_the_target_without_its_old_head() -> None:
+    target = scene()
+    head = head_of(target.labels)
+    generated = np.full_like(target.picture, 255)
+    generated[head] = BLUE
+    person = np.zeros((GRID, GRID), np.float32)
+    person[GRID // 8 : -GRID // 8, GRID // 8 : -GRID // 8] = 1
+    picture, alpha = on_white(target, generated, person)
+    face = target.labels == FACE_LABEL
+    assert np.median(np.abs(picture[face].astype(int) - BLUE)) <= 1
+    assert alpha[face].mean() > 0.8
+    assert np.abs(picture[:20].astype(int) - target.picture[:20]).max() <= 1
+    assert np.abs(picture[-12:].astype(int) - target.picture[-12:]).max() <= 1
+
+
+def test_what_lies_far_from_any_person_is_no_head() -> None:
+    target = scene()
+    generated = np.full_like(target.picture, 255)
+    generated[:16, :16] = 0
+    person = np.zeros((GRID, GRID), np.float32)
+    person[GRID // 3 : 2 * GRID // 3, GRID // 3 : 2 * GRID // 3] = 1
+    _, alpha = on_white(target, generated, person)
+    assert alpha[:16, :16].max() == 0
+    assert white_key(generated)[4, 4] == 1
+
+
+def test_conditions_are_composed_at_the_networks_size() -> None:
+    target = scene(7, pose(turn=5))
+    half = frame_conditions(target, SIZE // 2)
+    assert half.frame == 7
+    assert half.drawing.shape == half.background.shape == (SIZE // 2, SIZE // 2, 3)
+    np.testing.assert_array_equal(half.drawing, draw_landmarks(target.aligned / 2, SIZE // 2))
+    assert frame_conditions(target, SIZE).background.shape == (SIZE, SIZE, 3)
+    # The whole person is gone; only a piece of cloth may be left.
+    head = head_of(target.labels)[::2, ::2]
+    assert (half.background[head] == np.asarray(WALL)).all()
+
+
+def test_the_reference_is_the_head_alone_on_white() -> None:
+    source = portrait()
+    picture = reference_of(source, SIZE)
+    assert (picture[source.matte == 0] == 255).all()
+    face = source.labels == FACE_LABEL
+    assert np.abs(picture[face].astype(int) - source.colours[face]).max() <= 3
+    assert resized(picture, 64).shape == (64, 64, 3)

@@ -1,0 +1,195 @@
+"""The stage ``render`` with the diffusion networks, at no size, on a painted job."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from schemas.parameters import DiffusionParameters, RenderParameters
+from schemas.problems import ModelError
+from stages import warm
+from stages.contract import Chunk, Inputs, Work
+from stages.diffusion import loaded
+from stages.diffusion.loaded import device_failure
+from stages.networks.denoising_net import DenoisingNet
+from stages.networks.pipeline import HeadSwapPipeline
+from stages.render import Render
+from storage.artifacts import Artifact, ArtifactWriter
+from tests.pipelines import register_random
+from tests.stages.swap_artifacts import Job, painted_job
+
+FRAMES = 10
+WHOLE = Chunk(0, 0, 0, FRAMES)
+PARTS = (Chunk(0, 0, 0, 4), Chunk(1, 0, 4, FRAMES))
+TINY: dict[str, Any] = {"model": "tiny", "steps": 2, "window": 4, "overlap": 1}
+
+
+@pytest.fixture(autouse=True)
+def _offline(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    yield
+    warm.close_idle()
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return register_random(tmp_path_factory.mktemp("models") / "models", "tiny")
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
+    return painted_job(tmp_path_factory.mktemp("job"), FRAMES)
+
+
+def render(
+    job: Job, pipeline: Path, chunk: Chunk, folder: Path, *, seed: int = 0, told: list[int] | None = None, **options: Any
+) -> Artifact:
+    writer = ArtifactWriter(folder / f"{chunk.index}-{chunk.start}", frames=chunk.frames)
+    work = Work(
+        RenderParameters(renderer="diffusion", diffusion=DiffusionParameters(**{**TINY, **options})),
+        writer,
+        Inputs(job.artifacts),
+        {"source": job.source, "target": job.target},
+        chunk,
+        models={"tiny": pipeline},
+        seed=seed,
+        progress=(lambda frames: None) if told is None else told.append,
+    )
+    Render().run(work)
+    return writer.local()
+
+
+def crops(*artifacts: Artifact) -> np.ndarray:
+    readers = [artifact.pictures("crops") for artifact in artifacts]
+    return np.stack([reader.read(frame) for reader in readers for frame in reader.frames]).astype(np.int16)
+
+
+def test_chunks_change_the_picture_by_no_more_than_a_level(job: Job, pipeline: Path, tmp_path: Path) -> None:
+    whole = crops(render(job, pipeline, WHOLE, tmp_path / "whole"))
+    parts = crops(*(render(job, pipeline, chunk, tmp_path / "parts") for chunk in PARTS))
+    assert np.abs(whole - parts).max() <= 1
+    assert len(whole) == FRAMES
+
+
+def test_windows_faded_into_each_other_do_not_know_of_chunks(job: Job, pipeline: Path, tmp_path: Path) -> None:
+    whole = crops(render(job, pipeline, WHOLE, tmp_path / "whole", blend="end"))
+    parts = crops(*(render(job, pipeline, chunk, tmp_path / "parts", blend="end") for chunk in PARTS))
+    np.testing.assert_array_equal(whole, parts)
+
+
+def test_the_same_seed_gives_the_same_picture_and_another_another(job: Job, pipeline: Path, tmp_path: Path) -> None:
+    chunk = Chunk(0, 0, 0, 2)
+    first, again, other = (
+        crops(render(job, pipeline, chunk, tmp_path / name, seed=seed)) for name, seed in (("a", 1), ("b", 1), ("c", 2))
+    )
+    np.testing.assert_array_equal(first, again)
+    assert np.abs(first - other).max() > 8
+
+
+def test_a_frame_without_a_face_is_the_targets_own_and_parts_the_windows(pipeline: Path, tmp_path: Path) -> None:
+    job = painted_job(tmp_path / "job", 6, missing=(3,))
+    found = crops(render(job, pipeline, Chunk(0, 0, 0, 6), tmp_path / "out"))
+    assert np.abs(found[3] - job.scenes[3].picture).mean() < 3
+    assert all(np.abs(found[frame] - job.scenes[frame].picture).max() > 30 for frame in (0, 2, 4, 5))
+
+
+def test_weights_are_loaded_once_and_a_source_read_once_for_all_chunks(
+    job: Job, pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted = {"loaded": 0, "sources": 0}
+    load, prepare = loaded.load_pipeline, HeadSwapPipeline.prepare_source
+
+    def counting_load(*arguments: Any) -> HeadSwapPipeline:
+        counted["loaded"] += 1
+        return load(*arguments)
+
+    def counting_prepare(self: HeadSwapPipeline, picture: np.ndarray) -> Any:
+        counted["sources"] += 1
+        return prepare(self, picture)
+
+    monkeypatch.setattr(loaded, "load_pipeline", counting_load)
+    monkeypatch.setattr(HeadSwapPipeline, "prepare_source", counting_prepare)
+    for chunk in PARTS:
+        render(job, pipeline, chunk, tmp_path)
+    assert counted == {"loaded": 1, "sources": 1}
+
+
+def test_progress_is_told_by_steps_and_adds_up_to_the_frames(job: Job, pipeline: Path, tmp_path: Path) -> None:
+    told: list[int] = []
+    render(job, pipeline, WHOLE, tmp_path, told=told, steps=5)
+    assert sum(told) == FRAMES
+    assert len(told) > 4
+
+
+def test_what_was_done_for_want_of_memory_is_on_record(
+    job: Job, pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = DenoisingNet.forward
+
+    def scarce(self: DenoisingNet, latents: torch.Tensor, *arguments: Any, **more: Any) -> torch.Tensor:
+        if len(latents) > 1:
+            raise torch.OutOfMemoryError("made up")
+        return forward(self, latents, *arguments, **more)
+
+    chunk = Chunk(0, 0, 0, 2)
+    usual = render(job, pipeline, chunk, tmp_path / "usual")
+    monkeypatch.setattr(DenoisingNet, "forward", scarce)
+    found = render(job, pipeline, chunk, tmp_path / "scarce")
+    assert "notes" not in usual.facts
+    assert found.facts["notes"] == [
+        "Frames 0 to 1: Memory ran out: guidance is computed in two halves and pictures one by one, with the same result."
+    ]
+    assert np.abs(crops(usual) - crops(found)).max() <= 1
+
+
+def test_a_device_that_fails_is_named_and_the_work_may_be_tried_again(
+    job: Job, pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*arguments: Any, **more: Any) -> torch.Tensor:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered\nCompile with ...")
+
+    monkeypatch.setattr(DenoisingNet, "forward", broken)
+    with pytest.raises(ModelError, match=r"device cpu failed: CUDA error: an illegal memory access was encountered\.") as caught:
+        render(job, pipeline, Chunk(0, 0, 0, 2), tmp_path)
+    assert (caught.value.code, caught.value.retryable) == ("device_failed", True)
+    assert device_failure(RuntimeError("shapes do not match"), "cpu") is None
+    assert device_failure(torch.OutOfMemoryError("CUDA error: out of memory"), "cuda:0") is None
+
+
+def test_a_fault_of_the_program_is_none_of_the_device(
+    job: Job, pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*arguments: Any, **more: Any) -> torch.Tensor:
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr(DenoisingNet, "forward", broken)
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        render(job, pipeline, Chunk(0, 0, 0, 2), tmp_path)
+
+
+def test_a_network_that_never_saw_backgrounds_is_matted_in(job: Job, tmp_path: Path) -> None:
+    on_white = register_random(tmp_path / "models", "white", background=False)
+    found = crops(render(job, on_white, Chunk(0, 0, 0, 2), tmp_path / "out"))
+    assert found.shape == (2, 256, 256, 3)
+
+
+def test_only_what_it_reads_decides_the_stages_key() -> None:
+    stage = Render()
+    warp = RenderParameters()
+    diffusion = RenderParameters(renderer="diffusion", diffusion=DiffusionParameters(model="tiny"))
+    assert stage.pipelines_for(warp) == ()
+    assert not stage.seeded_for(warp)
+    assert not stage.wants_device(warp)
+    assert stage.margin(warp) == 0
+    assert stage.pipelines_for(diffusion) == ("tiny",)
+    assert stage.seeded_for(diffusion)
+    assert stage.wants_device(diffusion)
+    assert stage.margin(diffusion) == 32
+    apart = diffusion.model_copy(update={"diffusion": DiffusionParameters(model="tiny", blend="end")})
+    assert stage.margin(apart) == 16
+    assert not {"device", "batch", "batch_size"} & DiffusionParameters.model_fields.keys()
