@@ -510,6 +510,10 @@ def train(
         Path | None, typer.Option("--start", metavar="DIR", help="Saved pipeline, for recipes that begin with published weights.")
     ] = None,
     device: Annotated[str, typer.Option("--device", help="auto or cpu.")] = "auto",
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", min=0, help="Processes that make samples. Default: as many as a GPU needs, else none."),
+    ] = None,
     head_model: HeadModelOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
@@ -528,6 +532,7 @@ def train(
         start=start,
         head_model=head_model,
         device=device,
+        workers=workers,
         storage_options=settings.storage_options,
         tell=None if as_json else StepLines(error_console),
     )

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import os
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +16,7 @@ from rich.console import Console
 
 from schemas.problems import UsageError
 from stages.networks.registry import ModelRegistry
+from stages.training.ahead import SamplesAhead
 from stages.training.augmentation import NO_AUGMENTATION, Augmentation
 from stages.training.performer_data import PerformerSamples
 from stages.training.recipe import Recipe, builtin_recipe, read_recipe
@@ -34,6 +39,7 @@ def run_training(
     start: Path | None = None,
     head_model: Path | None = None,
     device: str = "auto",
+    workers: int | None = None,
     storage_options: Mapping[str, Any] | None = None,
     tell: Callable[[str, int, int, Mapping[str, float]], None] | None = None,
 ) -> dict[str, Any]:
@@ -48,7 +54,8 @@ def run_training(
         recipe_file: another recipe than the preset's own.
         start: folder of a saved pipeline, for recipes that begin with published weights.
         head_model: packed ICT-FaceKit; default: the registered one.
-        device: ``auto`` or ``cpu``. storage_options: for the URL's file system.
+        device: ``auto`` or ``cpu``. workers: processes that make samples ahead; default: one per usable core where there is a GPU
+            that would wait for them, else none. storage_options: for the URL's file system.
         tell: told of phase, step, steps and metrics.
 
     Returns:
@@ -73,9 +80,12 @@ def run_training(
     if problems:
         raise UsageError(problems, "See docs/training.md.")
     clips = out.with_name(f"{out.name}-clips")
-    train_source, held_out, told = open_samples(data, recipe, registry, clips, head_model, storage_options)
+    opener = functools.partial(open_samples, data, recipe, registry, clips, head_model, storage_options)
+    train_source, held_out, told = opener()
 
     # Only here: PyTorch takes seconds to load.
+    import torch
+
     from stages.training.identity_network import load_identity_network
     from stages.training.run import Order, measured, train
 
@@ -91,7 +101,12 @@ def run_training(
         version("headswap"),
         device,
     )
-    folder = train(order, resume=resume, tell=tell)
+    with contextlib.ExitStack() as opened:
+        if workers is None:
+            workers = len(os.sched_getaffinity(0)) if device == "auto" and torch.cuda.is_available() else 0
+        if workers:
+            order = replace(order, train=opened.enter_context(SamplesAhead(functools.partial(_first, opener), workers)))
+        folder = train(order, resume=resume, tell=tell)
     return {
         "pipeline": str(folder),
         "recipe": recipe.name,
@@ -144,6 +159,10 @@ def open_samples(
         " augmented as in the paper"
     )
     return performers, performers_held_out, told
+
+
+def _first(opener: Callable[[], tuple[SampleSource, SampleSource, str]]) -> SampleSource:
+    return opener()[0]
 
 
 def _shard_splits() -> tuple[tuple[Literal["train", "validation"], Augmentation], ...]:

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from stages.networks import vae as autoencoder
 from stages.training import losses
-from stages.training.batches import chance, planes, resized, sample_numbers
+from stages.training.ahead import SamplesAhead
+from stages.training.batches import chance, coming_numbers, planes, resized, sample_numbers
 from stages.training.recipe import AutoencoderPhase
 from stages.training.samples import SampleSource, TrainingSample
 
@@ -71,6 +72,9 @@ class AutoencoderTask:
         phase, accelerator = self._phase, self._accelerator
         process, processes = accelerator.process_index, accelerator.num_processes
         random = chance(self._seed, phase.name, "pieces", batch, process)
+        if isinstance(self._source, SamplesAhead):
+            coming = coming_numbers(batch, phase.batch, process, processes)
+            self._source.announce((number for number in map(self._place, coming) if number not in self._known), 1)
         pieces = np.stack([self._piece(number, random) for number in sample_numbers(batch, phase.batch, process, processes)])
         truth = planes(pieces).to(accelerator.device).float() / 127.5 - 1
         side = phase.crop // self._factor
@@ -90,12 +94,16 @@ class AutoencoderTask:
 
     def _pictures(self, number: int) -> NDArray[np.uint8]:
         """uint8 [3, size, size, 3]: target, condition image and reference of a sample."""
-        if self._phase.cached_samples is None:
-            return _pictures_of(resized(self._source.sample(number, 1), self._phase.size))
-        number %= self._phase.cached_samples
-        if number not in self._known:
-            self._known[number] = _pictures_of(resized(self._source.sample(number, 1), self._phase.size))
-        return self._known[number]
+        number = self._place(number)
+        if number in self._known:
+            return self._known[number]
+        pictures = _pictures_of(resized(self._source.sample(number, 1), self._phase.size))
+        if self._phase.cached_samples is not None:
+            self._known[number] = pictures
+        return pictures
+
+    def _place(self, number: int) -> int:
+        return number if self._phase.cached_samples is None else number % self._phase.cached_samples
 
 
 def _pictures_of(sample: TrainingSample) -> NDArray[np.uint8]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 
 import cv2
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stages.networks import vae as autoencoder
+from stages.training.ahead import SamplesAhead
 from stages.training.samples import SampleSource, TrainingSample
 
 
@@ -97,6 +98,12 @@ class SampleEncoder:
             self._known[number] = self.encode(self._source.sample(number, self._frames))
         return self._known[number]
 
+    def announce(self, numbers: Iterable[int]) -> None:
+        """Have samples made ahead that will be asked for, where the source can do that."""
+        if isinstance(self._source, SamplesAhead):
+            wanted = numbers if self._kept is None else {number % self._kept for number in numbers} - self._known.keys()
+            self._source.announce(wanted, self._frames)
+
     @torch.no_grad()
     def encode(self, sample: TrainingSample) -> Encoded:
         """Tensors of a sample, on the CPU."""
@@ -128,6 +135,16 @@ def chance(*of: int | str) -> torch.Generator:
     """A random generator that is a function of its arguments: of seed, phase, batch and process."""
     digest = hashlib.blake2b(":".join(map(str, of)).encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
+
+
+AHEAD = 4
+"""Batches whose samples are announced while one is computed."""
+
+
+def coming_numbers(batch: int, rows: int, process: int, processes: int) -> list[int]:
+    """Numbers of the samples in this process' parts of the next ``AHEAD`` batches."""
+    batches = range(batch + 1, batch + 1 + AHEAD)
+    return [number for coming in batches for number in sample_numbers(coming, rows, process, processes)]
 
 
 def sample_numbers(batch: int, rows: int, process: int, processes: int) -> range:

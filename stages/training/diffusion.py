@@ -12,7 +12,7 @@ from schemas.problems import UsageError
 from stages.networks.image_encoder import reference_tokens
 from stages.networks.pipeline import HeadSwapPipeline
 from stages.training import losses
-from stages.training.batches import Batch, SampleEncoder, chance, sample_numbers, stack
+from stages.training.batches import Batch, SampleEncoder, chance, coming_numbers, sample_numbers, stack
 from stages.training.identity_network import OnnxNetwork, aligned_faces
 from stages.training.recipe import DiffusionPhase
 from stages.training.samples import SampleSource
@@ -133,6 +133,7 @@ class DiffusionTask:
         phase, accelerator = self._phase, self._accelerator
         process, processes = accelerator.process_index, accelerator.num_processes
         random = chance(self._seed, phase.name, "noise", batch, process)
+        self._encoded.announce(coming_numbers(batch, phase.batch, process, processes))
         samples = [self._encoded(number) for number in sample_numbers(batch, phase.batch, process, processes)]
         # Rows without a reference must come first (DenoisingNet); which rows these are is chance all the same.
         dropped = int((torch.rand(len(samples), generator=random) < phase.reference_drop).sum())

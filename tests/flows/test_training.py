@@ -49,6 +49,15 @@ def test_one_order_makes_a_pipeline_of_a_data_set(data: Path, recipe: Path, tmp_
     assert again == told
 
 
+def test_samples_made_ahead_give_the_same_weights(data: Path, recipe: Path, tmp_path: Path) -> None:
+    found = []
+    for workers in (0, 2):
+        registry, out = ModelRegistry(tmp_path / "models"), tmp_path / f"out-{workers}"
+        told = run_training("tiny", str(data), out, registry, recipe_file=recipe, device="cpu", workers=workers)
+        found.append((Path(told["pipeline"]) / "denoising_net" / "diffusion_pytorch_model.safetensors").read_bytes())
+    assert found[0] == found[1]
+
+
 def test_the_registered_identity_network_is_used_and_named(data: Path, recipe: Path, tmp_path: Path) -> None:
     registry = ModelRegistry(tmp_path / "models")
     registry.add("arcface", write_identity_network(tmp_path / "identity.onnx"), allow_unknown_digest=True)
