@@ -1,6 +1,7 @@
 """Measures speed and memory of the main job and writes ``docs/benchmarks.md``.
 
     python -m benchmarks [stages] [job] [memory] [cached] [sharing]
+                         [operations] [diffusion_cpu] [diffusion_memory] [diffusion_gpu]
 
 Each part is a section of its own in the document; parts not named stay as they were. Machines are noisy: figures of one
 part come from one run of this command, and compare only with each other.
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import document, parts
+from benchmarks import diffusion, document, operations, parts
 
 PARTS = {
     "stages": parts.stages,
@@ -18,6 +19,10 @@ PARTS = {
     "memory": parts.memory,
     "cached": parts.cached,
     "sharing": parts.sharing,
+    "operations": operations.operations,
+    "diffusion_cpu": diffusion.cpu,
+    "diffusion_memory": diffusion.memory,
+    "diffusion_gpu": diffusion.gpu,
 }
 
 

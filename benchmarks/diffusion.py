@@ -1,0 +1,229 @@
+"""Speed and memory of the diffusion renderer: on the CPU, in the length of the video, and on a GPU against the published plan.
+
+All weights are random: what is measured does not depend on them.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import torch
+
+from benchmarks import operations
+from benchmarks.document import table
+from benchmarks.operations import Counts
+from benchmarks.published_plan import PublishedPredictor, published_attention
+from stages.networks import presets
+from stages.networks import vae as autoencoder
+from stages.networks.conditions import FrameConditions, FrameInputs
+from stages.networks.image_encoder import reference_tokens, to_unit_range
+from stages.networks.pipeline import HeadSwapPipeline
+from stages.networks.presets import Preset
+from stages.networks.runtime import place
+from stages.networks.sampling import SamplingOptions, denoise
+from stages.networks.windows import frame_noise
+
+SETTINGS = SamplingOptions(steps=operations.STEPS, guidance_scale=3.5)
+INTERVAL = (0.25, 0.75)
+"""Guidance in the middle half of the noise schedule, as Kynkäänniemi et al. (2024) find best for large models."""
+
+PEAK_TERAFLOPS = 700.0
+"""Rate of dense half precision that the arithmetic floor assumes, as shared by the published comparisons."""
+
+
+def pictures(count: int, size: int) -> np.ndarray:
+    """Noise: uint8 [count, size, size, 3]."""
+    return np.random.default_rng(0).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
+
+
+def conditions(frames: int, size: int) -> Iterator[FrameConditions]:
+    """The same two pictures for every frame."""
+    drawing, background = pictures(2, size)
+    for frame in range(frames):
+        yield FrameConditions(frame, drawing, background)
+
+
+def generate(pipeline: HeadSwapPipeline, frames: int, size: int, options: SamplingOptions) -> None:
+    """A whole video, thrown away."""
+    source = pipeline.prepare_source(pictures(1, size)[0])
+    for _ in pipeline.stream(source, conditions(frames, size), range(frames), options=options):
+        pass
+
+
+# ------------------------------------------------------------------------------------------------------------------- CPU
+
+
+def cpu() -> str:
+    """Seconds of processor a frame of the demo preset, on one core."""
+    preset, frames, steps = presets.DEMO, 28, 4
+    torch.set_num_threads(1)
+    pipeline = presets.build(preset)
+    other = _other_work(pipeline, preset)
+    rows = []
+    for name, scale in (("with guidance", SETTINGS.guidance_scale), ("without guidance", 1.0)):
+        began = time.process_time()
+        generate(pipeline, frames, preset.picture_size, replace(SETTINGS, steps=steps, guidance_scale=scale))
+        per_step = (time.process_time() - began - other[0] - frames * other[1]) / frames / steps
+        rows.append([name, f"{per_step:.3f}", *(f"{count * per_step + other[1]:.1f}" for count in (8, 25))])
+    return (
+        f"## Diffusion on a CPU: `demo` preset, {preset.picture_size} pixels, one core\n\n"
+        f"Processor seconds a frame, from {frames} frames with {steps} steps in windows of 16 with overlap 4:\n\n"
+        + table(["plan", "a step", "8 steps", "25 steps"], rows)
+        + f"\n\nReading a source takes {other[0]:.2f} s once, coding background and result {other[1]:.2f} s a frame (included)."
+    )
+
+
+def _other_work(pipeline: HeadSwapPipeline, preset: Preset) -> tuple[float, float]:
+    """Processor seconds of what is done once a source, and once a frame besides the steps (VAE both ways)."""
+    size = preset.picture_size
+    began = time.process_time()
+    pipeline.prepare_source(pictures(1, size)[0])
+    read = time.process_time()
+    with torch.no_grad():
+        latents = autoencoder.encode(pipeline.vae, to_unit_range(pictures(1, size), torch.device("cpu")))
+        autoencoder.decode(pipeline.vae, latents)
+    return read - began, time.process_time() - read
+
+
+# ---------------------------------------------------------------------------------------------------------------- memory
+
+
+def memory() -> str:
+    """Peak memory of 100 and of 1,000 frames, each in a process of its own."""
+    peaks = {frames: _peak_of(frames) for frames in (100, 1000)}
+    rows = [[f"{frames:,}", f"{peak:.1f}"] for frames, peak in peaks.items()]
+    return (
+        "## Diffusion: memory and length\n\n"
+        "Peak resident memory of a process that generates a video with the smallest networks (256 pixels, 2 steps, guidance):\n\n"
+        + table(["frames", "MiB"], rows)
+        + f"\n\nTen times the length takes {peaks[1000] / peaks[100]:.3f} times the memory (goal: within 1.02)."
+    )
+
+
+def _peak_of(frames: int) -> float:
+    command = [sys.executable, "-m", "benchmarks.diffusion", str(frames)]
+    return float(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]))
+
+
+def _tell_peak(frames: int) -> None:
+    torch.set_num_threads(1)
+    options = replace(SETTINGS, steps=2, vae_slice=1)
+    generate(presets.build(presets.TINY), frames, 256, options)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+# ------------------------------------------------------------------------------------------------------------------- GPU
+
+
+def gpu() -> str:
+    """Seconds a frame of the full preset on a GPU, beside the floor and the published plan; skipped, with the reason, without."""
+    title = (
+        f"## Diffusion on a GPU: `full` preset, 512 pixels, {SETTINGS.steps} steps, guidance {SETTINGS.guidance_scale}, "
+        f"{operations.FRAMES} frames\n\n"
+    )
+    counts = operations.count()
+    if not torch.cuda.is_available():
+        floor = counts.ours() / operations.FRAMES / PEAK_TERAFLOPS / 1e3
+        return (
+            f"{title}Not measured: this machine has no GPU. `python -m benchmarks diffusion_gpu` on one measures, and replaces "
+            f"this section. The arithmetic floor is {floor:.3f} s a frame at {PEAK_TERAFLOPS:.0f} TFLOP/s."
+        )
+    return title + _on_gpu(counts)
+
+
+def _on_gpu(counts: Counts) -> str:
+    plain, interval, compiled, fastest = _ours()
+    torch.cuda.empty_cache()
+    # As its scripts run it: float16, the usual memory layout, nothing compiled, no background.
+    relative = presets.build(replace(presets.FULL, background=False))
+    published = _seconds(partial(_published, place(relative, "cuda", "float16", channels_last=False)))
+    share = 1 - _unguided_share()
+    rows = []
+    for name, seconds, giga in (
+        ("published plan, float16", published, counts.theirs()),
+        ("this project's, bfloat16", plain, counts.ours()),
+        ("the same, compiled", compiled, counts.ours()),
+        (f"guidance from {INTERVAL[0]} to {INTERVAL[1]}", interval, counts.ours(share)),
+        ("the same, compiled", fastest, counts.ours(share)),
+    ):
+        rate = giga / seconds / 1e3
+        rows.append(
+            [
+                name,
+                f"{seconds / operations.FRAMES:.3f}",
+                f"{published / seconds:.2f}",
+                f"{rate:.0f}",
+                f"{100 * rate / PEAK_TERAFLOPS:.0f} %",
+            ]
+        )
+    columns = ["plan", "s a frame", "throughput / published", "TFLOP/s", f"of {PEAK_TERAFLOPS:.0f} TFLOP/s"]
+    return (
+        f"{torch.cuda.get_device_name()}, PyTorch {torch.__version__}, random weights.\n\n"
+        + table(columns, rows)
+        + "\n\nGoals: three times the published plan's throughput at identical settings, five times with a guidance interval, "
+        "40 % of the floor. Whether the interval costs quality can only be said with trained weights."
+    )
+
+
+def _ours() -> list[float]:
+    """Seconds of the video: guided throughout and in the interval, then both compiled."""
+    pipeline = place(presets.build(presets.FULL), "cuda", "bfloat16")
+    plans = [SETTINGS, replace(SETTINGS, guidance_interval=INTERVAL)]
+    seconds = [_seconds(partial(generate, pipeline, operations.FRAMES, 512, plan)) for plan in plans]
+    place(pipeline, "cuda", "bfloat16", compile_networks=True)
+    return seconds + [_seconds(partial(generate, pipeline, operations.FRAMES, 512, plan)) for plan in plans]
+
+
+def _unguided_share() -> float:
+    """Share of the steps in which the interval has no guidance."""
+    scheduler = presets.make_scheduler("ddim")
+    scheduler.set_timesteps(SETTINGS.steps)
+    options = replace(SETTINGS, guidance_interval=INTERVAL)
+    guided = [options.guided(float(step), scheduler.config.num_train_timesteps) for step in scheduler.timesteps]
+    return 1 - sum(guided) / len(guided)
+
+
+@torch.no_grad()
+def _published(pipeline: HeadSwapPipeline) -> None:
+    """The video in the published plan, decoded frame by frame as its scripts do."""
+    frames = range(operations.FRAMES)
+    reference = to_unit_range(pictures(1, 512), pipeline.device)
+    tokens = reference_tokens(pipeline.image_encoder, reference).to(pipeline.denoising_net.dtype)
+    latents = autoencoder.encode(pipeline.vae, reference).to(pipeline.appearance_net.dtype)
+    inputs = FrameInputs(pipeline.vae, pipeline.denoising_net, conditions(len(frames), 512), 1)
+    pipeline.scheduler.set_timesteps(SETTINGS.steps)
+    with published_attention():
+        # Its AppearanceNet runs on both rows, the unconditional of which nobody reads.
+        features, _ = pipeline.appearance_net(latents.expand(2, *latents.shape[1:]), tokens.expand(2, *tokens.shape[1:]))
+        predictor = PublishedPredictor(pipeline, tokens, {key: value[1:] for key, value in features.items()}, inputs, SETTINGS)
+        shape = inputs.latent_shape(0)
+
+        def noise(frame: int) -> torch.Tensor:
+            return frame_noise(0, frame, shape).to(pipeline.device)
+
+        plan = SETTINGS.plan(frames, frames)
+        for _, finished in denoise(plan.windows, predictor, pipeline.scheduler, noise, overlap=SETTINGS.overlap):
+            autoencoder.decode(pipeline.vae, finished[None], 1)
+
+
+def _seconds(call: Callable[[], None]) -> float:
+    """Of the second call: the first one compiles and chooses kernels."""
+    for _ in range(2):
+        torch.cuda.synchronize()
+        began = time.perf_counter()
+        call()
+        torch.cuda.synchronize()
+        seconds = time.perf_counter() - began
+    return seconds
+
+
+if __name__ == "__main__":
+    _tell_peak(int(sys.argv[1]))
