@@ -6,7 +6,7 @@ machine, the same bytes come out. A shard counts once its description lies besid
 
 from __future__ import annotations
 
-import hashlib
+import io
 import json
 import multiprocessing
 import os
@@ -14,21 +14,21 @@ import re
 import secrets
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import fsspec
-import numpy as np
-import numpy.typing as npt
+import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
 
 from flows import pipeline
-from flows.clip_stages import ClipRun, Manifests
+from flows.clip_stages import ClipRun
 from flows.dataset_frames import Piece, frame_facts, piece_frames
+from flows.dataset_plan import SPLITS, PreparedClip, Shard, plan_shards, split_of
 from flows.planning import Clip, Planner
 from flows.workers import Limits, WorkerPool
 from schemas.configuration import Settings
@@ -36,46 +36,26 @@ from schemas.dataset import DatasetClip, DatasetParameters
 from schemas.problems import HeadswapError
 from stages.networks.registry import ModelRegistry
 from stages.training.selection import REASONS, exclusions, segments
-from stages.training.shard_format import MANIFEST, VERSION, ShardFormat, suffix_of, write_shard
+from stages.training.shard_format import (
+    MANIFEST,
+    SEGMENTS,
+    SEGMENTS_SCHEMA,
+    VERSION,
+    ShardFormat,
+    segments_of,
+    suffix_of,
+    write_shard,
+)
 from storage import sources
-from storage.keys import digest_file, digest_value
+from storage.keys import digest_file
 from storage.store import ArtifactStore
 
-RECIPE = 1
-"""Goes up when the same artifacts and parameters give other shards."""
-
-SPLITS = ("train", "validation")
 _OURS = re.compile(r"(train|validation)-\d{6}(\.index)?\.(tar|parquet|json)")
 
+READERS = 16
+"""Descriptions of shards that are read at a time."""
+
 Tell = Callable[[int, int], None]
-
-
-@dataclass
-class PreparedClip:
-    """A clip and what becomes of it in the data set. ``excluded``: a reason or nothing for every frame, str [frames]."""
-
-    clip: DatasetClip
-    number: int
-    split: str
-    manifests: Manifests = field(default_factory=dict)
-    media: str = ""
-    """Digest of the medium."""
-    excluded: npt.NDArray[np.str_] = field(default_factory=lambda: np.zeros(0, "U16"))
-    pieces: tuple[Piece, ...] = ()
-    failure: HeadswapError | None = None
-
-
-@dataclass(frozen=True)
-class Shard:
-    """A shard to be: its name without suffix, what goes in, and a digest of all that decides its content."""
-
-    name: str
-    pieces: tuple[Piece, ...]
-    recipe: str
-
-    @property
-    def frames(self) -> int:
-        return sum(len(piece.frames) for piece in self.pieces)
 
 
 @dataclass(frozen=True)
@@ -94,12 +74,6 @@ class Place:
     def connect(self) -> tuple[Any, str]:
         system, root = fsspec.core.url_to_fs(self.url, **self.options)
         return system, root.rstrip("/")
-
-
-def split_of(identity: str, validation: float) -> str:
-    """``train`` or ``validation``, by a hash of who is shown: the same whatever else is in the data set."""
-    drawn = int.from_bytes(hashlib.blake2b(identity.encode(), digest_size=8).digest(), "big") / 2**64
-    return "validation" if drawn < validation else "train"
 
 
 def prepare_dataset(
@@ -141,10 +115,7 @@ def prepare_dataset(
         )
     job = _Job(prepared, store, settings, out, kind, parameters)
     written = _write_missing(shards, job, partial(tell, "shard"))
-    manifest = _manifest(shards, job)
-    system, root = out.connect()
-    system.pipe_file(f"{root}/{MANIFEST}", _json(manifest))
-    return {**manifest, "written": written}
+    return {**_finish(shards, job), "written": written}
 
 
 # ---- clips
@@ -188,47 +159,6 @@ def _told(prepared: Sequence[PreparedClip]) -> str:
     return "; ".join(told) or "they have no frames"
 
 
-def plan_shards(prepared: Sequence[PreparedClip], kind: ShardFormat, parameters: DatasetParameters) -> list[Shard]:
-    """Pieces of clips in the order of the catalogue, split by split, so many to a shard that it is full."""
-    shards = []
-    of = {one.number: one for one in prepared}
-    for split in SPLITS:
-        pieces = [piece for one in prepared if one.split == split for piece in one.pieces]
-        group: list[Piece] = []
-        groups = []
-        for piece in pieces:
-            group.append(piece)
-            if sum(len(one.frames) for one in group) >= parameters.shard_frames:
-                groups.append(group)
-                group = []
-        groups += [group] if group else []
-        for number, members in enumerate(groups):
-            name = f"{split}-{number:06d}"
-            shards.append(Shard(name, tuple(members), _recipe(name, members, of, kind, parameters)))
-    return shards
-
-
-def _recipe(
-    name: str, pieces: Sequence[Piece], of: Mapping[int, PreparedClip], kind: ShardFormat, parameters: DatasetParameters
-) -> str:
-    told = [
-        {
-            "clip": piece.clip.id,
-            "number": piece.number,
-            "person": piece.clip.identity,
-            "rights": piece.clip.rights,
-            "segment": piece.segment,
-            "frames": [piece.frames.start, piece.frames.stop],
-            "media": of[piece.number].media,
-            "artifacts": {stage: [one.digest for one in some] for stage, some in sorted(of[piece.number].manifests.items())},
-        }
-        for piece in pieces
-    ]
-    made = {"size": parameters.size, "pictures": parameters.pictures, "quality": parameters.quality}
-    made["reference_interval"] = parameters.reference_interval
-    return digest_value({"recipe": RECIPE, "version": VERSION, "name": name, "kind": kind, "made": made, "pieces": told})
-
-
 # ---- shards
 
 
@@ -247,10 +177,14 @@ class _Job:
 def _write_missing(shards: Sequence[Shard], job: _Job, tell: Tell) -> int:
     system, root = job.out.connect()
     system.makedirs(root, exist_ok=True)
-    present = {path.rsplit("/", 1)[-1] for path in system.ls(root, detail=False)}
-    planned = {shard.name for shard in shards}
+    system.invalidate_cache()
+    try:
+        present = {path.rsplit("/", 1)[-1] for path in system.ls(root, detail=False)}
+    except FileNotFoundError:  # an object store has no empty folders
+        present = set()
+    planned = {name for shard in shards for name in _names(shard, job.kind)}
     missing = [shard for shard in shards if not _complete(shard, job.kind, present, system, root)]
-    stale = [name for name in present if _OURS.fullmatch(name) and name.split(".")[0] not in planned]
+    stale = [name for name in present if _OURS.fullmatch(name) and name not in planned]
     # Descriptions go first: whoever is stopped in the midst of this leaves nothing that passes for complete.
     stale += [f"{shard.name}.json" for shard in missing]
     if missing or stale:
@@ -297,8 +231,13 @@ def _only(job: _Job, shard: Shard) -> _Job:
     return _Job(some, job.store, job.settings, job.out, job.kind, job.parameters)
 
 
+def _names(shard: Shard, kind: ShardFormat) -> tuple[str, str, str]:
+    """Files of a shard: its description, itself, its index."""
+    return f"{shard.name}.json", f"{shard.name}{suffix_of(kind)}", f"{shard.name}.index.parquet"
+
+
 def _complete(shard: Shard, kind: ShardFormat, present: set[str], system: Any, root: str) -> bool:
-    names = (f"{shard.name}.json", f"{shard.name}{suffix_of(kind)}", f"{shard.name}.index.parquet")
+    names = _names(shard, kind)
     if any(name not in present for name in names):
         return False
     try:
@@ -324,7 +263,7 @@ def write_one(shard: Shard, job: _Job) -> None:
             "name": file.name,
             "recipe": shard.recipe,
             "frames": table.num_rows,
-            "segments": len(shard.pieces),
+            "segments": segments_of(file.name, table),
             "bytes": file.stat().st_size,
             "digest": digest_file(file),
             "index_digest": digest_file(index),
@@ -354,16 +293,29 @@ def _rights(clip: DatasetClip) -> dict[str, str]:
     return {"rights": clip.rights, "rights_said_of": clip.rights_said_of, "person": clip.identity}
 
 
-def _manifest(shards: Sequence[Shard], job: _Job) -> dict[str, Any]:
+def _finish(shards: Sequence[Shard], job: _Job) -> dict[str, Any]:
+    """Write what is told about all shards together; returns what ``dataset.json`` holds."""
     system, root = job.out.connect()
-    told = {shard.name: json.loads(system.cat_file(f"{root}/{shard.name}.json")) for shard in shards}
+    with ThreadPoolExecutor(READERS) as threads:
+        read = threads.map(system.cat_file, [f"{root}/{shard.name}.json" for shard in shards])
+        told = {shard.name: json.loads(data) for shard, data in zip(shards, read, strict=True)}
+    manifest = _manifest(shards, job, told)
+    rows = [segment for shard in shards for segment in told[shard.name]["segments"]]
+    table = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows, schema=SEGMENTS_SCHEMA), table, compression="zstd")
+    system.pipe_file(f"{root}/{SEGMENTS}", table.getvalue())
+    system.pipe_file(f"{root}/{MANIFEST}", _json(manifest))
+    return manifest
+
+
+def _manifest(shards: Sequence[Shard], job: _Job, told: Mapping[str, Any]) -> dict[str, Any]:
     splits = {}
     for split in SPLITS:
         mine = [one for one in job.prepared if one.split == split and one.pieces]
         found = [told[shard.name] for shard in shards if shard.name.startswith(f"{split}-")]
         splits[split] = {
             "frames": sum(shard["frames"] for shard in found),
-            "segments": sum(shard["segments"] for shard in found),
+            "segments": sum(len(shard["segments"]) for shard in found),
             "clips": len(mine),
             "people": len({one.clip.identity for one in mine}),
             "bytes": sum(shard["bytes"] for shard in found),

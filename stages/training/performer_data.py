@@ -36,6 +36,7 @@ from stages.plates import background_crop, identity
 from stages.segmentation import BACKGROUND, FACE, HAIR, NECK
 from stages.training.augmentation import Augmentation, Window, compose, draw, foreground_layer, inpainted, over
 from stages.training.hair_bank import long_hair
+from stages.training.recent import Recent
 from stages.training.samples import TrainingSample
 from stages.video.crops import extract_crop, to_crop
 
@@ -160,8 +161,8 @@ class PerformerSamples:
         kept = performances - held_out
         self.performances = tuple(range(kept) if split == "train" else range(kept, performances))
         self.augmentation = augmentation or Augmentation()
-        self._performers: dict[int, Performer] = {}
-        self._clip = functools.lru_cache(maxsize=128)(self._load)
+        self._performers: Recent[Performer] = Recent(1)
+        self._clips: Recent[Clip] = Recent(128)
 
     def sample(self, number: int, frames: int) -> TrainingSample:
         """The sample with this number; ``frames`` at most as many as a performance has, else ValueError."""
@@ -169,7 +170,7 @@ class PerformerSamples:
             raise ValueError(f"performances have {self.frames} frames; a window of {frames} cannot be cut from them")
         rng = np.random.default_rng([self.seed, number, frames, 17])
         person = self.people[number % len(self.people)]
-        clip = self._clip(person, self.performances[int(rng.integers(len(self.performances)))])
+        clip = self.clip(person, self.performances[int(rng.integers(len(self.performances)))])
         start = int(rng.integers(self.frames - frames + 1))
         others = np.flatnonzero((clip.reference_frames < start) | (clip.reference_frames >= start + frames))
         others = others if len(others) else np.arange(len(clip.reference_frames))
@@ -185,9 +186,13 @@ class PerformerSamples:
         """Render all clips that are not in the cache yet; ``tell`` gets how many are there and how many there will be."""
         wanted = [(person, performance) for person in self.people for performance in self.performances]
         for done, (person, performance) in enumerate(wanted, 1):
-            self._clip(person, performance)
+            self.clip(person, performance)
             if tell is not None:
                 tell(done, len(wanted))
+
+    def clip(self, person: int, performance: int) -> Clip:
+        """A clip, rendered where it is not in the cache."""
+        return self._clips.get((person, performance), lambda: self._load(person, performance))
 
     def _load(self, person: int, performance: int) -> Clip:
         folder = self.cache / self._key(person, performance)
@@ -202,16 +207,15 @@ class PerformerSamples:
 
     def _render(self, person: int, performance: int) -> Clip:
         model = _head_model(self.head_model)
-        if person not in self._performers:
-            self._performers.clear()
-            seed = int(np.random.default_rng([self.seed, person, 18]).integers(2**31))
-            drawn = Person.drawn(seed)
-            self._performers[person] = Performer(model, drawn.identity, drawn.appearance)
+        performer = self._performers.get(person, lambda: self._performer(model, person))
         seeds = [int(value) for value in np.random.default_rng([self.seed, person, performance, 19]).integers(2**31, size=3)]
-        performer = self._performers[person]
         camera = camera_for(performer, self.size, np.random.default_rng(seeds[0]))
         acting = act(model, self.frames, self.frames_per_second, seeds[1])
         return record(performer, camera, Room.drawn(seeds[2]), acting, self.size, fill=performance % 2 == 1)
+
+    def _performer(self, model: HeadModel, person: int) -> Performer:
+        drawn = Person.drawn(int(np.random.default_rng([self.seed, person, 18]).integers(2**31)))
+        return Performer(model, drawn.identity, drawn.appearance)
 
 
 def act(model: HeadModel, frames: int, frames_per_second: float, seed: int) -> Performance:

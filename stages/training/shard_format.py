@@ -183,6 +183,37 @@ def index_schema(kind: ShardFormat) -> pa.Schema:
     return pa.schema([*text, *numbers, pa.field("reference", pa.bool_(), nullable=False), *places])
 
 
+SEGMENTS = "segments.parquet"
+"""Beside the manifest: what every shard holds, so that a data set of any size is opened with two requests."""
+
+SEGMENTS_SCHEMA = pa.schema(
+    [
+        pa.field("shard", pa.string(), nullable=False),
+        pa.field("clip", pa.string(), nullable=False),
+        pa.field("person", pa.string(), nullable=False),
+        pa.field("start", pa.int32(), nullable=False),
+        pa.field("stop", pa.int32(), nullable=False),
+        pa.field("references", pa.list_(pa.field("item", pa.int32(), nullable=False)), nullable=False),
+    ]
+)
+"""Rows ``start <= row < stop`` of a shard's index are consecutive frames; ``references``: those rows with a reference picture."""
+
+
+def segments_of(shard: str, index: pa.Table) -> list[dict[str, Any]]:
+    """The segments of a shard, by ``SEGMENTS_SCHEMA``, from its index."""
+    clips, people = index["clip"].to_pylist(), index["person"].to_pylist()
+    numbers, references = index["segment"].to_numpy(), index["reference"].to_numpy(zero_copy_only=False)
+    found: list[dict[str, Any]] = []
+    start = 0
+    for row in range(1, len(clips) + 1):
+        if row == len(clips) or (clips[row], numbers[row]) != (clips[start], numbers[start]):
+            with_picture = [start + int(place) for place in np.flatnonzero(references[start:row])]
+            one = {"shard": shard, "clip": clips[start], "person": people[start], "start": start, "stop": row}
+            found.append({**one, "references": with_picture})
+            start = row
+    return found
+
+
 def _row(record: FrameRecord) -> dict[str, Any]:
     return {
         "key": record.key,

@@ -18,17 +18,31 @@ import pyarrow.parquet as pq
 from schemas.problems import StoreError, UsageError
 from stages.training.augmentation import Augmentation, Window, compose, draw, soft_person
 from stages.training.hair_bank import long_hair
+from stages.training.recent import Recent
 from stages.training.samples import TrainingSample
-from stages.training.shard_format import FIELDS, MANIFEST, ROW_GROUP, VERSION, FrameRecord, damaged, decode_frame, suffix_of
+from stages.training.shard_format import (
+    FIELDS,
+    MANIFEST,
+    ROW_GROUP,
+    SEGMENTS,
+    VERSION,
+    FrameRecord,
+    damaged,
+    decode_frame,
+    suffix_of,
+)
 
 Split = Literal["train", "validation"]
+
+INDEXES = 64
+"""Indexes of shards that are kept in memory, a few hundred kilobytes each."""
 
 
 @dataclass(frozen=True)
 class _Segment:
-    """A run of consecutive frames: rows ``start <= row < stop`` of a shard's index."""
+    """A run of consecutive frames: rows ``start <= row < stop`` of the index of the shard with this name."""
 
-    shard: int
+    shard: str
     start: int
     stop: int
 
@@ -72,32 +86,21 @@ class ShardSamples:
         self.size = size or prepared
         if self.size > prepared or self.size % 32:
             raise UsageError([f"Samples of {self.size} pixels cannot be made of {url}, which was prepared with {prepared}."])
-        self._shards = [shard["name"] for shard in self.manifest["splits"].get(split, {}).get("shards", [])]
-        self._indexes = [self._read_index(name) for name in self._shards]
-        self._rows = [index.to_pydict() for index in self._indexes]
+        self._indexes: Recent[dict[str, list[Any]]] = Recent(INDEXES)
         self._segments: dict[str, list[_Segment]] = {}
-        self._references: dict[str, list[tuple[int, int]]] = {}
-        for shard, rows in enumerate(self._rows):
-            self._enter(shard, rows)
+        self._references: dict[str, list[tuple[str, int]]] = {}
+        for row in self._read_segments():
+            self._segments.setdefault(row["person"], []).append(_Segment(row["shard"], row["start"], row["stop"]))
+            self._references.setdefault(row["clip"], []).extend((row["shard"], place) for place in row["references"])
         self.people = tuple(sorted(self._segments))
         self._suitable: dict[int, tuple[str, ...]] = {}
         if not self.people:
             raise UsageError([f"The data set {url} has no frames in its split '{split}'."])
 
-    def _enter(self, shard: int, rows: Mapping[str, list[Any]]) -> None:
-        clips, segments, people = rows["clip"], rows["segment"], rows["person"]
-        start = 0
-        for row in range(len(clips)):
-            if rows["reference"][row]:
-                self._references.setdefault(clips[row], []).append((shard, row))
-            if row + 1 == len(clips) or (clips[row + 1], segments[row + 1]) != (clips[row], segments[row]):
-                self._segments.setdefault(people[row], []).append(_Segment(shard, start, row + 1))
-                start = row + 1
-
     @property
     def frames(self) -> int:
         """How many frames the split has."""
-        return sum(index.num_rows for index in self._indexes)
+        return sum(len(segment) for segments in self._segments.values() for segment in segments)
 
     def sample(self, number: int, frames: int) -> TrainingSample:
         """The sample with this number as a window of ``frames`` frames; UsageError where no segment is that long."""
@@ -122,7 +125,7 @@ class ShardSamples:
             raise UsageError([f"The data set {self.url} has no {frames} consecutive frames in its split '{self.split}'."])
         return self._suitable[frames]
 
-    def _reference(self, clip: str, window: set[tuple[int, int]], rng: np.random.Generator) -> npt.NDArray[np.uint8]:
+    def _reference(self, clip: str, window: set[tuple[str, int]], rng: np.random.Generator) -> npt.NDArray[np.uint8]:
         known = self._references.get(clip, [])
         if not known:
             raise damaged(f"clip {clip}", "it has no reference picture")
@@ -133,15 +136,15 @@ class ShardSamples:
             raise damaged(f"frame {record.key}", "its reference picture is missing")
         return shrunk(record.reference, self.size)
 
-    def read(self, shard: int, rows: range) -> list[FrameRecord]:
-        """Frames of a shard as they were written, in order; ``rows`` consecutive."""
-        path = f"{self._root}/{self._shards[shard]}"
-        keys = self._rows[shard]["key"][rows.start : rows.stop]
-        fields = self._from_tar(path, shard, rows) if self._format == "webdataset" else self._from_parquet(path, rows)
+    def read(self, shard: str, rows: range) -> list[FrameRecord]:
+        """Frames of a shard, given by name, as they were written, in order; ``rows`` consecutive."""
+        path = f"{self._root}/{shard}"
+        index = self._indexes.get(shard, lambda: self._read_index(shard))
+        keys = index["key"][rows.start : rows.stop]
+        fields = self._from_tar(path, index, rows) if self._format == "webdataset" else self._from_parquet(path, rows)
         return [decode_frame(key, found) for key, found in zip(keys, fields, strict=True)]
 
-    def _from_tar(self, path: str, shard: int, rows: range) -> list[dict[str, bytes]]:
-        index = self._rows[shard]
+    def _from_tar(self, path: str, index: Mapping[str, list[Any]], rows: range) -> list[dict[str, bytes]]:
         places = [
             {name: (index[f"offset_{name}"][row], index[f"bytes_{name}"][row]) for name in FIELDS if index[f"bytes_{name}"][row]}
             for row in rows
@@ -190,8 +193,15 @@ class ShardSamples:
             raise UsageError([f"The data set {self.url} has format version {version}; this program reads {VERSION}."])
         return dict(found)
 
-    def _read_index(self, name: str) -> pa.Table:
-        path = f"{self._root}/{name.removesuffix(suffix_of(self._format))}.index.parquet"
+    def _read_segments(self) -> list[dict[str, Any]]:
+        shards = {shard["name"] for shard in self.manifest["splits"].get(self.split, {}).get("shards", [])}
+        return [row for row in self._read_table(f"{self._root}/{SEGMENTS}").to_pylist() if row["shard"] in shards]
+
+    def _read_index(self, shard: str) -> dict[str, list[Any]]:
+        name = f"{shard.removesuffix(suffix_of(self._format))}.index.parquet"
+        return dict(self._read_table(f"{self._root}/{name}").to_pydict())
+
+    def _read_table(self, path: str) -> pa.Table:
         try:
             return pq.read_table(io.BytesIO(self._cat(path)))
         except pa.ArrowException as error:

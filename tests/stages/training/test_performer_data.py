@@ -70,7 +70,7 @@ def test_the_condition_is_the_target_without_head_and_shoulders(head_model: Path
 
 def test_crops_are_the_pipelines(head_model: Path, cache: Path) -> None:
     samples = source(head_model, cache)
-    clip = samples._clip(0, 0)
+    clip = samples.clip(0, 0)
     anchors = head_anchor(clip.landmarks.astype(np.float64))
     assert np.quantile(anchors[:, 2], 0.75) == pytest.approx(SIZE / CROP_SCALE, rel=0.01)
     assert np.median(anchors[:, 0]) == pytest.approx(SIZE / 2, abs=0.06 * SIZE)
@@ -80,8 +80,8 @@ def test_crops_are_the_pipelines(head_model: Path, cache: Path) -> None:
 def test_held_out_performances_are_others(head_model: Path, cache: Path) -> None:
     known, held_out = source(head_model, cache), source(head_model, cache, "held_out")
     assert not set(known.performances) & set(held_out.performances)
-    pictures = {known._clip(0, performance).pictures.tobytes() for performance in known.performances}
-    assert held_out._clip(0, held_out.performances[0]).pictures.tobytes() not in pictures
+    pictures = {known.clip(0, performance).pictures.tobytes() for performance in known.performances}
+    assert held_out.clip(0, held_out.performances[0]).pictures.tobytes() not in pictures
     assert known.name(0) == held_out.name(0)
 
 

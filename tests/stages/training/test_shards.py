@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pickle
 import subprocess
 import sys
 import tarfile
@@ -13,13 +14,22 @@ from typing import Any
 
 import fsspec
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from schemas.problems import StoreError, UsageError
 from stages.training.augmentation import NO_AUGMENTATION
 from stages.training.samples import TrainingSample
-from stages.training.shard_format import FrameRecord, ShardFormat, suffix_of, write_shard
+from stages.training.shard_format import (
+    SEGMENTS,
+    SEGMENTS_SCHEMA,
+    FrameRecord,
+    ShardFormat,
+    segments_of,
+    suffix_of,
+    write_shard,
+)
 from stages.training.shards import ShardSamples
 from tests.stages.training.painted_windows import SIZE, painted_records
 
@@ -29,12 +39,14 @@ KINDS: tuple[ShardFormat, ...] = ("webdataset", "parquet")
 def write_dataset(folder: Path, shards: Sequence[Sequence[FrameRecord]], kind: ShardFormat = "webdataset", **more: Any) -> Path:
     """A data set as ``flows.dataset`` lays it out."""
     folder.mkdir(exist_ok=True)
-    names = []
+    names, segments = [], []
     for number, records in enumerate(shards):
         name = f"train-{number:06d}"
         table = write_shard(folder / f"{name}{suffix_of(kind)}", records, kind, **{"pictures": "png", **more})
         pq.write_table(table, folder / f"{name}.index.parquet")
+        segments += segments_of(f"{name}{suffix_of(kind)}", table)
         names.append({"name": f"{name}{suffix_of(kind)}"})
+    pq.write_table(pa.Table.from_pylist(segments, schema=SEGMENTS_SCHEMA), folder / SEGMENTS)
     manifest = {"format_version": 1, "format": kind, "size": SIZE, "splits": {"train": {"shards": names}}}
     (folder / "dataset.json").write_text(json.dumps(manifest))
     return folder
@@ -61,7 +73,9 @@ def test_frames_read_back_as_they_were_written(tmp_path: Path, kind: ShardFormat
     assert samples.people == ("p", "q")
     assert samples.frames == 36
     for rows in (range(3, 4), range(14, 19), range(24)):
-        for made, found in zip(two_people[0][rows.start : rows.stop], samples.read(0, rows), strict=True):
+        for made, found in zip(
+            two_people[0][rows.start : rows.stop], samples.read(f"train-000000{suffix_of(kind)}", rows), strict=True
+        ):
             for name in ("key", "clip", "person", "rights", "frame", "segment"):
                 assert getattr(made, name) == getattr(found, name)
             for name in ("picture", "background", "labels", "landmarks", "shoulders"):
@@ -73,7 +87,7 @@ def test_frames_read_back_as_they_were_written(tmp_path: Path, kind: ShardFormat
 
 def test_jpeg_keeps_pictures_to_within_what_nobody_sees(tmp_path: Path) -> None:
     (made,) = records = painted_records(1)
-    (found,) = ShardSamples(str(write_dataset(tmp_path, [records], pictures="jpg"))).read(0, range(1))
+    (found,) = ShardSamples(str(write_dataset(tmp_path, [records], pictures="jpg"))).read("train-000000.tar", range(1))
     assert np.abs(made.picture.astype(int) - found.picture).mean() < 2
     assert np.array_equal(made.labels, found.labels)
 
@@ -133,6 +147,12 @@ def test_samples_are_a_function_of_seed_and_number_in_every_process(tmp_path: Pa
     assert fingerprint(ShardSamples(str(folder), seed=5).sample(0, 3)) != here[0]
 
 
+def test_a_copy_for_another_process_gives_the_same_samples(tmp_path: Path, two_people: list[list[FrameRecord]]) -> None:
+    samples = ShardSamples(str(write_dataset(tmp_path, two_people)))
+    before = fingerprint(samples.sample(3, 2))
+    assert fingerprint(pickle.loads(pickle.dumps(samples)).sample(3, 2)) == before
+
+
 def test_smaller_samples_are_shrunk_with_their_points(tmp_path: Path, two_people: list[list[FrameRecord]]) -> None:
     folder = str(write_dataset(tmp_path, two_people))
     whole, small = (ShardSamples(folder, size=size, augmentation=NO_AUGMENTATION).sample(3, 2) for size in (None, 64))
@@ -166,11 +186,11 @@ def test_what_cannot_be_read_is_said_in_words(tmp_path: Path, two_people: list[l
     tar = folder / "train-000000.tar"
     tar.write_bytes(tar.read_bytes()[:5000])
     with pytest.raises(StoreError, match="damaged") as cut:
-        samples.read(0, range(5, 6))
+        samples.read("train-000000.tar", range(5, 6))
     assert cut.value.code == "shard_damaged"
     tar.unlink()
     with pytest.raises(StoreError, match="missing"):
-        samples.read(0, range(1))
+        samples.read("train-000000.tar", range(1))
     (folder / "dataset.json").write_text('{"format_version": 99}')
     with pytest.raises(UsageError, match="version 99"):
         ShardSamples(str(folder))

@@ -1,0 +1,97 @@
+"""What goes into which shard of a data set: decided by clips, parameters and hashes alone."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from flows.clip_stages import Manifests
+from flows.dataset_frames import Piece
+from schemas.dataset import DatasetClip, DatasetParameters
+from schemas.problems import HeadswapError
+from stages.training.shard_format import VERSION, ShardFormat
+from storage.keys import digest_value
+
+RECIPE = 2
+"""Goes up when the same artifacts and parameters give other shards."""
+
+SPLITS = ("train", "validation")
+
+
+@dataclass
+class PreparedClip:
+    """A clip and what becomes of it in the data set. ``excluded``: a reason or nothing for every frame, str [frames]."""
+
+    clip: DatasetClip
+    number: int
+    split: str
+    manifests: Manifests = field(default_factory=dict)
+    media: str = ""
+    """Digest of the medium."""
+    excluded: npt.NDArray[np.str_] = field(default_factory=lambda: np.zeros(0, "U16"))
+    pieces: tuple[Piece, ...] = ()
+    failure: HeadswapError | None = None
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A shard to be: its name without suffix, what goes in, and a digest of all that decides its content."""
+
+    name: str
+    pieces: tuple[Piece, ...]
+    recipe: str
+
+    @property
+    def frames(self) -> int:
+        return sum(len(piece.frames) for piece in self.pieces)
+
+
+def split_of(identity: str, validation: float) -> str:
+    """``train`` or ``validation``, by a hash of who is shown: the same whatever else is in the data set."""
+    drawn = int.from_bytes(hashlib.blake2b(identity.encode(), digest_size=8).digest(), "big") / 2**64
+    return "validation" if drawn < validation else "train"
+
+
+def plan_shards(prepared: Sequence[PreparedClip], kind: ShardFormat, parameters: DatasetParameters) -> list[Shard]:
+    """Pieces of clips in the order of the catalogue, split by split, so many to a shard that it is full."""
+    shards = []
+    of = {one.number: one for one in prepared}
+    for split in SPLITS:
+        pieces = [piece for one in prepared if one.split == split for piece in one.pieces]
+        group: list[Piece] = []
+        groups = []
+        for piece in pieces:
+            group.append(piece)
+            if sum(len(one.frames) for one in group) >= parameters.shard_frames:
+                groups.append(group)
+                group = []
+        groups += [group] if group else []
+        for number, members in enumerate(groups):
+            name = f"{split}-{number:06d}"
+            shards.append(Shard(name, tuple(members), _recipe(name, members, of, kind, parameters)))
+    return shards
+
+
+def _recipe(
+    name: str, pieces: Sequence[Piece], of: Mapping[int, PreparedClip], kind: ShardFormat, parameters: DatasetParameters
+) -> str:
+    told = [
+        {
+            "clip": piece.clip.id,
+            "number": piece.number,
+            "person": piece.clip.identity,
+            "rights": piece.clip.rights,
+            "segment": piece.segment,
+            "frames": [piece.frames.start, piece.frames.stop],
+            "media": of[piece.number].media,
+            "artifacts": {stage: [one.digest for one in some] for stage, some in sorted(of[piece.number].manifests.items())},
+        }
+        for piece in pieces
+    ]
+    made = {"size": parameters.size, "pictures": parameters.pictures, "quality": parameters.quality}
+    made["reference_interval"] = parameters.reference_interval
+    return digest_value({"recipe": RECIPE, "version": VERSION, "name": name, "kind": kind, "made": made, "pieces": told})
