@@ -71,9 +71,13 @@ def _cloth(person: Silhouette) -> Mask:
     return person.labels == LABELS.index("cloth")
 
 
+def hair_blocks(person: Silhouette) -> Mask:
+    """The blocks of a person's hair, boolean [SIZE, SIZE]."""
+    return expand_grid(hair_grid(person.labels == LABELS.index("hair")), SIZE)
+
+
 def _beside_hair(person: Silhouette) -> Mask:
-    own = expand_grid(hair_grid(person.labels == LABELS.index("hair")), SIZE)
-    return _cloth(person) & ~own
+    return _cloth(person) & ~hair_blocks(person)
 
 
 _DEFAULT = _blocks(FOREGROUND_BLOCKS)
@@ -113,7 +117,7 @@ def compare(order: Order) -> Outcome:
     people = [_read(file) for file in resumable(order, "people", render_person)]
     strangers = strange_hair(people, order.seed)
     outlines = np.stack([person.outline for person in people])
-    heads = np.stack([_shares(np.isin(person.labels, (1, 2)), WANTED).ravel() for person in people])
+    heads = np.stack([shares(np.isin(person.labels, (1, 2)), WANTED).ravel() for person in people])
     results = {
         exposure.name: measure(exposure, people, strangers, outlines, heads, order.seed) for exposure in (*HOLES, *CLOTHED)
     }
@@ -160,13 +164,12 @@ def strange_hair(people: Sequence[Silhouette], seed: int) -> list[Mask]:
         if not others:
             result.append(np.zeros((SIZE, SIZE), bool))
             continue
-        chosen = people[others[int(rng.integers(len(others)))]]
-        hair = expand_grid(hair_grid(chosen.labels == LABELS.index("hair")), SIZE)
+        hair = hair_blocks(people[others[int(rng.integers(len(others)))]])
         result.append(hair[:, ::-1] if rng.uniform() < 0.5 else hair)
     return result
 
 
-def _shares(mask: Mask, side: int) -> npt.NDArray[np.float32]:
+def shares(mask: Mask, side: int) -> npt.NDArray[np.float32]:
     """Share of each cell of a grid that a mask covers: float32 [side, side]."""
     return np.asarray(cv2.resize(mask.astype(np.float32), (side, side), interpolation=cv2.INTER_AREA), np.float32)
 
@@ -188,7 +191,7 @@ def measure(
     for person, hair in zip(people, strangers, strict=True):
         hole = exposure.hole(person.labels != 0)
         cloth = np.zeros_like(hole) if exposure.cloth is None else exposure.cloth(person, hair)
-        seen.append(np.concatenate([_shares(hole, SEEN).ravel(), _shares(cloth, SEEN).ravel()]))
+        seen.append(np.concatenate([shares(hole, SEEN).ravel(), shares(cloth, SEEN).ravel()]))
     features = np.stack(seen)
     chosen = np.random.default_rng([seed, 47]).integers(len(people), size=(2000, len(people)))
     result: dict[str, Any] = {"blocks": exposure.blocks}
@@ -196,7 +199,7 @@ def measure(
         wanted = outlines[:, k : k + 1]
         found, blind = leakage.predict_held_out(features, wanted)
         missed, unknown = (((wanted - guess) ** 2)[:, 0] for guess in (found, blind))
-        drawn = 1 - missed[chosen].sum(1) / unknown[chosen].sum(1)
+        drawn = 1 - missed[chosen].sum(1) / np.maximum(unknown[chosen].sum(1), 1e-12)
         share = leakage.explained(wanted, found, blind)
         result[name] = [round(float(value), 4) for value in (share, *np.percentile(drawn, (2.5, 97.5)))]
         result[f"{name} bits"] = round(leakage.bits(share), 3)
