@@ -26,6 +26,7 @@ from stages.training.shards import ShardSamples
 from stages.video.decode import open_clip
 from storage.store import ArtifactStore
 from tests.media import write_video
+from tests.nights import object_store
 
 FRAMES = 14
 PARAMETERS = DatasetParameters(
@@ -50,8 +51,9 @@ class Studio:
         self.settings: Settings = load_settings({"store": self.store.url, "workers": 1, "retry.backoff_seconds": 0})
 
     def prepare(self, name: str, **more: Any) -> dict[str, Any]:
+        out = more.pop("out", Place(str(self.folder / name)))
         arguments = {"parameters": PARAMETERS, "registry": ModelRegistry(self.folder / "models"), **more}
-        return prepare_dataset(self.clips, self.store, self.settings, Place(str(self.folder / name)), **arguments)
+        return prepare_dataset(self.clips, self.store, self.settings, out, **arguments)
 
     def files(self, name: str) -> dict[str, bytes]:
         return {path.name: path.read_bytes() for path in sorted((self.folder / name).iterdir())}
@@ -163,6 +165,25 @@ def test_parquet_holds_the_same_frames(studio: Studio, told: dict[str, Any]) -> 
     tar, rows = (ShardSamples(str(studio.folder / name)) for name in ("whole", "parquet"))
     for name in ("target", "background", "reference", "face_points"):
         assert np.array_equal(getattr(tar.sample(2, 3), name), getattr(rows.sample(2, 3), name))
+
+
+def test_an_object_store_holds_the_same_bytes_and_can_be_trained_from(studio: Studio, told: dict[str, Any]) -> None:
+    whole = studio.files("whole")
+    with object_store() as server:
+        options = {"endpoint_url": server.environment["AWS_ENDPOINT_URL"], "key": "test", "secret": "test"}
+        place = Place(f"s3://{server.bucket}/sets/one", options)
+        for written in (told["written"], 0):
+            assert studio.prepare("", out=place)["written"] == written
+        listed = server.client().list_objects_v2(Bucket=server.bucket)["Contents"]
+        stored = {
+            entry["Key"].removeprefix("sets/one/"): server.client()
+            .get_object(Bucket=server.bucket, Key=entry["Key"])["Body"]
+            .read()
+            for entry in listed
+        }
+        assert stored == whole
+        sample = ShardSamples(place.url, storage_options=options).sample(3, 4)
+    assert np.array_equal(sample.target, ShardSamples(str(studio.folder / "whole")).sample(3, 4).target)
 
 
 def test_a_data_set_without_a_usable_frame_is_refused_with_the_reasons(studio: Studio, told: dict[str, Any]) -> None:
