@@ -29,3 +29,22 @@ MASK_COMPARISON = TableSchema(
         *(column(name, pa.float32()) for name in (*MASK_MEASURES, *PLATE_MEASURES)),
     ),
 )
+
+RETARGETING_ERRORS = ("all", "eyes", "brows", "mouth", "expression")
+RETARGETING_COUNTS = ("eyes_closed", "eyes_open", "mouth_closed", "mouth_open")
+
+RETARGETING_COMPARISON = TableSchema(
+    "retargeting_comparison",
+    1,
+    (
+        column("pair", pa.int32()),
+        column("landmarks", pa.string()),  # detected, exact, alike
+        column("method", pa.string()),
+        column("smile", pa.float32()),  # of the source's portrait, weight 0..1
+        column("eye_ratio", pa.float32()),  # source's size over the driver's, at rest, true
+        column("mouth_ratio", pa.float32()),
+        *(column(name, pa.float32()) for name in RETARGETING_ERRORS),  # per cent of the inter-ocular distance; weights in per cent
+        *(column(f"{name}_{what}", pa.int32()) for name in RETARGETING_COUNTS for what in ("cases", "held")),
+    ),
+)
+"""One row per pair, kind of landmarks and method; errors are means over the pair's frames."""

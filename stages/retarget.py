@@ -69,7 +69,7 @@ class Retarget(Stage):
     """Neu-Exp, scale-aware retargeting, edits, the target's head pose."""
 
     name = "retarget"
-    version = 1
+    version = 2
     scope = Scope.JOB
     parameters = RetargetParameters
     inputs = (Input("track", "source"), Input("fit3dmm", "source"), Input("track", "target"), Input("fit3dmm", "target"))

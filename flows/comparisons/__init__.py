@@ -124,16 +124,17 @@ def run_comparison(name: str, order: Order) -> tuple[dict[str, Any], Outcome]:
     return {**document, "files": [str(file) for file in (as_json, as_text, *outcome.files)]}, outcome
 
 
-def resumable(order: Order, folder: str, make: Callable[[str, int, int], Arrays]) -> list[Path]:
-    """Files of arrays, one for each of the order's numbers; those that are there are not made again.
+def resumable(order: Order, folder: str, make: Callable[[str, int, int], Arrays], count: int | None = None) -> list[Path]:
+    """Files of arrays, one for each number; those that are there are not made again.
 
     Args:
+        count: of numbers; by default the order's pairs.
         folder: below the order's, named so that other recipes have other folders.
         make: a function of a module (processes find it by name): head model's path, seed, number -> arrays.
     """
     place = order.out / folder / f"seed{order.seed}"
     place.mkdir(parents=True, exist_ok=True)
-    files = [place / f"{number:05d}.npz" for number in range(order.pairs)]
+    files = [place / f"{number:05d}.npz" for number in range(order.pairs if count is None else count)]
     missing = [number for number, file in enumerate(files) if not file.is_file()]
     work = functools.partial(_make, make, str(order.head_model), str(place), order.seed)
     done = len(files) - len(missing)

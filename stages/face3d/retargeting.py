@@ -9,7 +9,7 @@ scaled around eyes and mouth by the ratio of the features' sizes (the paper give
 
 Sums of scaled displacements do not close an eye or a mouth whose size differs. So the openings are carried over as such: each
 pair of lid landmarks opens by the same share of its neutral opening as in the driver, each pair of lip landmarks by the driver's
-gap times the mouth's scale. The gaze is carried over as the iris's place between the corners of the eye.
+gap times the mouth's scale. The gaze is carried over as the movement of the iris's place between the corners of the eye.
 """
 
 from __future__ import annotations
@@ -42,7 +42,10 @@ Floats = NDArray[np.float64]
 CLOSED = 0.12
 """Share of its neutral opening below which an eye counts as closed: what MediaPipe leaves open of a closed eye."""
 
-_SURELY_OPEN = 0.4
+UNEXPLAINED = 0.75
+"""Share of the motion beyond the fitted expressions that is carried over."""
+
+_SURELY_OPEN, _WIDE_OPEN = 0.4, 0.7
 _CLOSED_LIPS = 0.012  # of the mouth's width: what MediaPipe leaves between closed lips
 _PARTED_LIPS = 0.05
 _EYE_REACH = 0.16
@@ -136,6 +139,14 @@ def face_size(neutral: Floats) -> float:
     return float(np.sqrt(((neutral - neutral.mean(0)) ** 2).sum(-1).mean()))
 
 
+def transferred(driver: Floats, driver_neutral: Floats, source_neutral: Floats, ratios: FeatureRatios) -> Floats:
+    """The source's neutral face plus the driver's displacements, scaled: the sum as the paper has it, nothing else.
+
+    Shapes as in ``retarget``.
+    """
+    return np.asarray(source_neutral + scale_field(ratios) * (driver - driver_neutral))
+
+
 def retarget(
     driver: Floats,
     driver_neutral: Floats,
@@ -143,6 +154,7 @@ def retarget(
     ratios: FeatureRatios,
     *,
     lids: Floats | None = None,
+    believed: Floats | None = None,
 ) -> Floats:
     """The source's face with the driver's expression.
 
@@ -152,22 +164,42 @@ def retarget(
         source_neutral: the source's face at rest, ``[478, 3]``.
         ratios: s_eye and s_mouth.
         lids: factor on the opening of the left and the right eye, ``[n, 2]`` (edits of blinks); none by default.
+        believed: the driver's frames as far as their motion is believed (``believed_motion``), ``[n, 478, 3]``; as they are by
+            default. Openings and gaze are read off ``driver`` all the same.
 
     Returns:
         ``[n, 478, 3]`` model space.
     """
     kernels = _kernels()
-    moved = source_neutral + scale_field(ratios) * (driver - driver_neutral)
+    moved = transferred(driver if believed is None else believed, driver_neutral, source_neutral, ratios)
     for index, eye in enumerate(EYES):
         factor = np.ones(len(driver)) if lids is None else lids[:, index]
-        opening = closing(opening_ratios(driver, driver_neutral, eye) * factor[:, None])
+        share = opening_ratios(driver, driver_neutral, eye)
+        opening = closing(share * factor[:, None])
         wanted = opening * np.maximum(lid_gaps(source_neutral[None], eye), 0.0)
-        moved = _move(moved, wanted - lid_gaps(moved, eye), kernels.upper_lids[index])
-        moved = _place_iris(moved, driver, source_neutral, eye)
+        # Open eyes keep what the sum gave them: only towards closing does the share of the opening matter.
+        given = lid_gaps(moved, eye)
+        told = np.where(factor[:, None] == 1.0, 1.0 - _smoothstep(share, _SURELY_OPEN, _WIDE_OPEN), 1.0)
+        moved = _move(moved, told * (wanted - given), kernels.upper_lids[index])
+        moved = _place_iris(moved, driver, driver_neutral, source_neutral, eye)
     gaps = lip_gaps(driver)
     width = np.linalg.norm(driver[:, INNER_CORNERS[0]] - driver[:, INNER_CORNERS[1]], axis=-1)[:, None]
     wanted = gaps * _smoothstep(gaps / np.maximum(width, 1e-6), _CLOSED_LIPS, _PARTED_LIPS) * ratios.mouth[1]
     return _open_lips(moved, wanted - lip_gaps(moved), kernels)
+
+
+def believed_motion(driver: Floats, driver_neutral: Floats, explained: Floats) -> Floats:
+    """The driver's frames with what no expression explains damped: part of it is the detector's error, new in every frame.
+
+    Args:
+        driver: ``[n, 478, 3]``, model space. driver_neutral: ``[478, 3]``.
+        explained: displacement that fitted expressions account for, ``[n, 478, 3]``.
+
+    Returns:
+        ``[n, 478, 3]``.
+    """
+    face = driver_neutral + explained
+    return np.asarray(face + UNEXPLAINED * (driver - face))
 
 
 def scale_field(ratios: FeatureRatios) -> Floats:
@@ -276,21 +308,27 @@ def _open_lips(shapes: Floats, amount: Floats, kernels: _Kernels) -> Floats:
     return _move(_move(shapes, amount / 2, kernels.upper_lips), -amount / 2, kernels.lower_lips)
 
 
-def _place_iris(shapes: Floats, driver: Floats, neutral: Floats, eye: Eye) -> Floats:
-    """Put the source's iris where the driver's is between the corners of the eye; its size stays the source's."""
+def _place_iris(shapes: Floats, driver: Floats, driver_neutral: Floats, neutral: Floats, eye: Eye) -> Floats:
+    """Move the source's iris between the corners of its eye as the driver's moved from where it is at rest; its size stays."""
     border = neutral[list(eye.iris_points)] - neutral[eye.iris]
-    outer, inner = driver[:, eye.outer], driver[:, eye.inner]
+    at_rest = _iris_place(neutral[None], eye)
+    place = at_rest + _iris_place(driver, eye) - _iris_place(driver_neutral[None], eye)
+    # No eye looks beyond its corners, nor does any turn far without its lids.
+    place[:, :2] = np.clip(place[:, :2], -0.42, 0.42)
+    outer, inner = shapes[:, eye.outer], shapes[:, eye.inner]
     width = np.linalg.norm((outer - inner)[:, :2], axis=1)
-    offset = (driver[:, eye.iris] - (outer + inner) / 2) / width[:, None]
-    offset[:, :2] = np.clip(offset[:, :2], -0.42, 0.42)
-    here_outer, here_inner = shapes[:, eye.outer], shapes[:, eye.inner]
-    here_width = np.linalg.norm((here_outer - here_inner)[:, :2], axis=1)
-    depth = neutral[eye.iris, 2] - neutral[list(eye.corners), 2].mean()
-    centre = (here_outer + here_inner) / 2 + offset * here_width[:, None]
-    centre[:, 2] = (here_outer + here_inner)[:, 2] / 2 + depth
+    centre = (outer + inner) / 2 + place * width[:, None]
+    centre[:, 2] = (outer + inner)[:, 2] / 2 + neutral[eye.iris, 2] - neutral[list(eye.corners), 2].mean()
     moved = shapes.copy()
     moved[:, list(eye.iris_points)] = centre[:, None] + border
     return moved
+
+
+def _iris_place(shapes: Floats, eye: Eye) -> Floats:
+    """Where the iris is from the middle between the corners, in widths of the eye: ``[n, 478, 3]`` -> ``[n, 3]``."""
+    outer, inner = shapes[:, eye.outer], shapes[:, eye.inner]
+    width = np.linalg.norm((outer - inner)[:, :2], axis=1)
+    return np.asarray((shapes[:, eye.iris] - (outer + inner) / 2) / width[:, None])
 
 
 def _smoothstep(values: Floats, low: float, high: float) -> Floats:

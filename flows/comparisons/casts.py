@@ -1,4 +1,5 @@
-"""Pairs of people for the retargeting comparison: A performs, B sits for a portrait, and B performs what A did: the truth."""
+"""Casts of people who all perform the same and sit for a portrait each: in any two of them, one drives the other, and the other's
+own performance is the truth of it."""
 
 from __future__ import annotations
 
@@ -14,17 +15,25 @@ import numpy.typing as npt
 from flows.comparisons import Arrays, head_model
 from stages.detectors import FaceMesh, Window
 from stages.performers.appearance import Appearance, Room
+from stages.performers.camera import Camera
 from stages.performers.head import HeadModel, rotation_matrix
 from stages.performers.performance import Performance, perform
 from stages.performers.person import openness_of
 from stages.performers.proportions import Proportions
-from stages.performers.sampling import CAMERA
 from stages.performers.scene import Performer
 
-DUETS = "duets-v2"
+CASTS = "casts-v1"
 """Folder of the records; another name when they are made in another way, so that old ones are not mixed in."""
 
 FRAMES = 16
+PEOPLE = 3
+"""In a cast: every two of them make two pairs, so that a render serves in several."""
+
+PAIRS = PEOPLE * (PEOPLE - 1)
+
+CAMERA = Camera(224, 224, 3.42, 90.0, (0.0, 1.6))
+"""Sees the face as large as MediaPipe's network does, and little else: rendering is most of the work."""
+
 _SECONDS, _RATE = 5.0, 25.0
 _IDENTITIES = 100
 _SITTING = np.radians([12.0, 8.0, 6.0])  # largest turn of a head in a portrait
@@ -34,39 +43,38 @@ Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
-class Duet:
-    """A pair: driver A in n frames, source B in a portrait with an expression of its own, and B in A's frames.
+class Cast:
+    """p people in the same n frames of a performance, in a portrait with an expression of their own, and at rest.
 
-    ``seen`` is what MediaPipe detected, ``true`` the exact landmarks, in pixels, float [n, 478, 3] (a portrait: [478, 3]).
-    ``alike`` are exact landmarks of people whose expressions move everybody by the same centimetres, as the head model has it.
+    Landmarks are float [p, n, 478, 3] and, of portrait and rest, [p, 478, 3], pixels: ``seen``, as MediaPipe detected them;
+    ``true``, exact; ``alike``, exact of people whose expressions move everybody by the same centimetres, as in the head model.
+
+    Attributes:
+        expression: weights of the performance [n, expressions]. own_expression: of the portraits [p, expressions].
+        presence: of a face, by the detector, [p, n].
     """
 
     expression: Floats
+    own_expression: Floats
     presence: Floats
-    driver_seen: Floats
-    driver_true: Floats
-    driver_alike: Floats
-    source_seen: Floats
-    source_true: Floats
-    source_alike: Floats
-    source_expression: Floats
-    wanted_seen: Floats
-    wanted_true: Floats
-    wanted_alike: Floats
-    driver_rest_seen: Floats
-    driver_rest_true: Floats
-    source_rest_seen: Floats
-    source_rest_true: Floats
-    """A and B at rest, looking into the camera."""
+    seen: Floats
+    true: Floats
+    alike: Floats
+    portrait_seen: Floats
+    portrait_true: Floats
+    portrait_alike: Floats
+    rest_seen: Floats
+    rest_true: Floats
+    rest_alike: Floats
 
     @classmethod
-    def load(cls, path: Path) -> Duet:
+    def load(cls, path: Path) -> Cast:
         with np.load(path) as arrays:
             return cls(**{name: arrays[name] for name in arrays.files})
 
 
 def record(path: str, seed: int, number: int) -> Arrays:
-    """Render a pair, look at it, and keep what was seen beside the truth: the arrays of a ``Duet``."""
+    """Render a cast, look at it, and keep what was seen beside the truth: the arrays of a ``Cast``."""
     model, studio = head_model(path), _studio(path)
     rng = np.random.default_rng([seed, number, 21])
     names = model.expression_names
@@ -82,27 +90,27 @@ def record(path: str, seed: int, number: int) -> Arrays:
     )
     frames = telling_frames(performance, names, FRAMES)
     room = Room.drawn(int(rng.integers(2**31)), plain=True)
-    driver, source = (studio.sitter(rng, room) for _ in range(2))
     nowhere = np.zeros(3, np.float32)
     still = Act(np.zeros(len(names), np.float32), nowhere, nowhere, nowhere)
-    sitting = Act(own_expression(names, rng), (rng.uniform(-1, 1, 3) * _SITTING).astype(np.float32), nowhere, nowhere)
     acts = [Act(performance.expression[k], performance.pose[k], performance.shift[k], performance.sway[k]) for k in frames]
-    driven, wanted = [driver.shoot(act, rng) for act in acts], [source.shoot(act, rng) for act in acts]
-    portrait, rests = source.shoot(sitting, rng), (driver.shoot(still, rng), source.shoot(still, rng))
-    return {
+    performed, portraits, rests, own = [], [], [], []
+    for _ in range(PEOPLE):
+        sitter = studio.sitter(rng, room)
+        own.append(own_expression(names, rng))
+        turned = (rng.uniform(-1, 1, 3) * _SITTING).astype(np.float32)
+        performed.append([sitter.shoot(act, rng) for act in acts])
+        portraits.append(sitter.shoot(Act(own[-1], turned, nowhere, nowhere), rng))
+        rests.append(sitter.shoot(still, rng))
+    arrays = {
         "expression": performance.expression[frames],
-        "presence": np.array([[look.presence for look in looks] for looks in (driven, wanted)], np.float32),
-        **_columns("driver", driven),
-        **_columns("wanted", wanted),
-        "source_seen": portrait.seen,
-        "source_true": portrait.true,
-        "source_alike": portrait.alike,
-        "source_expression": sitting.expression,
-        "driver_rest_seen": rests[0].seen,
-        "driver_rest_true": rests[0].true,
-        "source_rest_seen": rests[1].seen,
-        "source_rest_true": rests[1].true,
+        "own_expression": np.stack(own),
+        "presence": np.array([[look.presence for look in looks] for looks in performed], np.float32),
     }
+    for kind in ("seen", "true", "alike"):
+        arrays[kind] = np.stack([[getattr(look, kind) for look in looks] for looks in performed])
+        arrays[f"portrait_{kind}"] = np.stack([getattr(look, kind) for look in portraits])
+        arrays[f"rest_{kind}"] = np.stack([getattr(look, kind) for look in rests])
+    return arrays
 
 
 def telling_frames(performance: Performance, names: Sequence[str], count: int) -> list[int]:
@@ -209,26 +217,22 @@ def _landmarks(performer: Performer, act: Act) -> Floats:
     return CAMERA.landmarks(performer.points.places(vertices[: performer.count]))
 
 
-def _columns(name: str, looks: Sequence[Look]) -> dict[str, Floats]:
-    return {f"{name}_{kind}": np.stack([getattr(look, kind) for look in looks]) for kind in ("seen", "true", "alike")}
-
-
 class _Studio:
     """What all pairs share in a process."""
 
     def __init__(self, path: str) -> None:
         self._model, self._mesh = head_model(path), FaceMesh()
         self._proportions = Proportions(self._model)
-        self._openness: dict[tuple[str, str, bool], Floats] = {}
+        self._openness: dict[str, Floats] = {}
 
     def sitter(self, rng: np.random.Generator, room: Room) -> Sitter:
         identity = (rng.normal(size=_IDENTITIES) * _IDENTITY_SPREAD).astype(np.float32)
         look = Appearance.drawn(int(rng.integers(2**31)))
-        look = replace(look, glasses=look.glasses if rng.uniform() < 0.5 else 0.0, tips=max(look.tips, -13.0))
-        key = (look.hair_style, look.clothes_style, look.glasses > 0)
-        if key not in self._openness:  # nearly that of anybody with such hair and clothes
-            self._openness[key] = openness_of(self._model, self._model.neutral, look)
-        return Sitter(self._model, self._proportions.of(identity), identity, look, room, self._openness[key], self._mesh)
+        look = replace(look, glasses=0.0, clothes_style="crew", tips=max(look.tips, -13.0))
+        style = look.hair_style
+        if style not in self._openness:  # nearly that of anybody with such hair
+            self._openness[style] = openness_of(self._model, self._model.neutral, look)
+        return Sitter(self._model, self._proportions.of(identity), identity, look, room, self._openness[style], self._mesh)
 
 
 @functools.cache
