@@ -1,7 +1,7 @@
-"""Makes the README's ``result.png`` from what ``headswap demo --out DEMO_FOLDER`` left.
+"""Makes ``result.png`` and ``true_swap.png`` from what ``headswap demo --out DEMO_FOLDER`` left.
 
-``python docs/images/make_result.py DEMO_FOLDER``. For each pair: the portrait on the left; beside it frames of the target above
-the same frames of the result.
+``python docs/images/make_result.py DEMO_FOLDER``. ``result.png``, for each pair: the portrait on the left; beside it frames of
+the target above the same frames of the result. ``true_swap.png``: frames of the target, of the result and of the true swap.
 """
 
 from __future__ import annotations
@@ -18,8 +18,11 @@ from PIL import Image
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
-PAIRS = {"ada-speaks": (0.2, 0.68, 0.8), "chi-turns": (0.0, 0.42, 0.85)}
+PAIRS = {"ada-speaks": (0.0, 0.5, 0.85), "chi-turns": (0.0, 0.17, 0.85)}
 """Jobs of the example catalogue, and which frames are shown, as shares of the clip's length."""
+
+TRUE = "ben-smiles"
+TRUE_SHARES = (0.0, 0.2, 0.4, 0.6, 0.8)
 
 PORTRAIT, FRAME = 0.86, 0.76
 """Sides of the squares that are cut out, shares of the picture's height (a clip's width, if that is less)."""
@@ -63,13 +66,29 @@ def main() -> None:
     side = (WIDTH - 4 * GAP) // 5
     blocks = [block(jobs[name], demo, side) for name in PAIRS]
     gap = np.full((2 * GAP, blocks[0].shape[1], 3), 255, np.uint8)
-    picture = np.vstack([part for one in blocks for part in (one, gap)][:-1])
-    # A palette keeps a PNG of this size small; dithering (which needs a palette that is given) hides that it is one.
+    save(np.vstack([part for one in blocks for part in (one, gap)][:-1]), "result.png")
+    save(true_swap(jobs[TRUE], demo, side), "true_swap.png")
+
+
+def true_swap(job: dict[str, str], demo: Path, side: int) -> NDArray[np.uint8]:
+    """Rows of the target, the result and the truth: uint8 [3 side + 2 gaps, ..., 3]."""
+    rows = []
+    for clip in (EXAMPLES / job["target"], demo / f"{job['id']}.mp4", EXAMPLES / "truth" / f"{job['id']}.mp4"):
+        gap = np.full((side, GAP, 3), 255, np.uint8)
+        shown = [square(picture, FRAME + 0.1, side) for picture in frames(clip, TRUE_SHARES)]
+        rows.append(np.hstack([part for one in shown for part in (one, gap)][:-1]))
+    gap = np.full((GAP, rows[0].shape[1], 3), 255, np.uint8)
+    return np.vstack([part for row in rows for part in (row, gap)][:-1])
+
+
+def save(picture: NDArray[np.uint8], name: str) -> None:
+    """Write a PNG beside this file.
+
+    A palette keeps a PNG of this size small; dithering (which needs a palette that is given) hides that it is one.
+    """
     coloured = Image.fromarray(picture)
     palette = coloured.quantize(256, method=Image.Quantize.MAXCOVERAGE)
-    coloured.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG).save(
-        Path(__file__).with_name("result.png"), optimize=True
-    )
+    coloured.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG).save(Path(__file__).with_name(name), optimize=True)
 
 
 if __name__ == "__main__":
