@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 UV_ENV := $(if $(PIP_FIND_LINKS),UV_FIND_LINKS="$(PIP_FIND_LINKS)") $(if $(PIP_CERT),SSL_CERT_FILE="$(PIP_CERT)")
 PYTEST_WORKERS ?= 2
 
-.PHONY: demo test lint environment clean chaos bench
+.PHONY: demo test lint environment clean chaos bench training training-proof
 
 environment: $(STAMP)
 
@@ -35,6 +35,16 @@ chaos: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks
+
+# Kills training at random moments and compares the weights with those of a run that was not killed.
+training: $(STAMP)
+	$(BIN)/python -m pytest tests/stages/training tests/flows/test_training.py -m "slow or not slow"
+
+# The recipe of the demo preset on five performers, from nothing, and what came out: hours on one core (docs/training.md).
+training-proof: $(STAMP)
+	$(BIN)/headswap train --preset demo --data performers:seed=11,people=5 --out training-proof --device cpu --resume
+	$(BIN)/python -m benchmarks.learning training-proof/pipeline --data performers:seed=11,people=5 --out training-proof/measured \
+		--clips training-proof-clips
 
 clean:
 	rm -rf $(VENV) demo-output build *.egg-info
