@@ -10,10 +10,11 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import multiprocessing
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -182,13 +183,33 @@ class PerformerSamples:
         """The person's name in samples."""
         return f"performer-{self.seed}-{person:04d}"
 
-    def prepare(self, tell: Callable[[int, int], None] | None = None) -> None:
-        """Render all clips that are not in the cache yet; ``tell`` gets how many are there and how many there will be."""
-        wanted = [(person, performance) for person in self.people for performance in self.performances]
-        for done, (person, performance) in enumerate(wanted, 1):
-            self.clip(person, performance)
+    def prepare(self, tell: Callable[[int, int], None] | None = None, *, workers: int = 1) -> None:
+        """Render all clips that are not in the cache yet.
+
+        Args:
+            tell: gets how many clips are there and how many there will be. workers: processes; each renders whole people.
+        """
+        done, of = 0, len(self.people) * len(self.performances)
+        for clips in self._prepared(min(workers, len(self.people))):
+            done += clips
             if tell is not None:
-                tell(done, len(wanted))
+                tell(done, of)
+
+    def _prepared(self, workers: int) -> Iterator[int]:
+        """Numbers of clips as they become ready."""
+        if workers > 1:
+            with multiprocessing.get_context("spawn").Pool(workers, _one_thread) as pool:
+                yield from pool.imap_unordered(self._render_person, self.people)
+            return
+        for person in self.people:
+            for performance in self.performances:
+                self.clip(person, performance)
+                yield 1
+
+    def _render_person(self, person: int) -> int:
+        for performance in self.performances:
+            self.clip(person, performance)
+        return len(self.performances)
 
     def clip(self, person: int, performance: int) -> Clip:
         """A clip, rendered where it is not in the cache."""
@@ -311,6 +332,11 @@ def _reference(shot: Shot, truth: Pixels, crop: npt.NDArray[np.float64], size: i
     matte = opacity * part * neck_fade(shot.labels, shot.landmarks)
     colours = foreground_layer(shot.picture, truth, opacity) / np.maximum(opacity, 1e-3)[..., None]
     return extract_crop(reference_picture(np.clip(colours, 0, 255).astype(np.uint8), matte), crop, size)
+
+
+def _one_thread() -> None:
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
+        os.environ[name] = "1"
 
 
 @functools.lru_cache(maxsize=2)

@@ -98,6 +98,18 @@ def test_another_process_with_an_empty_cache_makes_the_same_samples(head_model: 
     assert there.stdout.split() == here[::-1]
 
 
+def test_all_clips_can_be_rendered_beforehand_by_several_processes(head_model: Path, cache: Path, tmp_path: Path) -> None:
+    told: list[tuple[int, int]] = []
+    source(head_model, tmp_path, "held_out").prepare(lambda done, of: told.append((done, of)), workers=2)
+    assert told == [(1, 2), (2, 2)]
+    rendered = {path.name for path in tmp_path.iterdir()}
+    source(head_model, cache, "held_out").prepare()
+    assert len(rendered) == 2
+    assert rendered <= {path.name for path in cache.iterdir()}
+    for name in rendered:
+        assert (tmp_path / name / "pictures.npy").read_bytes() == (cache / name / "pictures.npy").read_bytes()
+
+
 def test_the_shipped_long_hair_is_what_its_recipe_gives(head_model: Path) -> None:
     assert np.array_equal(render_masks(head_model, range(2, 3)), long_hair()[2:3])
 
