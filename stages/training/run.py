@@ -264,6 +264,8 @@ def _finish(order: Order, folder: Path | None, start: str, final: Path) -> None:
         licence=LICENCE,
     )
     with appearing(final) as partial:
-        pipeline.to(torch.device("cpu"), torch.float16)
+        for network in pipeline.components.values():
+            if isinstance(network, torch.nn.Module):  # one by one: a pipeline warns that half precision does not run on a CPU
+                network.half()
         pipeline.save_pretrained(partial)
         (partial / "README.md").write_text(model_card(order.recipe, made, recipe_text(order.recipe)), encoding="utf-8")
