@@ -199,7 +199,8 @@ def check_accelerator(settings: Settings) -> Iterable[Check]:
         yield Check(
             "accelerator",
             "warning",
-            f"no GPU (torch {torch.__version__}): the diffusion renderer takes minutes a frame",
+            f"no GPU (torch {torch.__version__}): the diffusion renderer takes "
+            + ("seconds a frame" if settings.profile == "demo" else "many minutes a frame with --profile full"),
             "Preview with --renderer warp.",
         )
     else:

@@ -69,14 +69,19 @@ class LoadedPipeline:
             torch.cuda.empty_cache()
 
 
-def device_failure(error: BaseException, device: str) -> ModelError | None:
-    """What a GPU that failed says, as an error that has the work done elsewhere; None for any other error.
+def device_failure(error: RuntimeError, device: str) -> ModelError | None:
+    """What a GPU that failed or is too small says, as an error that lets the work be tried again; None for any other error.
 
-    After such an error the process can no longer use the device: it has to end.
+    After a failure (``device_failed``) the process can no longer use the device: it has to end.
     """
     text = str(error)
-    if not isinstance(error, RuntimeError) or isinstance(error, torch.OutOfMemoryError):
-        return None
+    if isinstance(error, torch.OutOfMemoryError):
+        return ModelError(
+            "out_of_memory",
+            f"The device {device} has too little memory for the pipeline.",
+            "Free memory on it, take a smaller pipeline (--profile demo), or another device.",
+            retryable=True,
+        )
     if not isinstance(error, torch.AcceleratorError) and not any(mark in text for mark in DEVICE_ERRORS):
         return None
     reason = text.splitlines()[0] if text else type(error).__name__

@@ -158,7 +158,9 @@ def test_a_device_that_fails_is_named_and_the_work_may_be_tried_again(
         render(job, pipeline, Chunk(0, 0, 0, 2), tmp_path)
     assert (caught.value.code, caught.value.retryable) == ("device_failed", True)
     assert device_failure(RuntimeError("shapes do not match"), "cpu") is None
-    assert device_failure(torch.OutOfMemoryError("CUDA error: out of memory"), "cuda:0") is None
+    scarce = device_failure(torch.OutOfMemoryError("CUDA error: out of memory"), "cuda:0")
+    assert scarce is not None
+    assert scarce.code == "out_of_memory"
 
 
 def test_a_fault_of_the_program_is_none_of_the_device(

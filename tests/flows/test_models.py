@@ -1,0 +1,88 @@
+"""``headswap models add``: files under known names, folders as pipelines, and everything that is wrong told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from flows.examples import demo_renderer
+from flows.models import add
+from schemas.problems import ModelError, UsageError
+from stages.networks import presets
+from stages.networks.presets import TINY
+from stages.networks.registry import ModelRegistry
+from tests.pipelines import register_random
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("saved")
+    presets.build(TINY).save_pretrained(folder)
+    return folder
+
+
+def test_a_folder_is_a_pipeline_and_says_what_is_on_record(saved: Path, tmp_path: Path) -> None:
+    registry = ModelRegistry(tmp_path / "models")
+    told = add(registry, "mine", saved, licence="in-house", commercial=True)
+    assert (told["name"], told["licence"], told["commercial"]) == ("mine", "in-house", True)
+    assert told["path"] == str(tmp_path / "models" / "mine")
+    assert len(told["digest"]) == 40
+    assert told["notes"]
+
+
+def test_a_file_goes_under_a_known_name(tmp_path: Path) -> None:
+    registry = ModelRegistry(tmp_path / "models")
+    file = tmp_path / "ict.npz"
+    np.savez(file, **{name: np.zeros(3) for name in registry.entry("ict").arrays})
+    with pytest.raises(ModelError, match="is not the ict on record"):
+        add(registry, "ict", file)
+    assert add(registry, "ict", file, allow_unknown_digest=True)["path"].endswith("ict_facekit.npz")
+    with pytest.raises(ModelError, match="There is no model 'unknown'"):
+        add(registry, "unknown", file)
+    with pytest.raises(ModelError, match="one npz file"):
+        add(registry, "ict", tmp_path)
+
+
+def test_every_weight_that_does_not_fit_is_told_before_the_error(saved: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "broken"
+    presets.build(TINY).save_pretrained(folder)
+    file = folder / "denoising_net" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(file)
+    gone = [name for name in weights if name.startswith("mid_block.")]
+    save_file(
+        {**{name: tensor for name, tensor in weights.items() if name not in gone}, "surplus": torch.ones(1)},
+        file,
+        metadata={"format": "pt"},
+    )
+    told: list[str] = []
+    with pytest.raises(ModelError) as caught:
+        add(ModelRegistry(tmp_path / "models"), "broken", folder, licence="x", tell=told.append)
+    assert caught.value.code == "weights_do_not_fit"
+    assert {line.rsplit(" ", 1)[-1] for line in told} == {*gone, "surplus"}
+
+
+def test_the_demo_says_which_renderer_it_takes_and_why(saved: Path, tmp_path: Path) -> None:
+    registry = ModelRegistry(tmp_path / "models", shipped=tmp_path / "nothing")
+    assert demo_renderer(registry, None)[0] == "warp"
+    assert "no trained pipeline headswap-demo" in demo_renderer(registry, None)[1]
+    assert demo_renderer(registry, "diffusion") == ("diffusion", "The demo uses the renderer diffusion, as asked for.")
+    add(registry, "headswap-demo", saved, licence="in-house")
+    renderer, why = demo_renderer(registry, None)
+    assert renderer == "warp"
+    assert "not trained" in why
+    register_random(tmp_path / "models", "headswap-demo")
+    registry = ModelRegistry(tmp_path / "models", shipped=tmp_path / "nothing")
+    assert demo_renderer(registry, None)[0] == "diffusion"
+    (registry.require("headswap-demo") / "model_index.json").unlink()
+    renderer, why = demo_renderer(registry, None)
+    assert renderer == "warp"
+    assert "is gone" in why
+
+
+def test_a_pipeline_without_a_licence_is_wrong_usage(saved: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="licence"):
+        add(ModelRegistry(tmp_path / "models"), "mine", saved)
