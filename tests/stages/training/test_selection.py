@@ -38,7 +38,7 @@ def test_good_frames_are_all_used() -> None:
         ("no_face", lambda one: one.detected.__setitem__(slice(10, 14), False)),
         ("interpolated", lambda one: one.interpolated.__setitem__(slice(10, 14), True)),
         ("small", lambda one: one.crops.__setitem__((slice(10, 14), 2), 200.0)),
-        ("outside", lambda one: one.crops.__setitem__((slice(10, 14), 0), 30.0)),
+        ("outside", lambda one: one.crops.__setitem__((slice(10, 14), 0), -50.0)),
         ("covered", lambda one: one.shares.__setitem__((slice(10, 14), 5), 0.1)),
         ("poor_fit", lambda one: one.residuals.__setitem__(slice(10, 14), 0.5)),
         ("poor_fit", lambda one: one.residuals.__setitem__(slice(10, 14), np.nan)),
