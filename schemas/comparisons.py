@@ -43,7 +43,7 @@ RETARGETING_COMPARISON = TableSchema(
         column("smile", pa.float32()),  # of the source's portrait, weight 0..1
         column("eye_ratio", pa.float32()),  # source's size over the driver's, at rest, true
         column("mouth_ratio", pa.float32()),
-        *(column(name, pa.float32()) for name in RETARGETING_ERRORS),  # per cent of the inter-ocular distance; weights in per cent
+        *(column(name, pa.float32()) for name in RETARGETING_ERRORS),  # % of the inter-ocular distance; of weights 0..1
         *(column(f"{name}_{what}", pa.int32()) for name in RETARGETING_COUNTS for what in ("cases", "held")),
     ),
 )

@@ -57,7 +57,10 @@ class InpaintParameters(StageParameters):
 
 
 class RetargetParameters(StageParameters):
-    neutralise: bool = Field(True, description="Neu-Exp: remove the source's (and the driver's neutral frame's) own expression")
+    method: Literal["joint", "paper"] = Field(
+        "joint", description="how faces at rest are found: 'joint' fits identity and expressions together; 'paper' is Neu-Exp"
+    )
+    neutralise: bool = Field(True, description="remove the source's (and the driver's neutral frame's) own expression")
     scale_aware: bool = Field(True, description="scale expression deltas by the ratio of feature sizes")
     steadiness: float = Field(1.0, ge=0, le=5, description="frames over which the detector's tremor is averaged; motion passes")
     crop_size: int = Field(512, ge=128, le=1024, multiple_of=32, description="of the aligned landmarks; the same as of the masks")

@@ -16,8 +16,10 @@ from stages.contract import Input, Owner, Scope, Stage, Work
 from stages.face3d.editing import edit_expression, edit_poses
 from stages.face3d.fitting import Poses, euler_angles
 from stages.face3d.model import FaceModel, builtin_digest
+from stages.face3d.resting import RestSolver
 from stages.face3d.retargeting import (
     FeatureRatios,
+    believed_motion,
     canonical_landmarks,
     face_size,
     feature_ratios,
@@ -32,6 +34,7 @@ from stages.face3d.retargeting import (
 )
 from stages.face3d.smoothing import landmark_tremor, margin, smooth_poses, steady
 from stages.face3d.topology import EYES, INNER_CORNERS, LEFT_EYE, LIPS, RIGHT_EYE
+from stages.fit3dmm import frontal_weights
 from stages.video.crops import to_crop
 from storage.artifacts import Artifact
 from storage.tables import array
@@ -39,7 +42,9 @@ from storage.tables import array
 Floats = NDArray[np.float64]
 
 _ROWS = 512
+_REST_FRAMES = 64
 _MODEL = FaceModel.builtin()
+_SOLVER = RestSolver(_MODEL)
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,7 @@ class Face:
 
 
 class Retarget(Stage):
-    """Neu-Exp, scale-aware retargeting, edits, the target's head pose."""
+    """Faces at rest, scale-aware retargeting, edits, the target's head pose."""
 
     name = "retarget"
     version = 2
@@ -86,10 +91,14 @@ class Retarget(Stage):
         source_clip = _Clip(work, "source")
         best = source_clip.best_frame()
         source_frame = source_clip.frames(range(best, best + 1))
-        source_neutral = _at_rest(source_frame, parameters.neutralise)[0]
+        joint = parameters.method == "joint" and parameters.neutralise
+        if joint:
+            source_neutral = _SOLVER.rest(canonical_landmarks(source_frame.landmarks, source_frame.poses)).shape
+        else:
+            source_neutral = _at_rest(source_frame, parameters.neutralise)[0]
         self._write_neutral(work, source_frame, source_neutral, parameters.crop_size)
         target_clip = _Clip(work, "target")
-        driver = target_clip.neutral_face(parameters.neutralise)
+        driver = target_clip.resting_face() if joint else target_clip.neutral_face(parameters.neutralise)
         ratios = feature_ratios(source_neutral, driver.neutral) if parameters.scale_aware else FeatureRatios()
         size = face_size(driver.neutral) / face_size(source_neutral) * edits.head_scale
         shift = driver.neutral.mean(0) - size * source_neutral.mean(0)
@@ -97,7 +106,9 @@ class Retarget(Stage):
         with work.output.table_writer(self.tables[0]) as writer:
             for rows, seen in target_clip.blocks(parameters.steadiness):
                 generated = np.isin(rows, seen.number)
-                shapes, poses, expression = _retarget(seen, driver.neutral, source_neutral, ratios, edits, target_clip)
+                shapes, poses, expression = _retarget(
+                    seen, driver.neutral, source_neutral, ratios, edits, target_clip, damped=joint
+                )
                 check.add(canonical_landmarks(seen.landmarks, seen.poses), shapes, driver.neutral, source_neutral)
                 poses = Poses(
                     poses.rotation,
@@ -214,13 +225,30 @@ class _Clip:
 
     def neutral_face(self, neutralise: bool) -> Face:
         """The driver's face at rest: the median of its few most neutral frames, so that no frame's error is everybody's."""
+        chosen = self._nearly_neutral()
+        faces = [_at_rest(self.frames(range(frame, frame + 1)), neutralise)[0] for frame in chosen]
+        return Face(np.median(np.stack(faces), axis=0), chosen)
+
+    def _nearly_neutral(self) -> tuple[int, ...]:
         fit = self._fit.table("fit", columns=["frame", "expression", "rotation"])
         seen = np.flatnonzero(self._seen)
         rotation = array(fit, "rotation")[seen].reshape(-1, 3, 3).astype(np.float64)
         restless = restlessness(array(fit, "expression")[seen].astype(np.float64), self._opened[seen])
-        chosen = seen[nearly_neutral_frames(restless, rotation)]
-        faces = [_at_rest(self.frames(range(frame, frame + 1)), neutralise)[0] for frame in chosen.tolist()]
-        return Face(np.median(np.stack(faces), axis=0), tuple(chosen.tolist()))
+        return tuple(seen[nearly_neutral_frames(restless, rotation)].tolist())
+
+    def resting_face(self) -> Face:
+        """The driver's face at rest by a joint fit of frames spread over the clip; the frames told are those nearest to it."""
+        seen = np.flatnonzero(self._seen)
+        spread = np.unique(np.linspace(0, len(seen) - 1, min(len(seen), _REST_FRAMES)).round().astype(np.int64))
+        shapes, trust = [], []
+        for start in range(0, len(self._shot), _ROWS):
+            found = self.frames(range(start, min(start + _ROWS, len(self._shot))))
+            kept = np.isin(found.number, seen[spread])
+            poses = found.poses[kept]
+            shapes.append(canonical_landmarks(found.landmarks[kept], poses))
+            trust.append(frontal_weights(poses))
+        face = _SOLVER.rest(np.concatenate(shapes), np.concatenate(trust)).shape
+        return Face(face, self._nearly_neutral())
 
     def blocks(self, steadiness: float) -> Iterator[tuple[NDArray[np.int64], Frames]]:
         """Every frame's number in blocks, with the block's detected frames, steadied with their neighbours' help."""
@@ -250,14 +278,28 @@ def _at_rest(frames: Frames, neutralise: bool) -> Floats:
 
 
 def _retarget(
-    seen: Frames, driver_neutral: Floats, source_neutral: Floats, ratios: FeatureRatios, edits: Edits, target: _Clip
+    seen: Frames,
+    driver_neutral: Floats,
+    source_neutral: Floats,
+    ratios: FeatureRatios,
+    edits: Edits,
+    target: _Clip,
+    *,
+    damped: bool,
 ) -> tuple[Floats, Poses, Floats]:
-    """Shapes ``[n, 478, 3]`` in model space, poses in the target's frame pixels, weights ``[n, E]``; edits applied."""
+    """Shapes ``[n, 478, 3]`` in model space, poses in the target's frame pixels, weights ``[n, E]``; edits applied.
+
+    ``damped``: motion that no expression explains is believed in part.
+    """
     driver = canonical_landmarks(seen.landmarks, seen.poses)
     expression = seen.expression
     if edits.mirror:
         driver = driver_neutral + mirrored_displacement(driver - driver_neutral)
         expression = expression[:, _MODEL.mirrored]
+    believed = driver
+    if damped:
+        explained = _MODEL.displacement(_SOLVER.expression(driver, driver_neutral))
+        believed = believed_motion(driver, driver_neutral, explained)
     lids = None
     if edits.curves:
 
@@ -267,8 +309,9 @@ def _retarget(
 
         edited = edit_expression(expression, seen.number, edits, _MODEL, weights_of)
         driver = driver + _MODEL.displacement(edited.expression - expression)
+        believed = believed + _MODEL.displacement(edited.expression - expression)
         expression, lids = edited.expression, edited.lids
-    shapes = retarget(driver, driver_neutral, source_neutral, ratios, lids=lids)
+    shapes = retarget(driver, driver_neutral, source_neutral, ratios, lids=lids, believed=believed)
     return shapes, edit_poses(seen.poses, seen.number, edits), expression
 
 

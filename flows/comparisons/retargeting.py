@@ -93,7 +93,7 @@ class Person:
     def resting_driver(self) -> tuple[Floats, Floats]:
         """By the joint fit: the face at rest [478, 3], and the frames' motion as far as it is believed [n, 478, 3]."""
         solver = _solver()
-        rest = solver.rest(self.shapes).shape
+        rest = solver.rest(self.shapes, frontal_weights(self.fit.poses)).shape
         explained = solver.model.displacement(solver.expression(self.shapes, rest))
         return rest, believed_motion(self.shapes, rest, explained)
 

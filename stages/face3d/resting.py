@@ -20,9 +20,11 @@ from stages.face3d.model import FaceModel
 
 Floats = NDArray[np.float64]
 
-PORTRAIT_PENALTY, CLIP_PENALTY = (6.0, 48.0), (16.0, 48.0)
-"""One over the variance of expression weights: of jaw, mouth, cheeks, nose and gaze; of brows and lids. What all frames of a clip
-have in common is rather the person than an expression, so weights of a clip have to be seen more clearly than a picture's."""
+PORTRAIT_PENALTY, CLIP_PENALTY = (8.0, 48.0), (16.0, 48.0)
+"""One over the variance of expression weights: of jaw, mouth, cheeks and nose; of brows and lids. What all frames of a clip have
+in common is rather the person than an expression, so weights of a clip have to be seen more clearly than a picture's."""
+
+_GAZE_PENALTY = 16.0
 
 PERSONAL = 0.7
 """Share of the unexplained in a single frame that is the person's own; of the mean over many frames it is all."""
@@ -60,11 +62,13 @@ class RestSolver:
         axes = (weight[:, None] * (1.0, 1.0, _DEPTH_WEIGHT)).ravel()
         expression = model.expression.reshape(len(model.names), -1)
         identity = model.identity.reshape(len(model.identity), -1)
-        upper = np.array([name.startswith(("brow", "eye")) and not name.startswith("eyeLook") for name in model.names])
+        upper = np.array([name.startswith(("brow", "eye")) for name in model.names])
+        gaze = np.array([name.startswith("eyeLook") for name in model.names])
         self._expression_right = np.ascontiguousarray((expression * axes).T)
         normal = expression @ self._expression_right
         self._portrait, self._clip = (
-            normal + np.diag(np.where(upper, above, below)) for below, above in (PORTRAIT_PENALTY, CLIP_PENALTY)
+            normal + np.diag(np.where(gaze, _GAZE_PENALTY, np.where(upper, above, below)))
+            for below, above in (PORTRAIT_PENALTY, CLIP_PENALTY)
         )
         self._identity_right = np.ascontiguousarray((identity * axes).T)
         self._identity_normal = identity @ self._identity_right
