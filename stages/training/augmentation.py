@@ -12,7 +12,7 @@ Pictures are uint8 [size, size, 3] RGB; points are x, y in pixels of the crop.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -47,20 +47,24 @@ class Augmentation:
             no numbers.
         long_hair: share of samples in which a random long-haired person's hair eats into the cloth. Not all of them: at work
             there is only the target's own hair.
+        block_fill: share of samples of videos whose background is filled in under the shape-agnostic mask; the others keep the
+            plate, as at work. Sources that know the true background see to that themselves.
     """
 
     smallest: float = 0.85
     largest: float = 1.2
     long_hair: float = 0.8
+    block_fill: float = 0.5
 
     def __post_init__(self) -> None:
         if not 0.25 <= self.smallest <= self.largest <= 4:
             raise ValueError(f"the factors must lie between 0.25 and 4, in order, not {self.smallest} and {self.largest}")
-        if not 0 <= self.long_hair <= 1:
-            raise ValueError(f"the share of samples with long hair must lie between 0 and 1, not {self.long_hair}")
+        for what, share in (("with long hair", self.long_hair), ("with a filled background", self.block_fill)):
+            if not 0 <= share <= 1:
+                raise ValueError(f"the share of samples {what} must lie between 0 and 1, not {share}")
 
 
-NO_AUGMENTATION = Augmentation(1.0, 1.0, 0.0)
+NO_AUGMENTATION = Augmentation(1.0, 1.0, 0.0, 0.0)
 """As at work: for validation."""
 
 
@@ -186,6 +190,21 @@ def compose(window: Window, reference: Pixels, drawn: Draw) -> TrainingSample:
         person=window.person,
         frame_numbers=window.frame_numbers,
     )
+
+
+def block_filled(window: Window, seed: int) -> Window:
+    """The window before a background that is filled in under the shape-agnostic mask of the person in all of its frames.
+
+    The plates of videos show what is known behind the person, so that their filled part has the person's shape; in blocks it has
+    not (paper, Shape-Agnostic Mask).
+    """
+    person = (window.labels != BACKGROUND).any(axis=0)
+    backgrounds = np.stack([inpainted(background, person, seed) for background in window.backgrounds])
+    pictures = np.empty_like(window.pictures)
+    for k, picture in enumerate(window.pictures):
+        opacity = window.opacity[k].astype(np.float32) / 255
+        pictures[k] = over(backgrounds[k], foreground_layer(picture, window.backgrounds[k], opacity), opacity)
+    return replace(window, pictures=pictures, backgrounds=backgrounds)
 
 
 def inpainted(background: Pixels, foreground: Mask, seed: int, dilation: float = 0.02) -> Pixels:

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from schemas.problems import StoreError, UsageError
-from stages.training.augmentation import Augmentation, Window, compose, draw, soft_person
+from stages.training.augmentation import Augmentation, Window, block_filled, compose, draw, soft_person
 from stages.training.hair_bank import long_hair
 from stages.training.recent import Recent
 from stages.training.samples import TrainingSample
@@ -115,7 +115,10 @@ class ShardSamples:
         records = self.read(segment.shard, range(start, start + frames))
         reference = self._reference(records[0].clip, {(segment.shard, row) for row in range(start, start + frames)}, rng)
         drawn = draw(self.augmentation, long_hair(), rng)
-        return compose(window_of(records, self.size), reference, drawn)
+        window = window_of(records, self.size)
+        if rng.uniform() < self.augmentation.block_fill:
+            window = block_filled(window, int(rng.integers(2**31)))
+        return compose(window, reference, drawn)
 
     def _people_with(self, frames: int) -> tuple[str, ...]:
         if frames not in self._suitable:

@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages import segmentation as parts
-from stages.blocks import dilate
+from stages.blocks import dilate, shape_agnostic_mask
 from stages.training.augmentation import (
     NO_AUGMENTATION,
     Augmentation,
     Draw,
+    block_filled,
     compose,
     draw,
     inpainted,
@@ -167,6 +168,21 @@ def test_an_inpainted_background_is_filled_in_whole_blocks() -> None:
     assert not (person & kept).any()
     assert np.array_equal(filled[kept], window.backgrounds[0][kept])
     assert np.array_equal(filled, inpainted(window.backgrounds[0], person, seed=1))
+
+
+def test_a_video_s_background_can_be_filled_in_blocks_that_hide_who_stood_there() -> None:
+    window = painted_window(3)
+    person = window.labels != parts.BACKGROUND
+    ghost = window.backgrounds.copy()
+    ghost[person] = 255  # a plate whose unknown part has the person's shape
+    plates = replace(window, backgrounds=ghost, pictures=np.where(person[..., None], window.pictures, ghost))
+    filled = block_filled(plates, seed=2)
+    assert (filled.backgrounds[0][person.any(0)] < 250).any(-1).mean() > 0.99
+    hole = shape_agnostic_mask(person.any(0))
+    for frame in range(3):
+        assert np.array_equal(filled.backgrounds[frame][~hole], ghost[frame][~hole])
+        assert np.array_equal(filled.pictures[frame][person[frame]], window.pictures[frame][person[frame]])
+        assert np.array_equal(filled.pictures[frame][~person[frame]], filled.backgrounds[frame][~person[frame]])
 
 
 def test_opacity_from_labels_is_soft_only_at_the_border() -> None:
