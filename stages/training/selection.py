@@ -16,6 +16,7 @@ REASONS = {
     "cut": "beside a cut, where a frame may show both shots",
     "small": "the head is too small in the video for crops of this size",
     "outside": "too much of the crop lies outside the picture",
+    "cut_off": "the picture ends too far above the crop's lower border, and the body with it",
     "covered": "a hand or an object is before the head",
     "poor_fit": "the landmarks do not look like a face",
     "no_mask": "no person was found in the crop",
@@ -55,6 +56,8 @@ def exclusions(facts: FrameFacts, parameters: DatasetParameters) -> npt.NDArray[
     exclude("cut", _beside_cuts(facts.shots, parameters.beside_cuts))
     exclude("small", facts.crops[:, 2] < parameters.smallest_crop * parameters.size)
     exclude("outside", _share_outside(facts.crops, *facts.picture) > parameters.largest_outside)
+    below = facts.crops[:, 1] + facts.crops[:, 2] / 2 - facts.picture[1]
+    exclude("cut_off", below > parameters.largest_below * facts.crops[:, 2])
     exclude("covered", facts.shares[:, 5] > parameters.largest_cover)
     exclude("poor_fit", ~(facts.residuals <= parameters.largest_residual))
     exclude("no_mask", facts.shares[:, 1:4].sum(1) <= 0)

@@ -39,6 +39,7 @@ def test_good_frames_are_all_used() -> None:
         ("interpolated", lambda one: one.interpolated.__setitem__(slice(10, 14), True)),
         ("small", lambda one: one.crops.__setitem__((slice(10, 14), 2), 200.0)),
         ("outside", lambda one: one.crops.__setitem__((slice(10, 14), 0), -50.0)),
+        ("cut_off", lambda one: one.crops.__setitem__((slice(10, 14), 1), 650.0)),
         ("covered", lambda one: one.shares.__setitem__((slice(10, 14), 5), 0.1)),
         ("poor_fit", lambda one: one.residuals.__setitem__(slice(10, 14), 0.5)),
         ("poor_fit", lambda one: one.residuals.__setitem__(slice(10, 14), np.nan)),
