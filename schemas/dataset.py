@@ -75,9 +75,7 @@ class DatasetParameters(BaseModel):
     smallest_crop: float = Field(0.4, ge=0, description="side of the crop in the video, in sides of a prepared crop")
     largest_cover: float = Field(0.02, ge=0, le=1, description="share of the crop that a hand or an object before the head takes")
     largest_outside: float = Field(0.45, ge=0, le=1, description="share of the crop that lies outside the picture")
-    largest_below: float = Field(
-        0.08, ge=0, le=1, description="share of the crop's height below the picture, where the body is cut"
-    )
+    largest_below: float = Field(0.08, ge=0, le=1, description="share of the crop below the picture, where the body is cut")
     largest_residual: float = Field(0.12, gt=0, description="distance of landmarks to the face model, in distances of the eyes")
 
 
