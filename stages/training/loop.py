@@ -132,12 +132,12 @@ def run_phase(
                 told["seconds_per_step"] = (time.monotonic() - started) / (done - begun)
                 if accelerator.is_main_process:
                     metrics.write(phase=name, step=done, **{key: round(value, 6) for key, value in told.items()})
-                if tell is not None:
-                    tell(name, done, steps, told)
-            last = done == steps
-            if accelerator.is_main_process and (done % keeping.save_every == 0 or last or stop.is_set()):
+                    if tell is not None:
+                        tell(name, done, steps, told)
+            last, stopped = done == steps, _anyone(stop.is_set(), accelerator)
+            if accelerator.is_main_process and (done % keeping.save_every == 0 or last or stopped):
                 checkpoints.save(_checkpoint(done, task, optimiser, averages, accelerator))
-            if stop.is_set():
+            if stopped:
                 raise KeyboardInterrupt  # for signal handlers that return; others raise what they mean, or end the process
             if accelerator.is_main_process and (done % keeping.validate_every == 0 or last):
                 with _averaged(task, averages):
@@ -182,6 +182,13 @@ def _step(
         for key, value in losses.items():
             total[key] = total.get(key, 0.0) + float(value.detach()) / options.accumulate
     return {**total, "learning_rate": rate}
+
+
+def _anyone(stopped: bool, accelerator: Accelerator) -> bool:
+    """Whether any process was asked to stop: all must end after the same step, or the others wait for its gradients for ever."""
+    if accelerator.num_processes == 1:
+        return stopped
+    return bool(accelerator.reduce(torch.tensor(float(stopped), device=accelerator.device), "sum") > 0)
 
 
 def _optimiser(trained: Mapping[str, nn.Parameter], options: Optimisation) -> torch.optim.Optimizer:

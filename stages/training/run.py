@@ -84,9 +84,13 @@ def train(order: Order, *, resume: bool = False, tell: Tell | None = None) -> Pa
         ModelError: ``training_diverged``, ``checkpoint_damaged``, and those of ``load_pipeline``.
     """
     recipe, out = order.recipe, order.out
-    _begin(order, resume)
+    processes = PartialState(cpu=order.device == "cpu")
+    if processes.is_main_process:
+        _begin(order, resume)
+    processes.wait_for_everyone()
     metrics = Metrics(out / "metrics.jsonl")
-    if order.identity is None and any(isinstance(phase, DiffusionPhase) and phase.identity for phase in recipe.phases):
+    without = order.identity is None and processes.is_main_process
+    if without and any(isinstance(phase, DiffusionPhase) and phase.identity for phase in recipe.phases):
         _log.warning("No identity network is registered (arcface): the identity term of L_id is off.")
     folder, source = _start(order)
     for phase in recipe.phases:
@@ -94,14 +98,14 @@ def train(order: Order, *, resume: bool = False, tell: Tell | None = None) -> Pa
         if not finished.is_dir():
             pipeline = _load(folder, recipe)
             _train_phase(order, phase, pipeline, metrics, resume, tell)
-            if PartialState().is_main_process:
+            if processes.is_main_process:
                 with appearing(finished) as partial:
                     pipeline.to(torch.device("cpu"))
                     pipeline.save_pretrained(partial)
-            PartialState().wait_for_everyone()
+            processes.wait_for_everyone()
         folder = finished
     final = out / "pipeline"
-    if not final.is_dir() and PartialState(cpu=order.device == "cpu").is_main_process:
+    if not final.is_dir() and processes.is_main_process:
         _finish(order, folder, source, final)
     return final
 
