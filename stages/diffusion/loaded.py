@@ -21,29 +21,30 @@ DEVICE_ERRORS = ("CUDA error", "CUDA driver", "cuDNN error", "CUBLAS_STATUS")
 
 
 class LoadedPipeline:
-    """For ``stages.warm.borrowed``: ``LoadedPipeline(folder, digest, device, precision)``.
+    """For ``stages.warm.borrowed``: ``LoadedPipeline(folder, digest, picture_size, device, precision)``.
 
     Args:
         folder: of the registered pipeline.
         digest: of its files; loaded weights of another digest are others.
+        picture_size: pixels of a side that it generates.
         device: name of torch.
         precision: of the networks.
 
     Attributes:
         pipeline: placed where it runs.
-        picture_size: pixels of a side that it generates.
+        picture_size: the same.
         sees_background: whether it draws on the background, or a head on white.
 
     Raises:
         ModelError: what is wrong with the weights, the device or the precision.
     """
 
-    def __init__(self, folder: str, digest: str, device: str, precision: Precision) -> None:
+    def __init__(self, folder: str, digest: str, picture_size: int, device: str, precision: Precision) -> None:
         del digest
         dtype = choose_precision(find_device(device), precision)
         self.pipeline = place(load_pipeline(Path(folder), dtype), device, precision)
         self.pipeline.set_progress_bar_config(disable=True)
-        self.picture_size = int(self.pipeline.vae.config.sample_size)
+        self.picture_size = picture_size
         self.sees_background = self.pipeline.denoising_net.sees_background
         self._sources: dict[Hashable, SourceFeatures] = {}
 

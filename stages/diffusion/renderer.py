@@ -62,9 +62,12 @@ def diffusion_renderer(
             f"The pipeline {name} of the diffusion renderer is not registered.",
             f"Register one with `headswap models add {name} FOLDER --licence TEXT`, or use --renderer warp, which needs none.",
         )
+    record = registration_of(folder)
     notes: list[str] = []
     try:
-        with borrowed(LoadedPipeline, str(folder), registration_of(folder).digest, work.device, parameters.precision) as loaded:
+        with borrowed(
+            LoadedPipeline, str(folder), record.digest, record.picture_size, work.device, parameters.precision
+        ) as loaded:
             options = sampling_options(parameters, work.seed)
             loaded.pipeline.scheduler = make_scheduler(parameters.solver, loaded.pipeline.scheduler.config)
             yield DiffusionRenderer(loaded, portrait, source, options, note=notes.append, progress=work.progress)

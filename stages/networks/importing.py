@@ -83,7 +83,6 @@ def import_pipeline(
     else:
         pipeline = convert(find_published(source), preset, allow_pickle=allow_pickle)
         layout = "aniportrait" if isinstance(pipeline.pose_guider, PoseGuider) else "animateanyone"
-        pipeline.vae.register_to_config(sample_size=PUBLISHED_PICTURE_SIZE)
         pipeline.save_pretrained(destination)
     commercial = terms.commercial if terms.commercial is not None else bool(card.get("commercial", False))
     return Registration(
@@ -93,12 +92,20 @@ def import_pipeline(
         origin=terms.origin or str(card.get("origin") or "") or ("" if layout == "headswap" else f"converted from {layout}"),
         layout=layout,
         profile=profile_of(pipeline),
-        picture_size=int(pipeline.vae.config.sample_size),
+        picture_size=picture_size_of(pipeline) if layout == "headswap" else PUBLISHED_PICTURE_SIZE,
         background=pipeline.denoising_net.sees_background,
         digest=pipeline_digest(destination),
         files={path.relative_to(destination).as_posix(): _sha256(path) for path in pipeline_files(destination)},
         notes=tuple(untrained_parts(pipeline)),
     )
+
+
+def picture_size_of(pipeline: HeadSwapPipeline) -> int:
+    """Pixels of a side that a pipeline is meant for: those of the preset it has the sizes of, else what its autoencoder says."""
+    profile = profile_of(pipeline)
+    if profile in PRESETS:
+        return PRESETS[profile].picture_size
+    return int(pipeline.vae.config.get("sample_size") or PUBLISHED_PICTURE_SIZE)
 
 
 def untrained_parts(pipeline: HeadSwapPipeline) -> list[str]:

@@ -194,6 +194,7 @@ def load_component(kind: Any, folder: Path, dtype: torch.dtype, *, allow_pickle:
         code = "model_pickle" if any(folder.glob("*.bin")) else "model_missing"
         raise ModelError(code, f"{folder} holds no weights in safetensors.", "Convert them, or allow pickles explicitly.")
     transformers.utils.logging.disable_progress_bar()
+    diffusers.utils.logging.set_verbosity_error()  # it warns of entries that its own networks write into their configuration
     try:
         network, report = kind.from_pretrained(
             folder, torch_dtype=dtype, local_files_only=True, use_safetensors=bool(files), output_loading_info=True
