@@ -93,7 +93,7 @@ class MaskStage(Stage):
     """Label map (background, hair, face, neck, cloth, other) of every frame's crop."""
 
     name = "masks"
-    version = 3
+    version = 4
     scope = Scope.CLIP_CHUNK
     parameters = MaskParameters
     inputs = (Input("track"),)

@@ -46,8 +46,10 @@ class PersonNetwork:
     """MediaPipe's selfie segmentation of single pictures (no state between calls)."""
 
     def __init__(self, careful: bool = False) -> None:
-        """``careful``: for stills. Averages the general network, the same on the mirrored picture, and the landscape network,
-        whose mistakes on unusual backgrounds differ."""
+        """The general network's answers on a picture and on its mirror image are averaged: their mistakes on backgrounds differ.
+
+        ``careful``: for stills. The landscape network has a say too.
+        """
         import mediapipe  # heavy: only where masks are computed
 
         networks = mediapipe.solutions.selfie_segmentation
@@ -59,10 +61,10 @@ class PersonNetwork:
         small = rgb if rgb.shape[0] == GRID else cv2.resize(rgb, (GRID, GRID), interpolation=cv2.INTER_AREA)
         small = np.ascontiguousarray(small)
         found = np.array(self._general.process(small).segmentation_mask, np.float32)
+        found += self._general.process(np.ascontiguousarray(small[:, ::-1])).segmentation_mask[:, ::-1]
         if self._landscape is None:
-            return found
-        mirrored = self._general.process(np.ascontiguousarray(small[:, ::-1])).segmentation_mask[:, ::-1]
-        return np.asarray((found + mirrored + self._landscape.process(small).segmentation_mask) / 3, np.float32)
+            return found / 2
+        return np.asarray((found + self._landscape.process(small).segmentation_mask) / 3, np.float32)
 
     def close(self) -> None:
         self._general.close()
@@ -371,6 +373,15 @@ class HeadParser:
         sure = seeds[_HAIR] * (colour_density(cells, seeds[_HAIR])[cells] > behind)
         if sure.sum() > 0.3 * seeds[_HAIR].sum():
             seeds[_HAIR] = sure
+        # Long hair hangs over the chest, where cloth is looked for: what looks more like it and comes down from beside the chin
+        # is left out, unless most cloth is of that colour.
+        hairlike = colour_density(cells, seeds[_HAIR])[cells] > colour_density(cells, seeds[_CLOTH])[cells]
+        hairlike &= inside > 0.5
+        for k, view in enumerate(views):
+            rows = slice(k * side, (k + 1) * side)
+            hairlike[rows] = _component_at(hairlike[rows].astype(np.uint8), (view.v < 0.55) & (view.oval == 0) & hairlike[rows])
+        if (seeds[_CLOTH] * hairlike).sum() < 0.7 * seeds[_CLOTH].sum():
+            seeds[_CLOTH] *= ~hairlike
         weights = seeds
         for _ in range(cls.ROUNDS):
             likelihood = np.stack([colour_density(cells, weight) for weight in weights]) + np.float32(0.05 / _BINS**3)
