@@ -16,7 +16,9 @@ from stages.blocks import dilate
 from stages.contract import Input, Scope, Stage, Work
 from stages.filling import Lama, fill_smooth
 from stages.plates import Camera, PlateBuilder, background_crop, chain, covered_box, crop_to_frame, greatest_motion, identity
-from stages.segmentation import BACKGROUND, HAIR
+from stages.residue import residue, strands
+from stages.segmentation import BACKGROUND, GRID, HAIR
+from stages.video.crops import extract_crop
 from stages.video.decode import ClipReader, open_clip
 from stages.video.view import FrameView
 from storage.artifacts import PictureReader
@@ -30,11 +32,14 @@ SAMPLES = 48
 SAMPLE_BYTES = 160 << 20
 """Memory for them; larger frames, fewer samples."""
 
-PERSON_MARGIN = 0.025
+PERSON_MARGIN = 0.0125
 """The person is grown by this share of the crop's side before what is left counts as background."""
 
-HAIR_MARGIN = 0.05
-"""The same for hair, whose single strands stick out."""
+HAIR_MARGIN = 0.03
+"""The same for hair, which ends softly."""
+
+MISSED_MARGIN = 0.008
+"""The same for what the labels missed."""
 
 POOR = 14.0
 """Mean difference (0..255) between a plate and its frames above which a shot gets more plates of fewer frames each."""
@@ -67,7 +72,7 @@ class InpaintStage(Stage):
     """One plate per shot for a camera that stands or turns; several where frames cannot be laid over each other."""
 
     name = "inpaint"
-    version = 3
+    version = 4
     scope = Scope.CLIP
     parameters = InpaintParameters
     inputs = (Input("ingest"), Input("track"), Input("masks"))
@@ -132,14 +137,22 @@ class _Labels:
     def __init__(self, readers: list[PictureReader]) -> None:
         self._of = {frame: reader for reader in readers for frame in reader.frames}
 
-    def person(self, frame: int) -> np.ndarray:
-        """Boolean [256, 256] over the crop: the person, with a margin."""
+    def person(self, frame: int, rgb: np.ndarray | None = None) -> np.ndarray:
+        """Boolean [256, 256] over the crop: the person, with a margin; with what looks like it around where ``rgb`` is given.
+
+        Args:
+            rgb: uint8 [256, 256, 3], the frame's crop.
+        """
         labels = self._of[frame].read(frame)
         person, hair = (
-            cv2.resize(mask.astype(np.uint8), (256, 256), interpolation=cv2.INTER_AREA) > 0
+            cv2.resize(mask.astype(np.uint8), (GRID, GRID), interpolation=cv2.INTER_AREA) > 0
             for mask in (labels != BACKGROUND, labels == HAIR)
         )
-        return dilate(person, PERSON_MARGIN * 256) | dilate(hair, HAIR_MARGIN * 256)
+        grown = dilate(person, PERSON_MARGIN * GRID) | dilate(hair, HAIR_MARGIN * GRID)
+        if rgb is None:
+            return grown
+        missed = residue(rgb, person) | strands(rgb, hair, person)
+        return grown | dilate(missed, MISSED_MARGIN * GRID)
 
 
 class _PlateMaker:
@@ -217,10 +230,10 @@ class _PlateMaker:
         chosen = _spread(len(rows), max(6, min(SAMPLES, SAMPLE_BYTES // (4 * width * height))))
         hidden = []
         for position, (row, view) in zip(chosen, self._read(rows[chosen]), strict=True):
-            person, inside = crop_to_frame(
-                self.labels.person(int(self.shot.frames[row])), self.shot.crops[row], self.width, self.height
-            )
-            builder.add(view.rgb(), inside & ~person, transforms[position])
+            picture, crop = view.rgb(), self.shot.crops[row]
+            shown = self.labels.person(int(self.shot.frames[row]), extract_crop(picture, crop, GRID))
+            person, inside = crop_to_frame(shown, crop, self.width, self.height)
+            builder.add(picture, inside & ~person, transforms[position])
             hidden.append(builder.place(person, transforms[position]))
         plate, count = builder.finish()
         # What a single frame of many shows is often a strand of hair that its labels missed.
