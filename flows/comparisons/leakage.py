@@ -187,23 +187,26 @@ def measure(
     Args:
         outlines: [people, 4]; heads: [people, WANTED * WANTED], shares of the head mask.
     """
-    seen = []
+    holes, clothes = [], []
     for person, hair in zip(people, strangers, strict=True):
         hole = exposure.hole(person.labels != 0)
-        cloth = np.zeros_like(hole) if exposure.cloth is None else exposure.cloth(person, hair)
-        seen.append(np.concatenate([shares(hole, SEEN).ravel(), shares(cloth, SEEN).ravel()]))
-    features = np.stack(seen)
+        holes.append(shares(hole, SEEN).ravel())
+        if exposure.cloth is not None:
+            clothes.append(shares(exposure.cloth(person, hair), SEEN).ravel())
+    views = [np.stack(holes)]
+    if clothes:
+        views += [np.stack(clothes), np.hstack([views[0], np.stack(clothes)])]
     chosen = np.random.default_rng([seed, 47]).integers(len(people), size=(2000, len(people)))
     result: dict[str, Any] = {"blocks": exposure.blocks}
     for k, name in enumerate(leakage.OUTLINE):
         wanted = outlines[:, k : k + 1]
-        found, blind = leakage.predict_held_out(features, wanted)
+        found, blind = leakage.predict_held_out(views, wanted)
         missed, unknown = (((wanted - guess) ** 2)[:, 0] for guess in (found, blind))
         drawn = 1 - missed[chosen].sum(1) / np.maximum(unknown[chosen].sum(1), 1e-12)
         share = leakage.explained(wanted, found, blind)
         result[name] = [round(float(value), 4) for value in (share, *np.percentile(drawn, (2.5, 97.5)))]
         result[f"{name} bits"] = round(leakage.bits(share), 3)
-    found, blind = leakage.predict_held_out(features, heads)
+    found, blind = leakage.predict_held_out(views, heads)
     for name, guess in (("head IoU", found), ("head IoU without looking", blind)):
         each = leakage.overlaps(guess, heads >= 0.5)
         result[name] = [round(float(value), 4) for value in (each.mean(), *np.percentile(each[chosen].mean(1), (2.5, 97.5)))]

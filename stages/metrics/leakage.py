@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +18,7 @@ OUTLINE = ("width", "hair length", "height", "area")
 WIDTHS = (0.5, 1.0, 2.0)
 """Widths of Gaussian kernels that are tried, in median distances between people."""
 
-SHRINKAGES = tuple(10.0**power for power in range(-5, 2))
+SHRINKAGES = tuple(10.0**power for power in range(-4, 2))
 """Ridge penalties that are tried, in mean squared lengths of a person's features."""
 
 
@@ -55,52 +56,59 @@ class _Kernel:
         return np.asarray(np.exp(-np.maximum(square, 0) / (2 * self.width**2 * unit)))
 
 
-def predict_held_out(seen: NDArray[np.floating], wanted: NDArray[np.floating], folds: int = 5) -> tuple[Floats, Floats]:
-    """Predict ``wanted`` from ``seen`` by kernel ridge regression for people left out of the fit, fold by fold.
+def predict_held_out(
+    views: Sequence[NDArray[np.floating]], wanted: NDArray[np.floating], folds: int = 5, components: int = 24
+) -> tuple[Floats, Floats]:
+    """Predict ``wanted`` for people left out of the fit, fold by fold, by kernel ridge regression from what is seen of them.
 
-    Kernel (linear or Gaussian) and penalty are chosen inside each fold by the leave-one-out error on its own people, which has a
-    closed form: the residual of person i is a_i / (K + p I)^-1_ii with a the dual coefficients (Saunders et al., 1998; Allen's
-    PRESS).
+    What is seen (which of ``views``), kernel (linear or Gaussian) and penalty are chosen inside each fold by the leave-one-out
+    error on its own people, which has a closed form: the residual of person i is a_i / (K + p I)^-1_ii with a the dual
+    coefficients (Allen's PRESS). So a view with more in it cannot predict worse only because it is larger.
 
     Args:
-        seen: [people, features]. wanted: [people, outputs]. folds: person i is left out in fold i modulo ``folds``.
+        views: what is seen, each [people, features]: for instance the hole, and the hole together with the cloth.
+        wanted: [people, outputs]; more than ``components`` outputs are predicted by their principal components.
+        folds: person i is left out in fold i modulo ``folds``.
 
     Returns:
         The predictions float64 [people, outputs], and for each person the mean of the others in the fit: what is known
         without looking, same shape.
     """
-    seen, wanted = np.asarray(seen, np.float64), np.asarray(wanted, np.float64)
+    seen, wanted = [np.asarray(view, np.float64) for view in views], np.asarray(wanted, np.float64)
     found, blind = np.empty_like(wanted), np.empty_like(wanted)
     for fold in range(folds):
-        out = np.arange(len(seen)) % folds == fold
-        mean = seen[~out].mean(0)
-        blind[out] = wanted[~out].mean(0)
-        found[out] = blind[out] + _fit_and_predict(seen[~out] - mean, wanted[~out] - wanted[~out].mean(0), seen[out] - mean)
+        out = np.arange(len(wanted)) % folds == fold
+        mean = wanted[~out].mean(0)
+        blind[out] = mean
+        centred, axes = wanted[~out] - mean, None
+        if wanted.shape[1] > components:
+            axes = np.linalg.svd(centred, full_matrices=False)[2][:components]
+            centred = centred @ axes.T
+        fits = [_fit_and_predict(view[~out] - view[~out].mean(0), centred, view[out] - view[~out].mean(0)) for view in seen]
+        predicted = min(fits, key=lambda fit: fit[0])[1]
+        found[out] = mean + (predicted if axes is None else predicted @ axes)
     return found, blind
 
 
-def _fit_and_predict(seen: Floats, wanted: Floats, unseen: Floats) -> Floats:
+def _fit_and_predict(seen: Floats, wanted: Floats, unseen: Floats) -> tuple[float, Floats]:
+    """The best leave-one-out error (mean square), and what that fit predicts for the others."""
+    best = float((wanted**2).mean()), np.zeros((len(unseen), wanted.shape[1]))  # of predicting the mean
     gram = seen @ seen.T
     lengths = np.diag(gram)
     if lengths.mean() < 1e-12:
-        return np.zeros((len(unseen), wanted.shape[1]))
-    distances = lengths[:, None] + lengths - 2 * gram
-    apart = float(np.median(distances[np.triu_indices(len(seen), 1)]))
-    units = {width: apart if width is not None else float(lengths.mean()) for width in (None, *WIDTHS)}
-    best: tuple[float, _Kernel, Floats, float] | None = None
+        return best
+    apart = float(np.median((lengths[:, None] + lengths - 2 * gram)[np.triu_indices(len(seen), 1)]))
     for width in (None, *(WIDTHS if apart > 1e-12 else ())):
-        kernel = _Kernel(width)
-        values, vectors = np.linalg.eigh(kernel(seen, seen, units[width]))
-        rotated = vectors.T @ wanted
+        kernel, unit = _Kernel(width), float(lengths.mean()) if width is None else apart
+        values, vectors = np.linalg.eigh(kernel(seen, seen, unit))
+        rotated, similar = vectors.T @ wanted, kernel(unseen, seen, unit)
         for shrinkage in SHRINKAGES:
             weights = 1 / (np.maximum(values, 0) + shrinkage)
             dual = vectors @ (weights[:, None] * rotated)
             error = float(((dual / ((vectors**2) @ weights)[:, None]) ** 2).mean())
-            if best is None or error < best[0]:
-                best = (error, kernel, dual, units[width])
-    assert best is not None
-    _, kernel, dual, unit = best
-    return kernel(unseen, seen, unit) @ dual
+            if error < best[0]:
+                best = error, similar @ dual
+    return best
 
 
 def explained(wanted: Floats, found: Floats, blind: Floats) -> float:

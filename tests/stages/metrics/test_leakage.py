@@ -33,21 +33,40 @@ def test_what_is_a_function_of_the_seen_is_found_and_what_is_not_is_not() -> Non
     seen = rng.normal(size=(150, 6))
     linear, curved, unrelated = seen[:, :2].sum(1), np.sin(seen[:, 0]), rng.normal(size=150)
     for wanted, least, most in ((linear, 0.999, 1), (curved, 0.75, 1), (unrelated, -0.2, 0.1)):
-        found, blind = leakage.predict_held_out(seen, wanted[:, None])
+        found, blind = leakage.predict_held_out([seen], wanted[:, None])
         assert least <= leakage.explained(wanted[:, None], found, blind) <= most
 
 
 def test_nobody_is_predicted_from_themselves() -> None:
     rng = np.random.default_rng(1)
     seen, wanted = np.eye(40), rng.normal(size=(40, 1))
-    found, blind = leakage.predict_held_out(seen, wanted)
+    found, blind = leakage.predict_held_out([seen], wanted)
     assert leakage.explained(wanted, found, blind) < 0.1
 
 
 def test_what_is_the_same_for_everybody_tells_nothing() -> None:
     wanted = np.random.default_rng(2).normal(size=(20, 3))
-    found, blind = leakage.predict_held_out(np.ones((20, 5)), wanted)
+    found, blind = leakage.predict_held_out([np.ones((20, 5))], wanted)
     assert np.array_equal(found, blind)
+
+
+def test_seeing_more_does_not_predict_worse() -> None:
+    rng = np.random.default_rng(3)
+    seen, noise = rng.normal(size=(120, 3)), 5 * rng.normal(size=(120, 200))
+    wanted = seen @ rng.normal(size=(3, 1))
+    both = np.hstack([seen, noise])
+    alone, blind = leakage.predict_held_out([seen], wanted)
+    found, _ = leakage.predict_held_out([seen, both], wanted)
+    assert leakage.explained(wanted, found, blind) == leakage.explained(wanted, alone, blind)
+    assert leakage.explained(wanted, leakage.predict_held_out([both], wanted)[0], blind) < 0.5
+
+
+def test_pictures_are_predicted_by_their_principal_components() -> None:
+    rng = np.random.default_rng(4)
+    seen = rng.normal(size=(80, 2))
+    wanted = seen @ rng.normal(size=(2, 300))
+    found, blind = leakage.predict_held_out([seen], wanted)
+    assert leakage.explained(wanted, found, blind) > 0.99
 
 
 def test_bits_follow_the_share_explained() -> None:
