@@ -13,7 +13,7 @@ from schemas.edits import Edits, read_edits
 from schemas.parameters import RetargetParameters
 from schemas.tables import aligned_table, neutral_table
 from stages.contract import Input, Owner, Scope, Stage, Work
-from stages.face3d.editing import edit_expression, edit_poses
+from stages.face3d.editing import edit_displacement, edit_expression, edit_poses
 from stages.face3d.fitting import Poses, euler_angles
 from stages.face3d.model import FaceModel, builtin_digest
 from stages.face3d.resting import RestSolver
@@ -21,6 +21,8 @@ from stages.face3d.retargeting import (
     FeatureRatios,
     believed_motion,
     canonical_landmarks,
+    closed_lips,
+    closed_share,
     face_size,
     feature_ratios,
     lid_gaps,
@@ -45,6 +47,7 @@ _ROWS = 512
 _REST_FRAMES = 64
 _MODEL = FaceModel.builtin()
 _SOLVER = RestSolver(_MODEL)
+_BLINKS = np.array([name.startswith("eyeBlink") for name in _MODEL.names])
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,8 @@ class Retarget(Stage):
         source_frame = source_clip.frames(range(best, best + 1))
         joint = parameters.method == "joint" and parameters.neutralise
         if joint:
-            source_neutral = _SOLVER.rest(canonical_landmarks(source_frame.landmarks, source_frame.poses)).shape
+            source_shape = canonical_landmarks(source_frame.landmarks, source_frame.poses)
+            source_neutral = closed_lips(_SOLVER.rest(source_shape).shape)
         else:
             source_neutral = _at_rest(source_frame, parameters.neutralise)[0]
         self._write_neutral(work, source_frame, source_neutral, parameters.crop_size)
@@ -201,13 +205,12 @@ class _Clip:
             ),
         )
 
-    def expression_of(self, frame: int) -> Floats:
-        """Fitted weights ``[E]`` of the detected frame nearest to a number."""
+    def expression_of(self, frame: int) -> tuple[Floats, Floats]:
+        """Fitted weights ``[1, E]`` and shape ``[1, 478, 3]`` of the detected frame nearest to a number."""
         seen = np.flatnonzero(self._detected)
         nearest = int(seen[np.abs(seen - frame).argmin()])
-        return array(self._fit.table("fit", columns=["frame", "expression"], frames=range(nearest, nearest + 1)), "expression")[
-            0
-        ].astype(np.float64)
+        found = self.frames(range(nearest, nearest + 1))
+        return found.expression, canonical_landmarks(found.landmarks, found.poses)
 
     def best_frame(self) -> int:
         """The frame of a source from which its head is taken: frontal, at rest, eyes open, mouth closed, not moving."""
@@ -248,7 +251,7 @@ class _Clip:
             shapes.append(canonical_landmarks(found.landmarks[kept], poses))
             trust.append(frontal_weights(poses))
         face = _SOLVER.rest(np.concatenate(shapes), np.concatenate(trust)).shape
-        return Face(face, self._nearly_neutral())
+        return Face(closed_lips(face), self._nearly_neutral())
 
     def blocks(self, steadiness: float) -> Iterator[tuple[NDArray[np.int64], Frames]]:
         """Every frame's number in blocks, with the block's detected frames, steadied with their neighbours' help."""
@@ -300,19 +303,31 @@ def _retarget(
     if damped:
         explained = _MODEL.displacement(_SOLVER.expression(driver, driver_neutral))
         believed = believed_motion(driver, driver_neutral, explained)
-    lids = None
+    blinks = None
     if edits.curves:
 
         def weights_of(frame: int) -> Floats:
-            found = target.expression_of(frame)
+            found = _with_blinks(*target.expression_of(frame), driver_neutral)[0]
             return found[_MODEL.mirrored] if edits.mirror else found
 
-        edited = edit_expression(expression, seen.number, edits, _MODEL, weights_of)
-        driver = driver + _MODEL.displacement(edited.expression - expression)
-        believed = believed + _MODEL.displacement(edited.expression - expression)
-        expression, lids = edited.expression, edited.lids
-    shapes = retarget(driver, driver_neutral, source_neutral, ratios, lids=lids, believed=believed)
+        fitted = _with_blinks(expression, driver, driver_neutral)
+        edited = edit_expression(fitted, seen.number, edits, _MODEL, weights_of)
+        moved = edit_displacement(edited.expression - fitted, _MODEL)
+        driver, believed = driver + moved, believed + moved
+        blinks = edited.blinks
+        unasked = np.zeros_like(expression, dtype=bool)
+        unasked[:, _BLINKS] = np.isnan(blinks)
+        expression = np.where(unasked, expression, edited.expression)
+    shapes = retarget(driver, driver_neutral, source_neutral, ratios, blinks=blinks, believed=believed)
     return shapes, edit_poses(seen.poses, seen.number, edits), expression
+
+
+def _with_blinks(expression: Floats, shapes: Floats, neutral: Floats) -> Floats:
+    """Weights ``[n, E]`` with those of the blinks read off the lids of the shapes ``[n, 478, 3]``."""
+    told = expression.copy()
+    for side, name in enumerate(("eyeBlink_L", "eyeBlink_R")):
+        told[:, _MODEL.indices(name)[0]] = closed_share(shapes, neutral)[:, side]
+    return told
 
 
 def _steadied(seen: Frames, steadiness: float) -> Frames:

@@ -75,7 +75,7 @@ class Cast:
 
 def record(path: str, seed: int, number: int) -> Arrays:
     """Render a cast, look at it, and keep what was seen beside the truth: the arrays of a ``Cast``."""
-    model, studio = head_model(path), _studio(path)
+    model, place = head_model(path), studio(path)
     rng = np.random.default_rng([seed, number, 21])
     names = model.expression_names
     performance = perform(
@@ -95,7 +95,7 @@ def record(path: str, seed: int, number: int) -> Arrays:
     acts = [Act(performance.expression[k], performance.pose[k], performance.shift[k], performance.sway[k]) for k in frames]
     performed, portraits, rests, own = [], [], [], []
     for _ in range(PEOPLE):
-        sitter = studio.sitter(rng, room)
+        sitter = place.sitter(rng, room)
         own.append(own_expression(names, rng))
         turned = (rng.uniform(-1, 1, 3) * _SITTING).astype(np.float32)
         performed.append([sitter.shoot(act, rng) for act in acts])
@@ -217,8 +217,8 @@ def _landmarks(performer: Performer, act: Act) -> Floats:
     return CAMERA.landmarks(performer.points.places(vertices[: performer.count]))
 
 
-class _Studio:
-    """What all pairs share in a process."""
+class Studio:
+    """Detector, head model and what costs much to find once."""
 
     def __init__(self, path: str) -> None:
         self._model, self._mesh = head_model(path), FaceMesh()
@@ -226,6 +226,7 @@ class _Studio:
         self._openness: dict[str, Floats] = {}
 
     def sitter(self, rng: np.random.Generator, room: Room) -> Sitter:
+        """Somebody at random."""
         identity = (rng.normal(size=_IDENTITIES) * _IDENTITY_SPREAD).astype(np.float32)
         look = Appearance.drawn(int(rng.integers(2**31)))
         look = replace(look, glasses=0.0, clothes_style="crew", tips=max(look.tips, -13.0))
@@ -236,5 +237,6 @@ class _Studio:
 
 
 @functools.cache
-def _studio(path: str) -> _Studio:
-    return _Studio(path)
+def studio(path: str) -> Studio:
+    """What all people share in a process."""
+    return Studio(path)

@@ -20,10 +20,10 @@ HEAD_PIVOT = np.array([0.0, -0.6, -0.9])
 
 @dataclass(frozen=True)
 class EditedExpression:
-    """Weights after the edits ``[n, E]``, and the factor on the opening of the left and the right eye ``[n, 2]``."""
+    """Weights after the edits ``[n, E]``; how far edits close the left and the right eye, ``[n, 2]``, NaN where they do not."""
 
     expression: Floats
-    lids: Floats
+    blinks: Floats
 
 
 def edit_expression(
@@ -32,7 +32,7 @@ def edit_expression(
     """Apply the curves to fitted weights.
 
     Args:
-        expression: ``[n, E]``, already mirrored where the edits ask for it.
+        expression: ``[n, E]``, already mirrored where the edits ask for it; blinks as read off the lids (``closed_share``).
         frames: their numbers in the target, ``[n]``.
         weights_of: the target's weights ``[E]`` in any frame, for ``freeze``.
     """
@@ -40,11 +40,24 @@ def edit_expression(
     for name, curve in sorted(edits.curves.items(), key=lambda item: _breadth(model, item[0])):
         for index in model.indices(name):
             edited[:, index] = np.clip(curve.scale * _base(curve, index, expression, frames, weights_of) + curve.offset, 0, 1)
-    lids = np.ones((len(expression), 2))
+    blinks = np.full((len(expression), 2), np.nan)
+    touched = {index for name in edits.curves for index in model.indices(name)}
     for side, name in enumerate(("eyeBlink_L", "eyeBlink_R")):
         index = model.indices(name)[0]
-        lids[:, side] = np.clip((1 - edited[:, index]) / np.maximum(1 - expression[:, index], 0.05), 0, 3)
-    return EditedExpression(edited, lids)
+        if index in touched:
+            blinks[:, side] = edited[:, index]
+    return EditedExpression(edited, blinks)
+
+
+def edit_displacement(added: Floats, model: FaceModel) -> Floats:
+    """What weights that edits add ``[n, E]`` move, ``[n, 478, 3]`` in model space.
+
+    Blinks move nothing up or down here: how far lids close follows from ``EditedExpression.blinks``, so that a full one closes
+    any eye, of any opening.
+    """
+    blinks = np.array([name.startswith("eyeBlink") for name in model.names])
+    lids = model.displacement(np.where(blinks, added, 0.0)) * (1.0, 0.0, 1.0)
+    return np.asarray(model.displacement(np.where(blinks, 0.0, added)) + lids)
 
 
 def edit_poses(poses: Poses, frames: NDArray[np.integer], edits: Edits) -> Poses:

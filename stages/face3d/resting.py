@@ -35,7 +35,7 @@ MOST_EVIDENCE = 4.0
 _DEPTH_WEIGHT = 0.3
 _INDEPENDENT_SHARE = 0.2  # errors of neighbouring landmarks go together: so much of their number counts as evidence
 _ERROR_FLOOR = 0.012  # model units
-_ROUNDS, _SWEEPS = 25, 3
+_ROUNDS, _SWEEPS = 15, 3
 _FOLLOWING_ROUNDS = 3
 _HUBER = 2.5
 

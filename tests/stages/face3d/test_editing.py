@@ -50,10 +50,11 @@ def test_one_side_has_the_last_word_over_both():
     np.testing.assert_allclose(column(result, "eyeBlink_R"), 0.8)
 
 
-def test_a_full_blink_closes_the_lids_and_none_opens_them():
-    result = edited({"curves": {"eyeBlinkLeft": {"offset": 1.0}, "eyeBlinkRight": {"scale": 0.0}}})
-    np.testing.assert_allclose(result.lids[:, 0], 0.0)
-    np.testing.assert_allclose(result.lids[:, 1], 1 / 0.6)
+def test_blinks_are_asked_of_the_lids_and_only_where_they_are_edited():
+    result = edited({"curves": {"eyeBlinkLeft": {"offset": 1.0}, "jawOpen": {"offset": 0.1}}})
+    np.testing.assert_allclose(result.blinks[:, 0], 1.0)
+    assert np.isnan(result.blinks[:, 1]).all()
+    np.testing.assert_allclose(edited({"curves": {"eyeBlink": {"scale": 0.0}}}).blinks, 0.0)
 
 
 def test_pose_offsets_turn_about_the_neck_and_keep_the_size():
@@ -69,4 +70,4 @@ def test_no_edits_change_nothing():
     assert edit_poses(poses, FRAMES, read_edits({})) is poses
     result = edited({})
     assert result.expression == pytest.approx(0.4)
-    assert result.lids == pytest.approx(1.0)
+    assert np.isnan(result.blinks).all()
