@@ -35,6 +35,9 @@ SETTINGS = SamplingOptions(steps=operations.STEPS, guidance_scale=3.5)
 INTERVAL = (0.25, 0.75)
 """Guidance in the middle half of the noise schedule, as Kynkäänniemi et al. (2024) find best for large models."""
 
+MEMORY_SIZE = 128
+"""Pixels of a side: a thousand frames that were kept by mistake would show."""
+
 PEAK_TERAFLOPS = 700.0
 """Rate of dense half precision that the arithmetic floor assumes, as shared by the published comparisons."""
 
@@ -102,7 +105,8 @@ def memory() -> str:
     rows = [[f"{frames:,}", f"{peak:.1f}"] for frames, peak in peaks.items()]
     return (
         "## Diffusion: memory and length\n\n"
-        "Peak resident memory of a process that generates a video with the smallest networks (256 pixels, 2 steps, guidance):\n\n"
+        f"Peak resident memory of a process that generates a video with the smallest networks, at {MEMORY_SIZE} pixels, in 2 guided "
+        "steps:\n\n"
         + table(["frames", "MiB"], rows)
         + f"\n\nTen times the length takes {peaks[1000] / peaks[100]:.3f} times the memory (goal: within 1.02)."
     )
@@ -116,7 +120,7 @@ def _peak_of(frames: int) -> float:
 def _tell_peak(frames: int) -> None:
     torch.set_num_threads(1)
     options = replace(SETTINGS, steps=2, vae_slice=1)
-    generate(presets.build(presets.TINY), frames, 256, options)
+    generate(presets.build(presets.TINY), frames, MEMORY_SIZE, options)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 

@@ -24,6 +24,9 @@ CARD = "README.md"
 
 PUBLISHED_PICTURE_SIZE = 512
 
+PERMISSIVE = ("apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "cc0-1.0")
+"""Licences, as model cards name them, that allow commercial use."""
+
 
 @dataclass(frozen=True)
 class Terms:
@@ -84,7 +87,8 @@ def import_pipeline(
         pipeline = convert(find_published(source), preset, allow_pickle=allow_pickle)
         layout = "aniportrait" if isinstance(pipeline.pose_guider, PoseGuider) else "animateanyone"
         pipeline.save_pretrained(destination)
-    commercial = terms.commercial if terms.commercial is not None else bool(card.get("commercial", False))
+    permissive = terms.licence is None and licence.strip().lower() in PERMISSIVE
+    commercial = terms.commercial if terms.commercial is not None else bool(card.get("commercial", permissive))
     return Registration(
         name=name,
         licence=licence.strip(),

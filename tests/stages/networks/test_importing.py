@@ -163,9 +163,14 @@ def test_a_licence_is_given_or_stated_by_the_model_card(saved: Path, tmp_path: P
         added(registry, "silent", saved, Terms())
     folder = tmp_path / "carded"
     presets.build(TINY).save_pretrained(folder)
-    (folder / "README.md").write_text("---\nlicense: apache-2.0\ncommercial: true\n---\n# A model\n")
-    found = added(registry, "carded", folder, Terms())
-    assert (found.licence, found.commercial) == ("apache-2.0", True)
+    for front, expected in (
+        ("license: apache-2.0", ("apache-2.0", True)),
+        ("license: research only", ("research only", False)),
+        ("license: ours\ncommercial: true", ("ours", True)),
+    ):
+        (folder / "README.md").write_text(f"---\n{front}\n---\n# A model\n")
+        found = added(registry, "carded", folder, Terms())
+        assert (found.licence, found.commercial) == expected
     assert (registry.require("carded") / "README.md").is_file()
 
 
