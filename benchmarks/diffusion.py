@@ -105,8 +105,8 @@ def memory() -> str:
     rows = [[f"{frames:,}", f"{peak:.1f}"] for frames, peak in peaks.items()]
     return (
         "## Diffusion: memory and length\n\n"
-        f"Peak resident memory of a process that generates a video with the smallest networks, at {MEMORY_SIZE} pixels, in 2 guided "
-        "steps:\n\n"
+        f"Peak resident memory of a process that generates a video with the smallest networks, at {MEMORY_SIZE} pixels, in 2 "
+        "guided steps:\n\n"
         + table(["frames", "MiB"], rows)
         + f"\n\nTen times the length takes {peaks[1000] / peaks[100]:.3f} times the memory (goal: within 1.02)."
     )
