@@ -62,8 +62,8 @@ def predict_held_out(
     """Predict ``wanted`` for people left out of the fit, fold by fold, by kernel ridge regression from what is seen of them.
 
     What is seen (which of ``views``), kernel (linear or Gaussian) and penalty are chosen inside each fold by the leave-one-out
-    error on its own people, which has a closed form: the residual of person i is a_i / (K + p I)^-1_ii with a the dual
-    coefficients (Allen's PRESS). So a view with more in it cannot predict worse only because it is larger.
+    error on its own people, which has a closed form (Allen's PRESS): the residual of person i over 1 - h_i, with h_i the
+    diagonal of K (K + p I)^-1 plus 1 / n for the mean. So a view with more in it hardly predicts worse only because it is larger.
 
     Args:
         views: what is seen, each [people, features]: for instance the hole, and the hole together with the cloth.
@@ -100,14 +100,19 @@ def _fit_and_predict(seen: Floats, wanted: Floats, unseen: Floats) -> tuple[floa
     apart = float(np.median((lengths[:, None] + lengths - 2 * gram)[np.triu_indices(len(seen), 1)]))
     for width in (None, *(WIDTHS if apart > 1e-12 else ())):
         kernel, unit = _Kernel(width), float(lengths.mean()) if width is None else apart
-        values, vectors = np.linalg.eigh(kernel(seen, seen, unit))
-        rotated, similar = vectors.T @ wanted, kernel(unseen, seen, unit)
+        own, similar = kernel(seen, seen, unit), kernel(unseen, seen, unit)
+        # Centred in the kernel's space, because the mean is fitted too.
+        similar = similar - similar.mean(1, keepdims=True) - own.mean(0) + own.mean()
+        own = own - own.mean(0) - own.mean(1, keepdims=True) + own.mean()
+        values, vectors = np.linalg.eigh(own)
+        values, rotated = np.maximum(values, 0), vectors.T @ wanted
         for shrinkage in SHRINKAGES:
-            weights = 1 / (np.maximum(values, 0) + shrinkage)
-            dual = vectors @ (weights[:, None] * rotated)
-            error = float(((dual / ((vectors**2) @ weights)[:, None]) ** 2).mean())
+            kept = values / (values + shrinkage)
+            leverage = 1 / len(seen) + (vectors**2) @ kept
+            residual = (wanted - vectors @ (kept[:, None] * rotated)) / np.maximum(1 - leverage, 1e-12)[:, None]
+            error = float((residual**2).mean())
             if error < best[0]:
-                best = error, similar @ dual
+                best = error, similar @ (vectors @ (rotated / (values + shrinkage)[:, None]))
     return best
 
 

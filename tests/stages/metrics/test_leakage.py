@@ -61,6 +61,17 @@ def test_seeing_more_does_not_predict_worse() -> None:
     assert leakage.explained(wanted, leakage.predict_held_out([both], wanted)[0], blind) < 0.5
 
 
+def test_a_view_of_nothing_but_noise_is_left_alone() -> None:
+    rng = np.random.default_rng(5)
+    seen, noise, wanted = rng.normal(size=(100, 2)), rng.normal(size=(100, 4000)), rng.normal(size=(100, 1))
+    found, blind = leakage.predict_held_out([noise], wanted)
+    assert leakage.explained(wanted, found, blind) > -0.1
+    wanted = seen[:, :1] + 0.5 * wanted
+    alone, _ = leakage.predict_held_out([seen], wanted)
+    found, _ = leakage.predict_held_out([seen, noise, np.hstack([seen, noise])], wanted)
+    assert np.allclose(found, alone)
+
+
 def test_pictures_are_predicted_by_their_principal_components() -> None:
     rng = np.random.default_rng(4)
     seen = rng.normal(size=(80, 2))
