@@ -301,7 +301,7 @@ def _retarget(
         expression = expression[:, _MODEL.mirrored]
     believed = driver
     if damped:
-        explained = _MODEL.displacement(_SOLVER.expression(driver, driver_neutral))
+        explained = _MODEL.displacement(_SOLVER.expression(driver, driver_neutral, expression))
         believed = believed_motion(driver, driver_neutral, explained)
     blinks = None
     if edits.curves:

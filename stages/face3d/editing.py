@@ -17,6 +17,9 @@ Floats = NDArray[np.float64]
 HEAD_PIVOT = np.array([0.0, -0.6, -0.9])
 """Model space: where a head turns, about the ears' height above the neck."""
 
+_LOWER_FACE, _UPPER_FACE, _MIDDLE_FACE = ("jaw", "mouth"), ("brow", "eye"), ("cheek", "nose")
+_LIDS_END, _MOUTHS_END = -0.14, -0.42  # heights in model space: under the lower lids, above the base of the nose
+
 
 @dataclass(frozen=True)
 class EditedExpression:
@@ -52,12 +55,20 @@ def edit_expression(
 def edit_displacement(added: Floats, model: FaceModel) -> Floats:
     """What weights that edits add ``[n, E]`` move, ``[n, 478, 3]`` in model space.
 
-    Blinks move nothing up or down here: how far lids close follows from ``EditedExpression.blinks``, so that a full one closes
-    any eye, of any opening.
+    The model's directions are measured, and with the mouth its brows tremble a little: an edit of the lower face moves nothing
+    above the lower lids, one of brows and eyes nothing below the nose. Blinks move nothing up or down here: how far lids close
+    follows from ``EditedExpression.blinks``, so that a full one closes any eye, of any opening.
     """
+    height = model.mean[:, 1]
+    above = np.clip((height - _MOUTHS_END) / (_LIDS_END - _MOUTHS_END), 0, 1)
+    above = above * above * (3 - 2 * above)
+    moved = np.zeros((len(added), len(height), 3))
+    for stems, share in ((_LOWER_FACE, 1 - above), (_UPPER_FACE, above), (_MIDDLE_FACE, np.ones(len(height)))):
+        chosen = np.array([name.startswith(stems) and not name.startswith("eyeBlink") for name in model.names])
+        moved += model.displacement(np.where(chosen, added, 0.0)) * share[:, None]
     blinks = np.array([name.startswith("eyeBlink") for name in model.names])
     lids = model.displacement(np.where(blinks, added, 0.0)) * (1.0, 0.0, 1.0)
-    return np.asarray(model.displacement(np.where(blinks, 0.0, added)) + lids)
+    return np.asarray(moved + lids * above[:, None])
 
 
 def edit_poses(poses: Poses, frames: NDArray[np.integer], edits: Edits) -> Poses:

@@ -36,7 +36,7 @@ _DEPTH_WEIGHT = 0.3
 _INDEPENDENT_SHARE = 0.2  # errors of neighbouring landmarks go together: so much of their number counts as evidence
 _ERROR_FLOOR = 0.012  # model units
 _ROUNDS, _SWEEPS = 15, 3
-_FOLLOWING_ROUNDS = 3
+_FOLLOWING_ROUNDS = 4
 _HUBER = 2.5
 
 
@@ -99,9 +99,13 @@ class RestSolver:
         own = np.tensordot(share, shapes - neutral - model.displacement(expression), axes=1)
         return RestingFace(neutral + _personal(evidence) * own, expression)
 
-    def expression(self, shapes: Floats, rest: Floats) -> Floats:
-        """Weights ``[n, E]`` of frames ``[n, 478, 3]`` beyond a face at rest ``[478, 3]``."""
-        weights = np.zeros((len(shapes), len(self.model.names)))
+    def expression(self, shapes: Floats, rest: Floats, start: Floats) -> Floats:
+        """Weights ``[n, E]`` of frames ``[n, 478, 3]`` beyond a face at rest ``[478, 3]``.
+
+        Args:
+            start: weights to begin with, ``[n, E]``: those of the fit are near. From nothing, a wide open mouth is not reached.
+        """
+        weights = start
         for _ in range(_FOLLOWING_ROUNDS):
             weights = self._weights(shapes - rest, weights, self._clip)
         return weights

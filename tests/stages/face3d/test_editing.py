@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from schemas.edits import read_edits
-from stages.face3d.editing import HEAD_PIVOT, edit_expression, edit_poses
+from stages.face3d.editing import HEAD_PIVOT, edit_displacement, edit_expression, edit_poses
 from stages.face3d.fitting import Poses, euler_angles
 from stages.face3d.model import FaceModel
+from stages.face3d.topology import EYES, LIPS
 
 MODEL = FaceModel.builtin()
 FRAMES = np.arange(4)
@@ -55,6 +56,33 @@ def test_blinks_are_asked_of_the_lids_and_only_where_they_are_edited():
     np.testing.assert_allclose(result.blinks[:, 0], 1.0)
     assert np.isnan(result.blinks[:, 1]).all()
     np.testing.assert_allclose(edited({"curves": {"eyeBlink": {"scale": 0.0}}}).blinks, 0.0)
+
+
+def moved_by(name: str) -> np.ndarray:
+    added = np.zeros((1, len(MODEL.names)))
+    added[0, list(MODEL.indices(name))] = 0.5
+    return np.linalg.norm(edit_displacement(added, MODEL)[0], axis=1)
+
+
+@pytest.mark.parametrize("name", ["jawOpen", "mouthSmile", "mouthPucker"])
+def test_edits_of_the_mouth_leave_brows_and_eyes_alone(name):
+    moved = moved_by(name)
+    assert moved[list(LIPS)].mean() > 0.01
+    for eye in EYES:
+        assert moved[[*eye.brow_upper, *eye.brow_lower, *eye.upper, *eye.iris_points]].max() == 0
+        assert moved[list(eye.lower)].max() < 0.01
+
+
+@pytest.mark.parametrize("name", ["browInnerUp", "eyeWide", "eyeBlinkLeft"])
+def test_edits_of_brows_and_eyes_leave_the_mouth_alone(name):
+    moved = moved_by(name)
+    assert moved[list(LIPS)].max() == 0
+    assert moved.max() > 0.005
+
+
+def test_every_expression_belongs_to_a_part_of_the_face():
+    for name in MODEL.names:
+        assert moved_by(name).max() > 0
 
 
 def test_pose_offsets_turn_about_the_neck_and_keep_the_size():

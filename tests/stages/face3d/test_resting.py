@@ -56,11 +56,11 @@ def test_frames_that_are_not_trusted_do_not_count():
 def test_what_frames_do_beyond_a_known_face_is_explained():
     at_rest = person(5)
     motion = MODEL.displacement(np.stack([doing(), doing(jawOpen=0.7)]))
-    weights = SOLVER.expression(at_rest + motion, at_rest)
+    weights = SOLVER.expression(at_rest + motion, at_rest, np.stack([doing(), doing(jawOpen=0.4)]))
     assert weights[0].max() < 0.05
     assert weights[1].argmax() == MODEL.indices("jawOpen")[0]
     left = motion[1] - MODEL.displacement(weights)[1]
-    assert np.linalg.norm(left) < 0.5 * np.linalg.norm(motion[1])
+    assert np.linalg.norm(left) < 0.35 * np.linalg.norm(motion[1])
     assert weights.min() >= 0
     assert weights.max() <= 1
 
