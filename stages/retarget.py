@@ -251,7 +251,7 @@ class _Clip:
             shapes.append(canonical_landmarks(found.landmarks[kept], poses))
             trust.append(frontal_weights(poses))
         face = _SOLVER.rest(np.concatenate(shapes), np.concatenate(trust)).shape
-        return Face(closed_lips(face), self._nearly_neutral())
+        return Face(face, self._nearly_neutral())
 
     def blocks(self, steadiness: float) -> Iterator[tuple[NDArray[np.int64], Frames]]:
         """Every frame's number in blocks, with the block's detected frames, steadied with their neighbours' help."""

@@ -95,7 +95,7 @@ class Person:
     def resting_driver(self) -> tuple[Floats, Floats]:
         """By the joint fit: the face at rest [478, 3], and the frames' motion as far as it is believed [n, 478, 3]."""
         solver = _solver()
-        rest = closed_lips(solver.rest(self.shapes, frontal_weights(self.fit.poses)).shape)
+        rest = solver.rest(self.shapes, frontal_weights(self.fit.poses)).shape
         explained = solver.model.displacement(solver.expression(self.shapes, rest, self.fit.expression))
         return rest, believed_motion(self.shapes, rest, explained)
 
@@ -159,7 +159,7 @@ METHODS: Mapping[str, Method] = {
 }
 REFERENCE = "both (the paper)"
 COLOURS = {"all": "#333333", "eyes": "#1f77b4", "brows": "#2ca02c", "mouth": "#d62728"}
-MEASURES_VERSION = 3
+MEASURES_VERSION = 4
 """Goes up when a method or a measure changes, so that old measurements are not taken for new ones."""
 
 

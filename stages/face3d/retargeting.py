@@ -46,8 +46,10 @@ UNEXPLAINED = 0.75
 """Share of the motion beyond the fitted expressions that is carried over."""
 
 _SURELY_OPEN, _WIDE_OPEN = 0.4, 0.7
-_CLOSED_LIPS = 0.012  # of the mouth's width: what MediaPipe leaves between closed lips
-_PARTED_LIPS = 0.05
+_CLOSED_LIPS = 0.02  # of the mouth's width: what MediaPipe leaves between closed lips
+_PARTED_LIPS = 0.06
+_RESTING_LIPS = 0.06
+_SURELY_RESTING = 0.7  # share of the gap between the driver's lips at rest that is no opening: the face at rest may be wrong
 _EYE_REACH = 0.16
 _MOUTH_REACH = 0.45
 _RATIO_LIMITS = (0.5, 2.0)
@@ -163,7 +165,7 @@ def retarget(
 
     Args:
         driver: landmarks of the driver's frames in model space, ``[n, 478, 3]``.
-        driver_neutral: the driver's face at rest, ``[478, 3]``.
+        driver_neutral: the driver's face at rest, ``[478, 3]``; a gap between its lips is no opening of the mouth.
         source_neutral: the source's face at rest, ``[478, 3]``.
         ratios: s_eye and s_mouth.
         blinks: how far the left and the right eye shall be closed instead, 0..1, ``[n, 2]``, NaN where as the driver's; as the
@@ -187,7 +189,8 @@ def retarget(
         wanted = shut + _smoothstep(share, _SURELY_OPEN, _WIDE_OPEN) * (opened - shut)
         moved = _move(moved, wanted - given, kernels.upper_lids[index])
         moved = _place_iris(moved, driver, driver_neutral, source_neutral, eye)
-    gaps = lip_gaps(driver)
+    resting = np.clip(lip_gaps(driver_neutral[None]), 0.0, _RESTING_LIPS * _distance(driver_neutral, *INNER_CORNERS))
+    gaps = np.maximum(lip_gaps(driver) - _SURELY_RESTING * resting, 0.0)
     width = np.linalg.norm(driver[:, INNER_CORNERS[0]] - driver[:, INNER_CORNERS[1]], axis=-1)[:, None]
     wanted = gaps * _smoothstep(gaps / np.maximum(width, 1e-6), _CLOSED_LIPS, _PARTED_LIPS) * ratios.mouth[1]
     return _open_lips(moved, wanted - lip_gaps(moved), kernels)
