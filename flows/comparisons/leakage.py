@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from flows.comparisons import Arrays, Order, Outcome, ResultTable, head_model, resumable
 from schemas.tables import FOREGROUND_BLOCKS, LABELS
-from stages.blocks import dilate, expand_grid, hair_grid, shape_agnostic_mask, shoulder_rectangles
+from stages.blocks import dilate, expand_grid, hair_grid, shape_agnostic_grid, shape_agnostic_mask, shoulder_rectangles
 from stages.condition_image import surviving_cloth
 from stages.crop_path import DROP, head_anchor
 from stages.metrics import leakage
@@ -67,6 +67,16 @@ def _grown(dilation: float) -> Callable[[Mask], Mask]:
     return lambda person: dilate(person, dilation * SIZE)
 
 
+def _box(person: Mask) -> Mask:
+    """The upright box around the person, in blocks: nothing of the outline but its extent."""
+    grid = shape_agnostic_grid(person, DILATION)
+    box = np.zeros_like(grid)
+    rows, columns = (np.flatnonzero(grid.any(axis)) for axis in (1, 0))
+    if len(rows):
+        box[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = True
+    return expand_grid(box, SIZE)
+
+
 def _cloth(person: Silhouette) -> Mask:
     return person.labels == LABELS.index("cloth")
 
@@ -92,6 +102,7 @@ HOLES: tuple[Exposure, ...] = (
     Exposure("16x16 blocks, not grown", _blocks(16, 0.0)),
     Exposure("16x16 blocks, grown by 5 %", _blocks(16, 0.05)),
     Exposure("16x16 blocks, grown by 10 %", _blocks(16, 0.1)),
+    Exposure("box around all 16x16 blocks", _box),
 )
 """The hole alone, no cloth. Masks are grown by 2 % of the side before blocks are drawn unless they say otherwise."""
 

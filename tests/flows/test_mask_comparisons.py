@@ -76,7 +76,7 @@ def _silhouettes(count: int) -> list[leakage.Silhouette]:
     return found
 
 
-def test_the_exact_mask_gives_the_width_away_and_coarse_blocks_less() -> None:
+def test_the_exact_mask_gives_the_width_away_blocks_less_and_a_box_hardly() -> None:
     people = _silhouettes(60)
     outlines = np.stack([person.outline for person in people])
     heads = np.stack([leakage.shares(np.isin(person.labels, (1, 2)), leakage.WANTED).ravel() for person in people])
@@ -84,7 +84,7 @@ def test_the_exact_mask_gives_the_width_away_and_coarse_blocks_less() -> None:
     told = {
         exposure.name: leakage.measure(exposure, people, strangers, outlines, heads, 0)
         for exposure in leakage.HOLES
-        if exposure.name in ("exact mask", "16x16 blocks (default)", "8x8 blocks")
+        if exposure.name in ("exact mask", "16x16 blocks (default)", "box around all 16x16 blocks")
     }
     exact, default, coarse = told.values()
     assert exact["width"][0] > 0.95
