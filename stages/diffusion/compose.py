@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from stages.blocks import dilate
 from stages.composite import feathered_region
-from stages.renderer import Scene
+from stages.renderer import Portrait, Scene
 from stages.segmentation import FACE, GRID, HAIR, NECK, OTHER
+from stages.video.crops import opencv_matrix
 from stages.warp import topology
 from stages.warp.neck import jaw_shadow, underlay
 from stages.warp.shapes import polygon_coverage
@@ -33,6 +34,9 @@ DETAIL = 1 / 170
 HEAD_BORDER = 0.012
 """The old head's labels may end this share of the side before the head does."""
 
+ROOM = {HAIR: (0.2, 0.32), FACE: (0.08, 0.16)}
+"""Distance from where parts of the source's matte come to lie, in heights of the face, over which the new head's zone ends."""
+
 WHITE, INK = 14.0, 70.0
 """Distance from white, 0..255, of paper at most, and from which a pixel next to paper is opaque."""
 
@@ -46,15 +50,39 @@ NECK_FADE = (0.1, 0.55)
 """Distance below the chin, in eye distances, over which a generated neck gives way to the target's own."""
 
 
-def on_background(scene: Scene, generated: Picture) -> tuple[Picture, Weights]:
+def head_zone(portrait: Portrait, scene: Scene) -> Weights:
+    """Where the source's head, hair included, may come to lie in the target: float32 [size, size] in 0..1.
+
+    Its matte without the neck, brought onto the aligned face by a similarity in the picture's plane, with room for what a turn
+    of the head moves: more around hair, which hides or shows itself, than around the face.
+    """
+    size = scene.picture.shape[0]
+    source, aligned = (points[:, 0] + 1j * points[:, 1] for points in (portrait.landmarks, scene.aligned))
+    offsets = source - source.mean()
+    turn = np.vdot(offsets, aligned - aligned.mean()) / np.vdot(offsets, offsets).real
+    shift = aligned.mean() - turn * source.mean()
+    matrix = opencv_matrix(np.array([[turn.real, -turn.imag, shift.real], [turn.imag, turn.real, shift.imag]]))
+    height = max(float(np.linalg.norm(scene.aligned[152, :2] - scene.aligned[10, :2])), 1.0)
+    zone = np.zeros((size, size), np.float32)
+    for label, (near, far) in ROOM.items():
+        part = np.where(portrait.labels == label, portrait.matte, np.float32(0))
+        part = cv2.warpAffine(part, matrix, (size, size), flags=cv2.INTER_LINEAR)
+        distance = cv2.distanceTransform((part < 0.1).astype(np.uint8), cv2.DIST_L2, 5) / height
+        zone = np.maximum(zone, 1 - _smooth((distance - near) / (far - near)))
+    return zone
+
+
+def on_background(scene: Scene, generated: Picture, zone: Weights) -> tuple[Picture, Weights]:
     """A picture drawn on the background, inside the shape-agnostic mask.
 
-    Where it shows what is there anyway (the clean background, the target's own cloth), that is taken instead: it has not lost
-    detail to the autoencoder. Hands and things before the head stay the target's own.
+    The network draws the whole person, but only the head is wanted: the target's body stays as it is, except where the new head
+    may lie and where the old one was. Where the picture shows what is there anyway (the clean background, the target's own
+    cloth), that is taken instead: it has not lost detail to the autoencoder. Hands and things before the head stay too.
 
     Args:
         scene: the target's frame.
         generated: uint8 RGB [size, size, 3].
+        zone: of the new head, see ``head_zone``.
 
     Returns:
         uint8 RGB [size, size, 3] and what of it is generated, float32 [size, size] in 0..1.
@@ -69,6 +97,7 @@ def on_background(scene: Scene, generated: Picture) -> tuple[Picture, Weights]:
     share = cv2.blur(cv2.dilate(share, np.ones((5, 5), np.uint8)), (5, 5))
     # Skin that happens to look like the wall behind it is skin all the same.
     share = np.maximum(share, polygon_coverage(scene.aligned[topology.FACE_OVAL, :2], share.shape))
+    share *= np.maximum(zone, cv2.GaussianBlur(head.astype(np.float32), (0, 0), 0.5 * HEAD_BORDER * size))
     share *= feathered_region(scene.foreground, size, FEATHER, (True, True, True, True))
     share *= 1 - _occluders(scene)
     result = cv2.blendLinear(there, generated, 1 - share, share)

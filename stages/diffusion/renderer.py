@@ -12,7 +12,7 @@ from torch import Tensor
 from schemas.parameters import DiffusionParameters
 from schemas.problems import ModelError
 from stages.contract import Work
-from stages.diffusion.compose import on_background, on_white
+from stages.diffusion.compose import head_zone, on_background, on_white
 from stages.diffusion.conditions import frame_conditions, reference_of, resized
 from stages.diffusion.loaded import LoadedPipeline, device_failure
 from stages.networks.registered import registration_of
@@ -106,6 +106,7 @@ class DiffusionRenderer:
         self._options = options
         self._note = note
         self._progress = progress
+        self._portrait = portrait
         self._source = loaded.source(source, lambda: reference_of(portrait, loaded.picture_size))
 
     def render(self, section: Section) -> Iterator[tuple[Scene, Generated]]:
@@ -134,7 +135,7 @@ class DiffusionRenderer:
 
     def _composed(self, scene: Scene, picture: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
         if self._loaded.sees_background:
-            return on_background(scene, picture)
+            return on_background(scene, picture, head_zone(self._portrait, scene))
         with borrowed(PersonNetwork) as network:
             person = network(picture)
         return on_white(scene, picture, person)

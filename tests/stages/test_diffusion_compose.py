@@ -7,13 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from stages.diffusion.compose import on_background, on_white, white_key
+from stages.diffusion.compose import head_zone, on_background, on_white, white_key
 from stages.diffusion.conditions import frame_conditions, reference_of, resized
 from stages.face3d.drawing import draw_landmarks
 from stages.segmentation import GRID, OTHER
 from tests.stages.painted_heads import FACE_LABEL, HAIR_LABEL, SIZE, WALL, portrait, pose, scene
 
 BLUE = np.array([40, 60, 200], np.uint8)
+EVERYWHERE = np.ones((SIZE, SIZE), np.float32)
 
 
 def head_of(labels: np.ndarray) -> np.ndarray:
@@ -24,7 +25,7 @@ def test_what_shows_the_background_and_the_cloth_that_are_there_is_replaced_by_t
     target = scene()
     lossy = np.clip(target.picture.astype(int) + np.random.default_rng(0).normal(0, 6, target.picture.shape), 0, 255)
     generated = np.where(head_of(target.labels)[..., None], BLUE, lossy.astype(np.uint8))
-    picture, share = on_background(target, generated.astype(np.uint8))
+    picture, share = on_background(target, generated.astype(np.uint8), EVERYWHERE)
     far = ~np.isin(target.labels, (HAIR_LABEL, FACE_LABEL)) & (share == 0)
     assert far.mean() > 0.5
     np.testing.assert_array_equal(picture[far], target.picture[far])
@@ -35,7 +36,8 @@ def test_what_shows_the_background_and_the_cloth_that_are_there_is_replaced_by_t
 
 def test_the_old_head_is_gone_where_the_new_one_is_smaller() -> None:
     target = scene()
-    picture, _ = on_background(target, np.where(head_of(target.labels)[..., None], WALL, target.picture).astype(np.uint8))
+    smaller = np.where(head_of(target.labels)[..., None], WALL, target.picture).astype(np.uint8)
+    picture, _ = on_background(target, smaller, EVERYWHERE)
     hair = target.labels == HAIR_LABEL
     wall = np.abs(picture[hair].astype(int) - np.asarray(WALL)).max(1) <= 12
     assert wall.mean() > 0.9
@@ -45,7 +47,7 @@ def test_nothing_changes_outside_the_shape_agnostic_mask() -> None:
     foreground = np.zeros((16, 16), bool)
     foreground[4:12, 4:12] = True
     target = replace(scene(), foreground=foreground)
-    picture, share = on_background(target, np.full_like(target.picture, 255))
+    picture, share = on_background(target, np.full_like(target.picture, 255), EVERYWHERE)
     step = SIZE // 16
     outside = ~np.kron(foreground, np.ones((step, step), bool))
     assert not share[outside].any()
@@ -55,7 +57,27 @@ def test_nothing_changes_outside_the_shape_agnostic_mask() -> None:
     assert same.mean() > 0.97
 
 
-@pytest.mark.parametrize("compose", [on_background, on_white])
+def test_the_body_stays_the_targets_where_no_head_can_be() -> None:
+    target = scene()
+    zone = head_zone(portrait(), target)
+    face = target.labels == FACE_LABEL
+    assert zone[face].min() == 1
+    corner = np.s_[-8:, :30]
+    assert zone[corner].max() == 0
+    picture, share = on_background(target, np.full_like(target.picture, BLUE), zone)
+    np.testing.assert_array_equal(picture[corner], target.picture[corner])
+    assert np.abs(picture[face].astype(int) - BLUE).max() <= 1
+    assert share[face].min() > 0.99
+
+
+def test_the_zone_of_the_head_follows_the_aligned_face() -> None:
+    source, target = portrait(), scene()
+    moved = replace(target, aligned=target.aligned + np.array([40.0, 0, 0]))
+    here, there = head_zone(source, target), head_zone(source, moved)
+    np.testing.assert_allclose(there[:, 40:], here[:, :-40], atol=0.02)
+
+
+@pytest.mark.parametrize("compose", [lambda *given: on_background(*given, EVERYWHERE), on_white], ids=["background", "white"])
 def test_hands_and_things_before_the_head_stay(compose: object) -> None:
     target = scene()
     labels = target.labels.copy()
