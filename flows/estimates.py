@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from flows import pipeline
 from flows.planning import Clip, Node, Planner
+from schemas.parameters import RenderParameters
 from schemas.problems import HeadswapError
 from stages.video.peek import stated_frames
 from stages.video.sandbox import run_limited
@@ -43,8 +44,25 @@ BYTES: dict[str, float] = {
 }
 
 
+DIFFUSION_STEP_MILLISECONDS: dict[str, float] = {"demo": 96.0, "full": 4.6}
+"""Of one step without guidance, a frame. The demo preset's on one core of a CPU; of larger ones what a window of 16 frames costs
+in arithmetic (19.2 TFLOP, 12 frames of it new) at 350 TFLOP/s, half of what a large GPU reaches: not measured."""
+
+
 def seconds_per_frame(stage: str) -> float:
     return MILLISECONDS.get(stage, 1.0) / 1000
+
+
+def planned_seconds(planner: Planner, node: Node) -> float:
+    """Seconds a frame of a node with its own parameters: the diffusion renderer's depend on the sampler."""
+    parameters = planner.parameters(node)
+    if not isinstance(parameters, RenderParameters) or parameters.renderer != "diffusion":
+        return seconds_per_frame(node.stage)
+    sampler = parameters.diffusion
+    found = planner.registry.pipelines.get(sampler.model or "")
+    step = DIFFUSION_STEP_MILLISECONDS["demo" if found is not None and found.profile in ("demo", "tiny") else "full"] / 1000
+    guided = sampler.guidance_until - sampler.guidance_from if sampler.guidance_scale > 1 else 0.0
+    return sampler.steps * step * (1 + guided) + seconds_per_frame(node.stage)
 
 
 @dataclass(frozen=True)
@@ -79,10 +97,15 @@ def stated_lengths(planner: Planner) -> dict[str, int]:
     return {url: frames for url, frames in zip(unknown, found, strict=True) if frames is not None}
 
 
-def estimate(planner: Planner, workers: int, stated: Mapping[str, int] | None = None) -> list[StageEstimate]:
+def estimate(
+    planner: Planner,
+    workers: int,
+    stated: Mapping[str, int] | None = None,
+    seconds_of: Callable[[Planner, Node], float] = planned_seconds,
+) -> list[StageEstimate]:
     """One row for each stage: steps cached, to run, and standing failures; seconds are of wall clock with ``workers``.
 
-    ``stated`` are lengths of clips that were never ingested (``stated_lengths``).
+    ``stated`` are lengths of clips that were never ingested (``stated_lengths``), ``seconds_of`` the time a frame takes.
     """
     stated = stated or {}
     plans = list(planner.jobs.values())
@@ -94,6 +117,7 @@ def estimate(planner: Planner, workers: int, stated: Mapping[str, int] | None = 
     rows = []
     for name in pipeline.STAGES:
         cached = to_run = failed = frames = unknown = 0
+        seconds = 0.0
         for node in (node for node in nodes if node.stage == name):
             step = planner.step(node)
             if node in done or step.state == "cached":
@@ -106,15 +130,18 @@ def estimate(planner: Planner, workers: int, stated: Mapping[str, int] | None = 
                 length = planner.frames(node.owner) or stated.get(clip.url)
                 if length is None:
                     unknown += 1
-                elif step.units is None:
-                    frames += length
+                    continue
+                if step.units is None:
+                    left = length
                 else:
-                    frames += sum(len(unit.chunk.frames) if unit.chunk else length for unit in step.missing)
-        seconds = frames * seconds_per_frame(name) / max(1, workers)
+                    left = sum(len(unit.chunk.frames) if unit.chunk else length for unit in step.missing)
+                frames += left
+                seconds += left * seconds_of(planner, node) / max(1, workers)
         rows.append(StageEstimate(name, cached, to_run, failed, frames, unknown, seconds, int(frames * BYTES[name])))
     return rows
 
 
 def work_seconds(planner: Planner) -> float:
-    """Core seconds that are left, as far as lengths are known or stated."""
-    return sum(row.seconds for row in estimate(planner, 1, stated_lengths(planner)))
+    """Core seconds that are left, as far as lengths are known or stated, as progress is counted: by stage alone."""
+    usual = estimate(planner, 1, stated_lengths(planner), lambda _, node: seconds_per_frame(node.stage))
+    return sum(row.seconds for row in usual)

@@ -9,12 +9,17 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from flows.estimates import planned_seconds
 from flows.examples import demo_renderer
 from flows.models import add
+from flows.planning import Node, Planner
+from schemas.catalogue import Job
+from schemas.configuration import load_settings
 from schemas.problems import ModelError, UsageError
 from stages.networks import presets
 from stages.networks.presets import TINY
 from stages.networks.registry import ModelRegistry
+from storage.store import ArtifactStore
 from tests.pipelines import register_random
 
 
@@ -86,3 +91,18 @@ def test_the_demo_says_which_renderer_it_takes_and_why(saved: Path, tmp_path: Pa
 def test_a_pipeline_without_a_licence_is_wrong_usage(saved: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="licence"):
         add(ModelRegistry(tmp_path / "models"), "mine", saved)
+
+
+def test_an_estimate_counts_the_diffusion_renderers_steps(tmp_path: Path, examples: Path) -> None:
+    register_random(tmp_path / "models", "headswap-demo")
+    job = Job(id="one", source=str(examples / "portrait_ada.png"), target=str(examples / "clip_smile.mp4"), rights="synthetic")
+
+    def seconds(**more: object) -> float:
+        settings = load_settings({"profile": "demo", **more})
+        with ArtifactStore.open(tmp_path / "store") as store:
+            planner = Planner([job], store, settings, ModelRegistry(tmp_path / "models"))
+            return planned_seconds(planner, Node("one", "render"))
+
+    few, many = (seconds(renderer="diffusion", **{"stages.render.diffusion.steps": steps}) for steps in (10, 20))
+    assert seconds(renderer="warp") < few < many
+    assert seconds(renderer="diffusion", **{"stages.render.diffusion.guidance_scale": 1}) < many * 25 / 20
