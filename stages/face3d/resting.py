@@ -114,7 +114,7 @@ class RestSolver:
         """Ridge least squares within 0..1 by coordinate descent, landmarks far off pulled in: ``[n, 478, 3]`` -> ``[n, E]``."""
         model = self.model.displacement(start)
         target = model + _shortened(displacement - model)
-        weights = np.ascontiguousarray(start.T)
+        weights = np.array(start.T, order="C")  # a copy: what it starts from is somebody's
         gradient = normal @ weights - (target.reshape(len(target), -1) @ self._expression_right).T
         diagonal = np.diag(normal)
         for _ in range(_SWEEPS):

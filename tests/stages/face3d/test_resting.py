@@ -65,6 +65,14 @@ def test_what_frames_do_beyond_a_known_face_is_explained():
     assert weights.max() <= 1
 
 
+def test_weights_to_begin_with_are_left_as_they_are():
+    for order in ("C", "F"):
+        start = np.array(np.stack([doing(jawOpen=0.4), doing(mouthSmile=0.5)]), order=order)
+        before = start.copy()
+        SOLVER.expression(np.stack([person(7)] * 2), person(8), start)
+        np.testing.assert_array_equal(start, before)
+
+
 def test_one_wild_landmark_does_not_matter_much():
     at_rest = person(6)
     broken = at_rest.copy()
