@@ -39,6 +39,9 @@ Mask = NDArray[np.bool_]
 LOOK = 32
 """Side of the small pictures by which heads are told apart."""
 
+WINDOW, WINDOWS = 8, 3
+"""Frames and number of the windows on which steadiness is measured."""
+
 TRAINING_HEADS = 200
 """Heads from which the mean heads are made."""
 
@@ -167,6 +170,18 @@ def measure(
     return Measured(numbers, [sheet[person] for person in people], swaps)
 
 
+def unsteadiness(pipeline: HeadSwapPipeline, held_out: SampleSource, options: SamplingOptions, dtype: torch.dtype) -> float:
+    """How much the generated head changes from frame to frame beyond what the true one does: mean absolute difference of the
+    two changes over windows of ``WINDOW`` frames of ``WINDOWS`` people, in grey values of 255."""
+    found = []
+    for number in range(WINDOWS):
+        sample = held_out.sample(number, WINDOW)
+        pictures = generate(pipeline, sample, replace(options, window=WINDOW), dtype)
+        beyond = np.diff(pictures.astype(np.float32), axis=0) - np.diff(sample.target.astype(np.float32), axis=0)
+        found.append(float(np.abs(beyond)[sample.head[1:]].mean()))
+    return float(np.mean(found))
+
+
 def row_of(sample: TrainingSample, picture: Pixels) -> list[Pixels]:
     return [sample.reference, sample.drawing[0], sample.background[0], picture, sample.target[0]]
 
@@ -206,6 +221,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--guidance", type=float, default=1.5)
     parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--without-motion", type=Path, help="pipeline of the phase before motion, to compare steadiness with")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     clips = given.clips or given.out.with_name(f"{given.out.name}-clips")
@@ -220,6 +236,10 @@ def main() -> None:
     dtype = torch.bfloat16 if given.precision == "bfloat16" else torch.float32
     found = measure(pipeline, train, held_out, options, dtype, given.samples)
     numbers = {"data": told, **found.numbers}
+    numbers["unsteadiness"] = round(unsteadiness(pipeline, held_out, options, dtype), 2)
+    if given.without_motion is not None:
+        before = load_pipeline(given.without_motion)
+        numbers["unsteadiness_without_motion"] = round(unsteadiness(before, held_out, options, dtype), 2)
     (given.out / "learning.json").write_text(json.dumps(numbers, indent=1) + "\n")
     write_sheet(found.sheet, given.out / "learning.jpg")
     write_sheet(found.swaps, given.out / "learning-swaps.jpg")
