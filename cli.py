@@ -182,7 +182,7 @@ def demo(
     as_json: JsonOption = False,
 ) -> int:
     """The example catalogue to videos and a report, on the built-in defaults."""
-    from flows.examples import demo_renderer, example_catalogue
+    from flows.examples import DEMO_SAMPLING, demo_renderer, example_catalogue
 
     chosen, why = demo_renderer(registry_of(settings_of(None, None)), renderer)
     error_console.print(why, markup=False, highlight=False)
@@ -195,6 +195,7 @@ def demo(
         engine=engine or EngineName.direct,
         profile="demo",
         workers=workers,
+        **DEMO_SAMPLING,
     )
     catalogue = example_catalogue()
     with open_store(settings) as store:
@@ -650,6 +651,9 @@ def face_model_build(
     parts: Annotated[
         Path | None, typer.Option("--parts", metavar="DIR", help="Folder of the measurements. Default: beside the file.")
     ] = None,
+    against: Annotated[
+        Path | None, typer.Option("--against", metavar="FILE", help="Model to compare with. Default: the built-in one.")
+    ] = None,
     workers: WorkersOption = None,
     head_model: HeadModelOption = None,
     config: ConfigOption = None,
@@ -660,7 +664,14 @@ def face_model_build(
 
     file = head_model or registry_of(settings_of(config, None)).require("ict")
     told = build_face_model(
-        file, out, renders=renders, seed=seed, workers=workers or usable_cores(), parts=parts, tell=tell_share("part", as_json)
+        file,
+        out,
+        renders=renders,
+        seed=seed,
+        workers=workers or usable_cores(),
+        parts=parts,
+        against=against,
+        tell=tell_share("part", as_json),
     )
     print_json(told) if as_json else print_report(told, out_console)
     return DONE

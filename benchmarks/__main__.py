@@ -1,7 +1,7 @@
 """Measures speed and memory of the main job and writes ``docs/benchmarks.md``.
 
     python -m benchmarks [stages] [job] [memory] [cached] [sharing]
-                         [operations] [diffusion_cpu] [diffusion_memory] [diffusion_gpu]
+                         [operations] [diffusion_cpu] [diffusion_memory] [diffusion_gpu] [fitting]
 
 Each part is a section of its own in the document; parts not named stay as they were. Machines are noisy: figures of one
 part come from one run of this command, and compare only with each other.
@@ -12,6 +12,7 @@ from __future__ import annotations
 import sys
 
 from benchmarks import diffusion, document, operations, parts
+from benchmarks.fitting import fitting
 
 PARTS = {
     "stages": parts.stages,
@@ -23,6 +24,7 @@ PARTS = {
     "diffusion_cpu": diffusion.cpu,
     "diffusion_memory": diffusion.memory,
     "diffusion_gpu": diffusion.gpu,
+    "fitting": fitting,
 }
 
 

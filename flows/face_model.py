@@ -38,6 +38,7 @@ def build_face_model(
     seed: int,
     workers: int,
     parts: Path | None = None,
+    against: Path | None = None,
     tell: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Measure a face model and write it.
@@ -45,10 +46,11 @@ def build_face_model(
     Args:
         head_model: packed ICT-FaceKit. out: the model's file. renders: pictures, rounded up to whole shards of 200.
         parts: folder of the shards, kept so that a second run goes on; beside ``out`` by default.
+        against: a model's file to compare with; the built-in one by default.
         tell: called with the shards done and all of them.
 
     Returns:
-        What was measured: numbers of renders, errors on held-out people of the new and of the built-in model.
+        What was measured: numbers of renders, errors on held-out people of the new and of the other model.
 
     Raises:
         UsageError: too few renders.
@@ -76,7 +78,8 @@ def build_face_model(
     out.parent.mkdir(parents=True, exist_ok=True)
     model.save(out)
     # Judged as it ships: in half precision.
-    report = compare(held_out, {"built": FaceModel.load(out), "shipped": FaceModel.builtin()})
+    other = ("built in", FaceModel.builtin()) if against is None else (against.name, FaceModel.load(against))
+    report = compare(held_out, {"new": FaceModel.load(out), other[0]: other[1]})
     if out.stat().st_size > LARGEST_FILE:
         raise UsageError([f"{out} has {out.stat().st_size} bytes, more than {LARGEST_FILE}."], "Report this as a bug.")
     return {

@@ -25,7 +25,7 @@ class Fit3dmm(Stage):
     """Identity from frames spread over the clip, then every frame in batches."""
 
     name = "fit3dmm"
-    version = 1
+    version = 2
     scope = Scope.CLIP
     parameters = FitParameters
     inputs = (Input("track"),)

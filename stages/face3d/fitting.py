@@ -10,6 +10,7 @@ viewer. With ``F = diag(1, -1, -1)`` the pose says ``landmarks = scale * F @ rot
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +30,20 @@ _RESIDUAL_FLOOR = 0.012
 _ALTERNATIONS = 4
 _SWEEPS = 6
 _HUBER = 2.5
+
+
+_JACOBIAN = np.zeros((3, 7, 4))
+"""How x, y and z (first axis) of a point in homogeneous coordinates (last) move with turn, growth and shift (second)."""
+for _axis, _next, _last in ((0, 1, 2), (1, 2, 0), (2, 0, 1)):
+    _JACOBIAN[_last, _axis, _next] = _JACOBIAN[_axis, 3, _axis] = _JACOBIAN[_axis, 4 + _axis, 3] = 1.0
+    _JACOBIAN[_next, _axis, _last] = -1.0
+
+
+@functools.cache
+def _normal_from_moments(depth_weight: float) -> Floats:
+    """``[16, 49]``: the moments of points (4 x 4) -> normal equations of turn, growth and shift (7 x 7)."""
+    axes = np.array([1.0, 1.0, depth_weight])
+    return np.einsum("aik,ajl,a->klij", _JACOBIAN, _JACOBIAN, axes).reshape(16, 49)
 
 
 @dataclass(frozen=True)
@@ -68,13 +83,16 @@ class Fit:
 
     Attributes:
         expression: ``[n, E]`` weights, 0..1.
-        poses: of the ``n`` frames.
+        poses: of the ``n`` frames, as they explain the landmarks best: what to project with.
+        rotation: ``[n, 3, 3]`` the heads' rotations with MediaPipe's measured errors taken out, as far as the model knows them:
+            nearer to how the head is really held, but not what brings the model onto the landmarks.
         residual: ``[n]`` root mean square distance of the model to the landmarks in the picture, a fraction of the inter-ocular
             distance.
     """
 
     expression: Floats
     poses: Poses
+    rotation: Floats
     residual: Floats
 
 
@@ -109,20 +127,12 @@ def align(
         error = seen - turned - translation[:, None]
         distance = _lengths(error, (1.0, 1.0, depth_weight**2))
         trust = np.minimum(1.0, _HUBER * _typical(distance)[:, None] / np.maximum(distance, 1e-12))
-        axes = (weight * trust)[:, None] * np.array([1.0, 1.0, depth_weight])[:, None]
-        # Turn (three), scale and shift (three) down, axes and points across: contiguous in memory as they are filled and used.
-        jacobian = np.zeros((len(seen), 7, 3, seen.shape[1]))
-        x, y, z = (turned[..., axis] for axis in range(3))
-        jacobian[:, 0, 1], jacobian[:, 0, 2] = -z, y
-        jacobian[:, 1, 0], jacobian[:, 1, 2] = z, -x
-        jacobian[:, 2, 0], jacobian[:, 2, 1] = -y, x
-        jacobian[:, 3] = turned.transpose(0, 2, 1)
-        for axis in range(3):
-            jacobian[:, 4 + axis, axis] = 1.0
-        flat = jacobian.reshape(len(seen), 7, -1)
-        weighted = (jacobian * axes[:, None]).reshape(len(seen), 7, -1)
-        normal = weighted @ flat.transpose(0, 2, 1)
-        right = weighted @ error.transpose(0, 2, 1).reshape(len(seen), -1, 1)
+        # Everything a step needs are moments of the points, in homogeneous coordinates.
+        points = np.concatenate([turned, np.ones((*turned.shape[:2], 1))], axis=2)
+        weighted = np.ascontiguousarray(((weight * trust)[..., None] * points).transpose(0, 2, 1))
+        moments = (weighted @ points).reshape(len(seen), -1)
+        normal = (moments @ _normal_from_moments(depth_weight)).reshape(-1, 7, 7)
+        right = np.einsum("aik,nka,a->ni", _JACOBIAN, weighted @ error, (1.0, 1.0, depth_weight))[..., None]
         step = np.linalg.solve(normal, right)[..., 0]
         rotation = rotation_from_vector(step[:, :3]) @ rotation
         scale = scale * np.exp(np.clip(step[:, 3], -0.5, 0.5))
@@ -131,7 +141,7 @@ def align(
 
 
 def fit_frames(landmarks: ArrayLike, model: FaceModel, identity: ArrayLike) -> Fit:
-    """Poses and expression weights of frames, given the subject's identity coefficients ``[K]``.
+    """Poses and expression weights of frames, given identity coefficients ``[K]`` of the subject, or ``[n, K]`` of each frame's.
 
     Args:
         landmarks: pixels, ``[n, 478, 3]``, all of them finite.
@@ -139,12 +149,13 @@ def fit_frames(landmarks: ArrayLike, model: FaceModel, identity: ArrayLike) -> F
     landmarks = np.asarray(landmarks, np.float64)
     if not np.isfinite(landmarks).all():
         raise ValueError("landmarks of undetected frames cannot be fitted; leave them out")
-    neutral = model.shape(identity)
+    identity = np.asarray(identity, np.float64)
     solver = _Solver(model)
-    parts = [_fit_block(landmarks[start : start + _BLOCK], neutral, solver) for start in range(0, len(landmarks), _BLOCK)]
-    if not parts:
-        nothing = Poses(np.zeros((0, 3, 3)), np.zeros((0, 3)), np.zeros(0))
-        return Fit(np.zeros((0, len(model.names))), nothing, np.zeros(0))
+    neutral = model.shape(identity) if identity.ndim == 1 else None
+    parts = []
+    for start in range(0, max(len(landmarks), 1), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        parts.append(_fit_block(landmarks[block], model.shape(identity[block]) if neutral is None else neutral, solver))
     return Fit(
         np.concatenate([part.expression for part in parts]),
         Poses(
@@ -152,6 +163,7 @@ def fit_frames(landmarks: ArrayLike, model: FaceModel, identity: ArrayLike) -> F
             np.concatenate([part.poses.translation for part in parts]),
             np.concatenate([part.poses.scale for part in parts]),
         ),
+        np.concatenate([part.rotation for part in parts]),
         np.concatenate([part.residual for part in parts]),
     )
 
@@ -163,21 +175,35 @@ def fit_identity(landmarks: ArrayLike, model: FaceModel, weights: ArrayLike | No
         landmarks: pixels, ``[n, 478, 3]``, n >= 1.
         weights: trust in each frame, ``[n]``; equal by default. Frontal frames say more: pass the cosine of the turn, for one.
     """
+    return fit_identities(landmarks, np.zeros(len(np.asarray(landmarks)), np.int64), model, weights)[0]
+
+
+def fit_identities(
+    landmarks: ArrayLike, person: NDArray[np.integer], model: FaceModel, weights: ArrayLike | None = None
+) -> Floats:
+    """``fit_identity`` for many people at once: coefficients ``[people, K]``.
+
+    Args:
+        landmarks: pixels, ``[n, 478, 3]``. person: ``[n]``, whose they are: 0 and up, each number at least once.
+        weights: trust in each frame, ``[n]``; equal by default.
+    """
     landmarks = np.asarray(landmarks, np.float64)
-    share = np.ones(len(landmarks)) if weights is None else np.asarray(weights, np.float64)
-    share = share / share.sum()
+    trust = np.ones(len(landmarks)) if weights is None else np.asarray(weights, np.float64)
+    share = (person == np.arange(int(person.max()) + 1)[:, None]) * trust
+    share /= share.sum(1, keepdims=True)
+    # Not with the model's filters: they say less than all of an expression, and its remainder would go into the identity.
     solver = _Solver(model)
-    identity = np.zeros(len(model.identity))
+    identity = np.zeros((len(share), len(model.identity)))
     expression = np.zeros((len(landmarks), len(model.names)))
     poses: Poses | None = None
     for _ in range(2 * _ALTERNATIONS):
-        neutral = model.shape(identity)
-        shapes = (neutral + model.displacement(expression))[:, model.rigid]
+        neutral = model.shape(identity)[person]
+        shapes = neutral[:, model.rigid] + solver.rigid_displacement(expression)
         poses = align(shapes, landmarks[:, model.rigid], start=poses, steps=3 if poses is None else 1)
-        seen = poses.canonical(landmarks)
-        expression = solver.expression(seen - neutral, expression)
-        left = seen - neutral - model.displacement(expression)
-        identity = solver.identity(np.tensordot(share, _winsorised(left), axes=1), identity)
+        seen = poses.canonical(landmarks) - neutral
+        expression = solver.solve(seen, expression)
+        left = _winsorised(seen - model.displacement(expression))
+        identity = solver.identity(share @ left.reshape(len(left), -1), identity)
     return identity
 
 
@@ -191,6 +217,16 @@ def rotation_from_vector(vector: ArrayLike) -> Floats:
     sine = np.sinc(angle / np.pi)
     cosine = 0.5 * np.sinc(angle / (2 * np.pi)) ** 2
     return np.asarray(np.eye(3) + sine * cross + cosine * (cross @ cross))
+
+
+def vector_from_rotation(rotation: ArrayLike) -> Floats:
+    """The inverse of ``rotation_from_vector``, ``[..., 3, 3]`` -> ``[..., 3]``, for turns well below 180 degrees."""
+    rotation = np.asarray(rotation, np.float64)
+    skew = rotation - np.swapaxes(rotation, -1, -2)
+    doubled = np.stack([skew[..., 2, 1], skew[..., 0, 2], skew[..., 1, 0]], axis=-1)
+    sine = np.linalg.norm(doubled, axis=-1) / 2
+    angle = np.arctan2(sine, (np.trace(rotation, axis1=-2, axis2=-1) - 1) / 2)
+    return np.asarray(doubled * np.where(sine > 1e-12, angle / np.maximum(2 * sine, 1e-12), 0.5)[..., None])
 
 
 def rotation_angle(rotation: ArrayLike) -> Floats:
@@ -223,8 +259,21 @@ def rotation_from_euler(degrees: ArrayLike) -> Floats:
     return np.asarray(yaw @ pitch @ roll)
 
 
+def neutral_residuals(landmarks: Floats, neutral: Floats, model: FaceModel) -> tuple[Poses, Floats]:
+    """Poses that bring neutral faces onto landmarks by the rigid ones, and what is left then in model space: what filters read.
+
+    Args:
+        landmarks: pixels, ``[n, 478, 3]``. neutral: ``[478, 3]``, or ``[n, 478, 3]`` one for each frame.
+    """
+    poses = align(neutral[..., model.rigid, :], landmarks[:, model.rigid])
+    return poses, poses.canonical(landmarks) - neutral
+
+
 class _Solver:
-    """Normal equations of a model. They are the same for every frame because outliers are pulled in rather than weighted down."""
+    """Normal equations of a model. They are the same for every frame because outliers are pulled in rather than weighted down.
+
+    Residuals are landmarks in model space less the person's neutral face, ``[n, 478, 3]``.
+    """
 
     def __init__(self, model: FaceModel) -> None:
         weight = _INDEPENDENT_SHARE / (model.residual**2 + _RESIDUAL_FLOOR**2)
@@ -232,39 +281,55 @@ class _Solver:
         expression = model.expression.reshape(len(model.names), -1)
         identity = model.identity.reshape(len(model.identity), -1)
         self.model = model
-        self.expression_right = np.ascontiguousarray((expression * axes).T)
-        self.expression_normal = expression @ self.expression_right
+        self.rigid = np.ascontiguousarray(model.expression[:, model.rigid]).reshape(len(model.names), -1)
         self.identity_right = (identity * axes).T
         self.identity_normal = identity @ self.identity_right
+        self.expression_right = np.ascontiguousarray((expression * axes).T)
+        self.expression_normal = expression @ self.expression_right
 
-    def expression(self, displacement: Floats, start: Floats) -> Floats:
-        """Weights within 0..1 for observed displacements from the neutral face, ``[n, 478, 3]`` -> ``[n, E]``."""
+    def solve(self, residuals: Floats, start: Floats) -> Floats:
+        """Weights within 0..1, ``[n, E]``, by bounded least squares from ``start``."""
         normal = self.expression_normal + _EXPRESSION_PENALTY * np.eye(len(self.expression_normal))
         weights = start
         for _ in range(2):
             model = self.model.displacement(weights)
-            target = model + _winsorised(displacement - model)
+            target = model + _winsorised(residuals - model)
             right = target.reshape(len(target), -1) @ self.expression_right
             weights = _bounded_least_squares(normal, right, weights)
         return weights
 
+    def rigid_displacement(self, weights: Floats) -> Floats:
+        """What an expression adds to the rigid landmarks, ``[n, E]`` -> ``[n, R, 3]``."""
+        return np.asarray((weights @ self.rigid).reshape(len(weights), -1, 3))
+
     def identity(self, left: Floats, before: Floats) -> Floats:
-        """Coefficients given what is left unexplained ``[478, 3]`` with the coefficients ``before``."""
-        right = left.reshape(-1) @ self.identity_right + self.identity_normal @ before
-        return np.asarray(np.linalg.solve(self.identity_normal + np.eye(len(before)), right), np.float64)
+        """Coefficients ``[people, K]`` given what is left unexplained ``[people, 1434]`` with the coefficients ``before``."""
+        right = left @ self.identity_right + before @ self.identity_normal
+        return np.asarray(np.linalg.solve(self.identity_normal + np.eye(len(self.identity_normal)), right.T).T)
 
 
 def _fit_block(landmarks: Floats, neutral: Floats, solver: _Solver) -> Fit:
+    """Fits frames ``[n, 478, 3]`` of people with neutral faces ``[478, 3]`` or ``[n, 478, 3]``."""
     model = solver.model
     expression = np.zeros((len(landmarks), len(model.names)))
-    rigid = landmarks[:, model.rigid]
-    poses = align(neutral[model.rigid], rigid)
-    for _ in range(_ALTERNATIONS - 1):
-        expression = solver.expression(poses.canonical(landmarks) - neutral, expression)
-        shapes = neutral + model.displacement(expression)
-        poses = align(shapes[:, model.rigid], rigid, start=poses, steps=1)
+    rigid, neutral_rigid = landmarks[:, model.rigid], neutral[..., model.rigid, :]
+    poses, residuals = neutral_residuals(landmarks, neutral, model)
+    rotation = poses.rotation
+    if model.reading is not None:
+        clean = model.reading.cleaned(residuals)
+        expression = model.reading.expression(clean)
+        error = model.reading.turned(clean + (neutral - model.mean), rotation)
+        rotation = rotation @ rotation_from_vector(-error)
+        rigid = poses.project(neutral + clean)[:, model.rigid]
+        poses = align(neutral_rigid + solver.rigid_displacement(expression), rigid, start=poses, steps=1)
+    else:
+        for step in range(_ALTERNATIONS - 1):
+            expression = solver.solve(poses.canonical(landmarks) - neutral if step else residuals, expression)
+            poses = align(neutral_rigid + solver.rigid_displacement(expression), rigid, start=poses, steps=1)
+        rotation = poses.rotation
+    shapes = neutral + model.displacement(expression)
     distance = ((poses.project(shapes) - landmarks)[..., :2] ** 2).sum(-1).mean(-1) ** 0.5
-    return Fit(expression, poses, distance / poses.scale)
+    return Fit(expression, poses, rotation, distance / poses.scale)
 
 
 def _bounded_least_squares(normal: Floats, right: Floats, start: Floats) -> Floats:

@@ -9,14 +9,15 @@ camera has no rotation.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.face3d.fitting import FLIP, align, fit_frames, fit_identity
+from stages.face3d.fitting import FLIP, align, fit_frames, fit_identities, neutral_residuals, vector_from_rotation
 from stages.face3d.model import FaceModel
+from stages.face3d.reading import Reading, learn
 from stages.face3d.retargeting import mirrored_landmarks
 from stages.face3d.topology import EYES, IRISES, eye_centres, interocular
 
@@ -41,6 +42,8 @@ _ROUNDS = 6
 _RIDGE = 2.0
 _FRONTAL = 16  # power of the cosine of the turn: what a head turned away hides, MediaPipe invents
 _JUDGED_PEOPLE = 240
+_PEOPLE_AT_ONCE = 32
+_SAMPLES_AT_ONCE = 128
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +101,7 @@ def regress(samples: Samples) -> FaceModel:
         poses = align(predicted[:, rigid], landmarks[:, rigid], depth_weight=0.5)
         # The whole model may turn without any change in what it explains: hold it to the renderer's axes.
         drift = _nearest_rotation(np.einsum("n,nji,njk->ik", trust, truth, poses.rotation))
-        canonical = poses.canonical(landmarks) @ drift.T
+        canonical = (poses.canonical(landmarks) @ drift.T).astype(np.float32)
     arrays, predicted = _ridge(design, canonical, trust)
     mean, expression = arrays[0], arrays[first_expression:]
     mirror = mirrored_landmarks()
@@ -112,7 +115,47 @@ def regress(samples: Samples) -> FaceModel:
     basis = (strength[:, None] * directions)[:DIRECTIONS].reshape(-1, landmarks.shape[1], 3)
     left = (canonical - predicted) * np.sqrt(trust)[:, None, None]
     residual = np.sqrt((left**2).sum((0, 2)) / trust.sum())
-    return FaceModel((mean - centre) / unit, _WIDENING * basis / unit, expression, names, rigid, residual / unit)
+    model = FaceModel((mean - centre) / unit, _WIDENING * basis / unit, expression, names, rigid, residual / unit)
+    return replace(model, reading=_reading(samples, kept, model, _identities(samples, model)))
+
+
+def _identities(samples: Samples, model: FaceModel) -> Floats:
+    """Coefficients fitted for each sample, ``[n, K]``: half of the people from all of their pictures, half from each alone."""
+    identity = np.empty((len(samples), len(model.identity)))
+    persons = np.unique(samples.person)
+    for start in range(0, len(persons), _PEOPLE_AT_ONCE):
+        rows = np.flatnonzero(np.isin(samples.person, persons[start : start + _PEOPLE_AT_ONCE]))
+        alone = samples.person[rows] % 2 == 0
+        _, together = np.unique(np.where(alone, -1 - rows, samples.person[rows]), return_inverse=True)
+        identity[rows] = fit_identities(samples.landmarks[rows], together, model)[together]
+    return identity
+
+
+def _reading(samples: Samples, kept: list[int], model: FaceModel, identity: Floats) -> Reading:
+    """The filters for what neutral faces leave of the landmarks, measured on the samples and on their mirror images.
+
+    identity: ``[n, K]``, fitted for each sample, from all of a person's pictures, as in clips, or from one, as in portraits.
+    """
+    residuals = np.empty(samples.landmarks.shape, np.float32)
+    people = np.empty(samples.landmarks.shape, np.float32)
+    rotation = np.empty((len(samples), 3, 3))
+    for start in range(0, len(samples), _SAMPLES_AT_ONCE):
+        rows = slice(start, start + _SAMPLES_AT_ONCE)
+        landmarks = samples.landmarks[rows].astype(np.float64)
+        neutral = model.shape(identity[rows])
+        poses, residuals[rows] = neutral_residuals(landmarks, neutral, model)
+        people[rows], rotation[rows] = neutral - model.mean, poses.rotation
+    errors = vector_from_rotation(samples.rotation.astype(np.float64).transpose(0, 2, 1) @ rotation)
+    weights = samples.expression[:, kept]
+    mirror, flip = mirrored_landmarks(), np.array([-1.0, 1.0, 1.0], np.float32)
+    mirrored_rotation = rotation * np.outer(flip, flip)
+    return learn(
+        np.concatenate([residuals, residuals[:, mirror] * flip]),
+        np.concatenate([people, people[:, mirror] * flip]),
+        np.concatenate([weights, weights[:, model.mirrored]]),
+        np.concatenate([errors, errors * (1, -1, -1)]).astype(np.float32),
+        np.concatenate([rotation, mirrored_rotation]),
+    )
 
 
 def _gaze(names: tuple[str, ...], expression: Floats) -> Floats:
@@ -141,7 +184,8 @@ def compare(held_out: Samples, models: Mapping[str, FaceModel]) -> dict[str, dic
     For each: ``known_expression``, root mean square distance of landmarks in per cent of the inter-ocular distance (three
     dimensions), identity fitted to the person's pictures, expression weights true, pose aligned; ``fitted``, the same in the
     picture's plane with everything fitted; ``pose_degrees``, median error of the head's rotation within 35 degrees of yaw, once
-    as it is and once without the models' constant difference of axes; ``correlation`` of fitted with true weights.
+    as it is and once without the models' constant difference of axes; ``correlation`` of fitted with true weights, over all
+    pictures; ``correlation_within``, over each person's pictures less their mean.
     """
     people = np.unique(held_out.person)[:_JUDGED_PEOPLE]
     samples = held_out[np.isin(held_out.person, people)]
@@ -154,11 +198,12 @@ def _judge(samples: Samples, people: NDArray[np.integer], model: FaceModel) -> d
     landmarks = samples.landmarks.astype(np.float64)
     fitted, rotations, planar = np.zeros_like(weights), np.zeros((len(samples), 3, 3)), np.zeros(len(samples))
     squared = np.zeros((len(samples), landmarks.shape[1]))
-    for person in people:
-        rows = np.flatnonzero(samples.person == person)
-        identity = fit_identity(landmarks[rows], model)
+    for start in range(0, len(people), _PEOPLE_AT_ONCE):
+        rows = np.flatnonzero(np.isin(samples.person, people[start : start + _PEOPLE_AT_ONCE]))
+        _, person = np.unique(samples.person[rows], return_inverse=True)
+        identity = fit_identities(landmarks[rows], person, model)[person]
         fit = fit_frames(landmarks[rows], model, identity)
-        fitted[rows], rotations[rows], planar[rows] = fit.expression, fit.poses.rotation, fit.residual
+        fitted[rows], rotations[rows], planar[rows] = fit.expression, fit.rotation, fit.residual
         shapes = model.shape(identity, weights[rows])
         poses = align(shapes[:, model.rigid], landmarks[rows][:, model.rigid], depth_weight=1.0)
         squared[rows] = ((poses.canonical(landmarks[rows]) - shapes) ** 2).sum(2)
@@ -166,22 +211,36 @@ def _judge(samples: Samples, people: NDArray[np.integer], model: FaceModel) -> d
     near = np.abs(np.degrees(np.arctan2(truth[:, 0, 2], truth[:, 2, 2]))) <= 35
     turned = truth.transpose(0, 2, 1) @ rotations
     constant = _nearest_rotation(turned[near].sum(0))
-    correlation = {}
-    for stem in WATCHED:
-        columns = list(model.indices(stem))
-        correlation[stem] = round(float(np.corrcoef(fitted[:, columns].ravel(), weights[:, columns].ravel())[0, 1]), 3)
+    _, number = np.unique(samples.person, return_inverse=True)
     return {
         "known_expression": round(100 * float(np.sqrt(squared.mean())), 2),
         "fitted": round(100 * float(np.sqrt((planar**2).mean())), 2),
         "pose_degrees": round(float(np.median(_angle(turned[near]))), 2),
         "pose_degrees_same_axes": round(float(np.median(_angle(turned[near] @ constant.T))), 2),
-        "correlation": correlation,
+        "correlation": _correlations(model, fitted, weights),
+        "correlation_within": _correlations(model, _less_means(fitted, number), _less_means(weights, number)),
     }
+
+
+def _correlations(model: FaceModel, fitted: Floats, weights: Floats) -> dict[str, float]:
+    """Of the watched expressions, both sides of the face as two pictures; weights ``[n, E]``."""
+    columns = {stem: list(model.indices(stem)) for stem in WATCHED}
+    return {
+        stem: round(float(np.corrcoef(fitted[:, chosen].ravel(), weights[:, chosen].ravel())[0, 1]), 3)
+        for stem, chosen in columns.items()
+    }
+
+
+def _less_means(values: Floats, person: NDArray[np.integer]) -> Floats:
+    """Values ``[n, E]`` less the mean of all rows of the same person ``[n]``, numbered from 0."""
+    sums = np.zeros((int(person.max()) + 1, values.shape[1]))
+    np.add.at(sums, person, values)
+    return np.asarray(values - (sums / np.bincount(person)[:, None])[person])
 
 
 def _ridge(design: Floats, shapes: Floats, trust: Floats) -> tuple[Floats, Floats]:
     """Weighted ridge regression: arrays [columns, 478, 3] and predictions [n, 478, 3]."""
-    weighted = design * trust[:, None]
+    weighted = design * (trust / trust.mean())[:, None]
     penalty = _RIDGE * np.eye(design.shape[1])
     penalty[0, 0] = 0
     solution = np.linalg.solve(weighted.T @ design + penalty, weighted.T @ shapes.reshape(len(shapes), -1))

@@ -13,12 +13,16 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from stages.face3d.reading import Reading
 
 Floats = NDArray[np.float64]
 
@@ -36,6 +40,8 @@ class FaceModel:
         names: ``E`` names of the expression directions.
         rigid: indices of the landmarks that expressions move least, ``[R]``: what the pose is measured on.
         residual: ``[478]`` root mean square error of the model per landmark, a fraction of the inter-ocular distance.
+        reading: filters that read weights and the head's turn off MediaPipe's landmarks; None for models that were not measured
+            on detections: their weights are found by bounded least squares.
     """
 
     mean: Floats
@@ -44,6 +50,7 @@ class FaceModel:
     names: tuple[str, ...]
     rigid: NDArray[np.int64]
     residual: Floats
+    reading: Reading | None = None
 
     @classmethod
     def load(cls, path: Path | resources.abc.Traversable) -> FaceModel:
@@ -56,6 +63,7 @@ class FaceModel:
                 names=tuple(str(name) for name in arrays["expression_names"]),
                 rigid=arrays["rigid"].astype(np.int64),
                 residual=arrays["residual_rms"].astype(np.float64),
+                reading=_reading(arrays) if "reading_weights" in arrays.files else None,
             )
 
     @classmethod
@@ -65,16 +73,18 @@ class FaceModel:
 
     def save(self, path: Path) -> None:
         """Write the arrays in half precision, compressed: what ``load`` reads."""
+        arrays: dict[str, Any] = {
+            "mean": self.mean.astype(np.float16),
+            "identity": self.identity.astype(np.float16),
+            "expression": self.expression.astype(np.float16),
+            "expression_names": np.array(self.names),
+            "rigid": self.rigid.astype(np.int16),
+            "residual_rms": self.residual.astype(np.float16),
+        }
+        if self.reading is not None:
+            arrays |= {f"reading_{name}": _packed(values) for name, values in vars(self.reading).items()}
         with path.open("wb") as file:
-            np.savez_compressed(
-                file,
-                mean=self.mean.astype(np.float16),
-                identity=self.identity.astype(np.float16),
-                expression=self.expression.astype(np.float16),
-                expression_names=np.array(self.names),
-                rigid=self.rigid.astype(np.int16),
-                residual_rms=self.residual.astype(np.float16),
-            )
+            np.savez_compressed(file, **arrays)
 
     def shape(self, identity: ArrayLike, expression: ArrayLike | None = None) -> Floats:
         """Landmarks ``[..., 478, 3]`` of coefficients ``[..., K]`` and weights ``[..., E]`` (none: the neutral face)."""
@@ -117,6 +127,15 @@ class FaceModel:
             stem, _, side = name.rpartition("_")
             partners.append(self.names.index(swapped.get(name, f"{stem}_{other[side]}" if stem else name)))
         return np.array(partners)
+
+
+def _packed(values: Floats) -> NDArray[np.generic]:
+    """Large arrays in half precision."""
+    return values.astype(np.float16 if values.ndim == 3 else np.float32)
+
+
+def _reading(arrays: Mapping[str, NDArray[np.generic]]) -> Reading:
+    return Reading(**{field.name: arrays[f"reading_{field.name}"].astype(np.float64) for field in fields(Reading)})
 
 
 @functools.cache

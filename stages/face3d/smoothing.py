@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 
-from stages.face3d.fitting import Poses, rotation_from_vector
+from stages.face3d.fitting import Poses, rotation_from_vector, vector_from_rotation
 
 Floats = NDArray[np.float64]
 
@@ -89,7 +89,7 @@ def smooth_poses(poses: Poses, runs: NDArray[np.integer], frames: float) -> Pose
         flat = gaussian_filter1d(piece.reshape(-1, 9), frames, axis=0, mode="nearest")
         left, _, right = np.linalg.svd(flat.reshape(-1, 3, 3))
         average = left @ right
-        offset = _vector(piece @ average.transpose(0, 2, 1))
+        offset = vector_from_rotation(piece @ average.transpose(0, 2, 1))
         share = _motion(np.linalg.norm(offset, axis=1) / (_ROTATION_TREMOR * tremor[start:stop]))
         rotation[start:stop] = rotation_from_vector(offset * share[:, None]) @ average
     translation = steady(poses.translation, runs, frames, tremor * poses.scale, np.array([0, 0, 1]))
@@ -101,21 +101,6 @@ def _motion(size: Floats) -> Floats:
     """How far to believe what the average leaves out: 0 tremor, 1 motion. A blink's neighbours count as motion too."""
     reach = gaussian_filter1d(np.maximum(size - 1, 0.0), _REACH, mode="nearest")
     return np.asarray(np.clip(reach / (_SURELY_MOTION - 1), 0, 1) ** 0.5)
-
-
-def _vector(rotation: Floats) -> Floats:
-    """Axis times angle of small rotations ``[n, 3, 3]`` -> ``[n, 3]``."""
-    skew = np.stack(
-        [
-            rotation[:, 2, 1] - rotation[:, 1, 2],
-            rotation[:, 0, 2] - rotation[:, 2, 0],
-            rotation[:, 1, 0] - rotation[:, 0, 1],
-        ],
-        axis=1,
-    )
-    sine = np.linalg.norm(skew, axis=1) / 2
-    angle = np.arctan2(sine, (np.trace(rotation, axis1=1, axis2=2) - 1) / 2)
-    return np.asarray(skew * np.where(sine > 1e-12, angle / np.maximum(2 * sine, 1e-12), 0.5)[:, None])
 
 
 def _pieces(runs: NDArray[np.integer]) -> list[tuple[int, int]]:

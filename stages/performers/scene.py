@@ -80,16 +80,24 @@ class Performer:
         model: the head model. identity: float32 [k], coefficients of the head's shape. appearance: everything painted and worn.
         openness: float32 [vertices], to the sky, where it is known (``person.openness_of``); measured by default.
         gaze: whether the eyes turn with the weights of ``eyeLook...``; the head model itself only moves the lids.
+        points: where MediaPipe's landmarks lie; the measured places by default.
     """
 
     def __init__(
-        self, model: HeadModel, identity: Floats, appearance: Appearance, *, openness: Floats | None = None, gaze: bool = True
+        self,
+        model: HeadModel,
+        identity: Floats,
+        appearance: Appearance,
+        *,
+        openness: Floats | None = None,
+        gaze: bool = True,
+        points: Correspondence | None = None,
     ) -> None:
         self.model, self.identity, self.appearance = model, np.asarray(identity, np.float32), appearance
         self.base = model.shape(self.identity)
         self.count = len(self.base)
         self.mesh = assemble(model, self.base, appearance, openness)
-        self.points = Correspondence.builtin()
+        self.points = points or Correspondence.builtin()
         self._eyeballs = [np.flatnonzero(model.vertices_of("M_Sclera" + side)) for side in ("Left", "Right")]
         self._turning = gaze
         self._irises = [np.flatnonzero(model.vertices_of("M_Iris" + side)) for side in ("Left", "Right")]

@@ -49,8 +49,9 @@ def test_the_source_in_its_own_pose_is_the_source() -> None:
 
 
 def test_a_blink_closes_the_eyes_with_skin() -> None:
-    target = scene()
-    head = Head(portrait())
+    at = pose(60)  # eyes a few times higher than the line of the lashes
+    target = scene(at=at)
+    head = Head(portrait(at))
     opened, _ = head.draw(target.aligned, target.pose, target.picture, target.landmarks)
     closed, _ = head.draw(shut(target.aligned), target.pose, target.picture, target.landmarks)
     for ring in (topology.LEFT_EYE, topology.RIGHT_EYE):

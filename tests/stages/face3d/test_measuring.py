@@ -36,7 +36,7 @@ def made_up(people: int, noise: float) -> Samples:
 
 @pytest.fixture(scope="module")
 def samples() -> Samples:
-    return made_up(300, 0.01)
+    return made_up(600, 0.01)
 
 
 @pytest.fixture(scope="module")
@@ -51,13 +51,24 @@ def test_people_are_either_learned_from_or_judged_on(samples: Samples) -> None:
     assert len(held_out) == pytest.approx(len(samples) / 10, rel=0.05)
 
 
+def beside_pose(displacement: np.ndarray, model: FaceModel) -> np.ndarray:
+    """A displacement ``[478, 3]`` less the turn, growth and shift that explain most of it on the rigid landmarks."""
+    x, y, z = model.mean.T
+    none, one = np.zeros_like(x), np.ones_like(x)
+    moves = [(none, -z, y), (z, none, -x), (-y, x, none), (x, y, z), (one, none, none), (none, one, none), (none, none, one)]
+    fields = np.array([np.stack(move, axis=1) for move in moves])
+    share = np.linalg.lstsq(fields[:, model.rigid].reshape(7, -1).T, displacement[model.rigid].ravel())[0]
+    return displacement - np.tensordot(share, fields, 1)
+
+
 def test_the_expressions_of_the_samples_are_found_again(measured: FaceModel) -> None:
     assert measured.names == MODEL.names
-    # The measurement is made symmetric; so must be what it is compared with.
+    # The measurement is made symmetric; so must be what it is compared with. What a pose explains is the pose's.
     for name in ("jawOpen", "mouthSmile_L", "eyeBlink_R"):
         index = MODEL.indices(name)[0]
-        found = measured.expression[index]
+        found = beside_pose(measured.expression[index], measured)
         wanted = 0.5 * (MODEL.expression[index] + mirrored_displacement(MODEL.expression[MODEL.mirrored[index]]))
+        wanted = beside_pose(wanted, measured)
         assert np.corrcoef(found.ravel(), wanted.ravel())[0, 1] > 0.9
         assert np.linalg.norm(found) == pytest.approx(np.linalg.norm(wanted), rel=0.15)
 
