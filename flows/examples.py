@@ -11,6 +11,14 @@ from stages.networks.registry import ModelRegistry
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 CONTAINERS = (".mp4", ".mkv", ".mov")
 DEMO_PIPELINE = "headswap-demo"
+DEMO_SAMPLING: dict[str, object] = {
+    "stages.render.diffusion.solver": "dpm++",
+    "stages.render.diffusion.steps": 8,
+    "stages.render.diffusion.guidance_scale": 1.5,
+    "stages.render.diffusion.window": 8,
+    "stages.render.diffusion.overlap": 2,
+}
+"""How the demo samples: windows as long as those that ``headswap-demo`` was trained on, and few steps, for a CPU."""
 
 
 def example_catalogue() -> Catalogue:
