@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from schemas.edits import Angle, Curve, Edits, interpolate
 from stages.face3d.fitting import Poses, rotation_from_euler
 from stages.face3d.model import FaceModel
+from stages.face3d.topology import EYES
 
 Floats = NDArray[np.float64]
 
@@ -66,9 +67,10 @@ def edit_displacement(added: Floats, model: FaceModel) -> Floats:
     for stems, share in ((_LOWER_FACE, 1 - above), (_UPPER_FACE, above), (_MIDDLE_FACE, np.ones(len(height)))):
         chosen = np.array([name.startswith(stems) and not name.startswith("eyeBlink") for name in model.names])
         moved += model.displacement(np.where(chosen, added, 0.0)) * share[:, None]
-    blinks = np.array([name.startswith("eyeBlink") for name in model.names])
-    lids = model.displacement(np.where(blinks, added, 0.0)) * (1.0, 0.0, 1.0)
-    return np.asarray(moved + lids * above[:, None])
+    for name, eye in zip(("eyeBlink_L", "eyeBlink_R"), EYES, strict=True):
+        index, lids = model.indices(name)[0], [*eye.upper, *eye.lower]
+        moved[:, lids] += added[:, index, None, None] * model.expression[index, lids] * (1.0, 0.0, 1.0)
+    return moved
 
 
 def edit_poses(poses: Poses, frames: NDArray[np.integer], edits: Edits) -> Poses:

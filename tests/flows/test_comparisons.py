@@ -42,7 +42,7 @@ def weights(**named: float) -> np.ndarray:
 def posed(shapes: np.ndarray) -> np.ndarray:
     count = len(shapes)
     turns = rotation_from_euler(np.stack([np.linspace(-8, 8, count), np.zeros(count), np.zeros(count)], axis=1))
-    tremor = 0.002 * np.random.default_rng(1).normal(size=shapes.shape)
+    tremor = 0.002 * np.random.default_rng(int(1e6 * np.abs(shapes).sum())).normal(size=shapes.shape)
     return Poses(turns, np.full((count, 3), 120.0), np.full(count, 60.0)).project(shapes + tremor)
 
 
