@@ -17,6 +17,7 @@ from schemas.problems import UsageError
 from stages.face3d.fitting import Poses, rotation_from_euler
 from stages.face3d.model import FaceModel
 from stages.face3d.retargeting import closed_lips
+from stages.face3d.topology import EYES
 from stages.performers.performance import perform
 
 MODEL = FaceModel.builtin()
@@ -51,7 +52,10 @@ def made_up_cast() -> Cast:
     rng = np.random.default_rng(0)
     acts = np.stack([weights(), weights(jawOpen=0.6), weights(mouthSmile=0.7), weights(eyeBlink=1.0), weights(browOuterUp=0.7)])
     rest = np.stack([closed_lips(MODEL.shape(0.8 * rng.normal(size=len(MODEL.identity)))) for _ in range(3)])
-    frames = np.stack([posed(face + MODEL.displacement(acts)) for face in rest])
+    shapes = rest[:, None] + MODEL.displacement(acts)
+    for eye in EYES:
+        shapes[:, 3, list(eye.upper), 1] = shapes[:, 3, list(eye.lower), 1]
+    frames = np.stack([posed(person) for person in shapes])
     portraits = np.stack([posed((face + MODEL.displacement(weights(mouthSmile=0.8)))[None])[0] for face in rest])
     at_rest = np.stack([posed(face[None])[0] for face in rest])
     kinds = ("seen", "true", "alike")
