@@ -25,7 +25,7 @@ Weights = NDArray[np.float32]
 FEATHER = 0.03
 """Width of the region's soft border, share of the crop's side."""
 
-ALIKE, UNLIKE = 12.0, 40.0
+ALIKE, UNLIKE = 18.0, 48.0
 """Difference, 0..255, up to which a generated pixel shows what is there anyway, and from which it does not."""
 
 DETAIL = 1 / 170
