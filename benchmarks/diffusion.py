@@ -6,13 +6,13 @@ All weights are random: what is measured does not depend on them.
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -70,10 +70,15 @@ def cpu() -> str:
     torch.set_num_threads(1)
     pipeline = presets.build(preset)
     other = _other_work(pipeline, preset)
+    guided, alone = replace(SETTINGS, steps=steps), replace(SETTINGS, steps=steps, guidance_scale=1.0)
     rows = []
-    for name, scale in (("with guidance", SETTINGS.guidance_scale), ("without guidance", 1.0)):
+    for name, run, options in (
+        ("published plan, with guidance", published, guided),
+        ("this project's, with guidance", generate, guided),
+        ("this project's, without guidance", generate, alone),
+    ):
         began = time.process_time()
-        generate(pipeline, frames, preset.picture_size, replace(SETTINGS, steps=steps, guidance_scale=scale))
+        run(pipeline, frames, preset.picture_size, options)
         per_step = (time.process_time() - began - other[0] - frames * other[1]) / frames / steps
         rows.append([name, f"{per_step:.3f}", *(f"{count * per_step + other[1]:.1f}" for count in (8, 25))])
     return (
@@ -118,10 +123,15 @@ def _peak_of(frames: int) -> float:
 
 
 def _tell_peak(frames: int) -> None:
+    """Peak of the generation alone, MiB: loading libraries takes more for a moment, and would hide it."""
     torch.set_num_threads(1)
     options = replace(SETTINGS, steps=2, vae_slice=1)
-    generate(presets.build(presets.TINY), frames, MEMORY_SIZE, options)
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    pipeline = presets.build(presets.TINY)
+    generate(pipeline, 16, MEMORY_SIZE, options)
+    Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak begins anew
+    generate(pipeline, frames, MEMORY_SIZE, options)
+    (peak,) = [line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
+    print(int(peak) / 1024)
 
 
 # ------------------------------------------------------------------------------------------------------------------- GPU
@@ -148,11 +158,12 @@ def _on_gpu(counts: Counts) -> str:
     torch.cuda.empty_cache()
     # As its scripts run it: float16, the usual memory layout, nothing compiled, no background.
     relative = presets.build(replace(presets.FULL, background=False))
-    published = _seconds(partial(_published, place(relative, "cuda", "float16", channels_last=False)))
+    theirs = place(relative, "cuda", "float16", channels_last=False)
+    peers = _seconds(partial(published, theirs, operations.FRAMES, 512, SETTINGS))
     share = 1 - _unguided_share()
     rows = []
     for name, seconds, giga in (
-        ("published plan, float16", published, counts.theirs()),
+        ("published plan, float16", peers, counts.theirs()),
         ("this project's, bfloat16", plain, counts.ours()),
         ("the same, compiled", compiled, counts.ours()),
         (f"guidance from {INTERVAL[0]} to {INTERVAL[1]}", interval, counts.ours(share)),
@@ -163,7 +174,7 @@ def _on_gpu(counts: Counts) -> str:
             [
                 name,
                 f"{seconds / operations.FRAMES:.3f}",
-                f"{published / seconds:.2f}",
+                f"{peers / seconds:.2f}",
                 f"{rate:.0f}",
                 f"{100 * rate / PEAK_TERAFLOPS:.0f} %",
             ]
@@ -196,25 +207,25 @@ def _unguided_share() -> float:
 
 
 @torch.no_grad()
-def _published(pipeline: HeadSwapPipeline) -> None:
-    """The video in the published plan, decoded frame by frame as its scripts do."""
-    frames = range(operations.FRAMES)
-    reference = to_unit_range(pictures(1, 512), pipeline.device)
+def published(pipeline: HeadSwapPipeline, count: int, size: int, options: SamplingOptions) -> None:
+    """A whole video in the published plan, decoded frame by frame as its scripts do, and thrown away."""
+    frames = range(count)
+    reference = to_unit_range(pictures(1, size), pipeline.device)
     tokens = reference_tokens(pipeline.image_encoder, reference).to(pipeline.denoising_net.dtype)
     latents = autoencoder.encode(pipeline.vae, reference).to(pipeline.appearance_net.dtype)
-    inputs = FrameInputs(pipeline.vae, pipeline.denoising_net, conditions(len(frames), 512), 1)
-    pipeline.scheduler.set_timesteps(SETTINGS.steps)
+    inputs = FrameInputs(pipeline.vae, pipeline.denoising_net, conditions(count, size), 1)
+    pipeline.scheduler.set_timesteps(options.steps)
     with published_attention():
         # Its AppearanceNet runs on both rows, the unconditional of which nobody reads.
         features, _ = pipeline.appearance_net(latents.expand(2, *latents.shape[1:]), tokens.expand(2, *tokens.shape[1:]))
-        predictor = PublishedPredictor(pipeline, tokens, {key: value[1:] for key, value in features.items()}, inputs, SETTINGS)
+        predictor = PublishedPredictor(pipeline, tokens, {key: value[1:] for key, value in features.items()}, inputs, options)
         shape = inputs.latent_shape(0)
 
         def noise(frame: int) -> torch.Tensor:
             return frame_noise(0, frame, shape).to(pipeline.device)
 
-        plan = SETTINGS.plan(frames, frames)
-        for _, finished in denoise(plan.windows, predictor, pipeline.scheduler, noise, overlap=SETTINGS.overlap):
+        plan = options.plan(frames, frames)
+        for _, finished in denoise(plan.windows, predictor, pipeline.scheduler, noise, overlap=options.overlap):
             autoencoder.decode(pipeline.vae, finished[None], 1)
 
 
