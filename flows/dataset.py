@@ -10,17 +10,15 @@ import io
 import json
 import multiprocessing
 import os
-import re
 import secrets
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
@@ -28,6 +26,7 @@ from rich.console import Console
 from flows import pipeline
 from flows.clip_stages import ClipRun
 from flows.dataset_frames import Piece, frame_facts, piece_frames
+from flows.dataset_place import Place, failing, is_of_shard
 from flows.dataset_plan import SPLITS, PreparedClip, Shard, plan_shards, split_of
 from flows.planning import Clip, Planner
 from flows.workers import Limits, WorkerPool
@@ -50,30 +49,10 @@ from storage import sources
 from storage.keys import digest_file
 from storage.store import ArtifactStore
 
-_OURS = re.compile(r"(train|validation)-\d{6}(\.index)?\.(tar|parquet|json)")
-
 READERS = 16
 """Descriptions of shards that are read at a time."""
 
 Tell = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a data set lies: any folder or fsspec URL."""
-
-    url: str
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, url: str, settings: Settings) -> Place:
-        """The settings' options are the store's: they hold for other places of the same kind."""
-        same = url.partition("://")[0] == (settings.store or "").partition("://")[0] and "://" in url
-        return cls(url, settings.storage_options if same else {})
-
-    def connect(self) -> tuple[Any, str]:
-        system, root = fsspec.core.url_to_fs(self.url, **self.options)
-        return system, root.rstrip("/")
 
 
 def prepare_dataset(
@@ -100,8 +79,10 @@ def prepare_dataset(
         What ``dataset.json`` holds, with ``written``: how many shards were written now.
 
     Raises:
-        HeadswapError: ``no_usable_frames``; a place that cannot be written.
+        HeadswapError: ``no_usable_frames``; ``dataset_changed``, another run writes to the same place; a place that cannot be
+            written.
     """
+    out.names()  # a place that does not serve is told now, not after hours of work
     parameters = parameters or DatasetParameters()
     tell = tell or (lambda what, done, of: None)
     note = note or (lambda text: None)
@@ -175,23 +156,19 @@ class _Job:
 
 
 def _write_missing(shards: Sequence[Shard], job: _Job, tell: Tell) -> int:
+    present = job.out.names()
     system, root = job.out.connect()
-    system.makedirs(root, exist_ok=True)
-    system.invalidate_cache()
-    try:
-        present = {path.rsplit("/", 1)[-1] for path in system.ls(root, detail=False)}
-    except FileNotFoundError:  # an object store has no empty folders
-        present = set()
     planned = {name for shard in shards for name in _names(shard, job.kind)}
-    missing = [shard for shard in shards if not _complete(shard, job.kind, present, system, root)]
-    stale = [name for name in present if _OURS.fullmatch(name) and name not in planned]
-    # Descriptions go first: whoever is stopped in the midst of this leaves nothing that passes for complete.
+    missing = [shard for shard, told in zip(shards, _descriptions(shards, job, present), strict=True) if told is None]
+    stale = [name for name in present if is_of_shard(name) and name not in planned]
+    # Descriptions go first: whoever is stopped in the midst of this leaves nothing that passes for complete. Indexes go last.
     stale += [f"{shard.name}.json" for shard in missing]
     if missing or stale:
         stale.append(MANIFEST)
-    for name in sorted(stale, key=lambda name: (not name.endswith(".json"), name)):
-        if name in present:
-            system.rm_file(f"{root}/{name}")
+    with failing("removing what is out of date in the data set", job.out.url):
+        for name in sorted(stale, key=lambda name: (not name.endswith(".json"), name.endswith(".index.parquet"), name)):
+            if name in present:
+                system.rm_file(f"{root}/{name}")
     done = len(shards) - len(missing)
     tell(done, len(shards))
     for _ in _written(missing, job):
@@ -236,16 +213,23 @@ def _names(shard: Shard, kind: ShardFormat) -> tuple[str, str, str]:
     return f"{shard.name}.json", f"{shard.name}{suffix_of(kind)}", f"{shard.name}.index.parquet"
 
 
-def _complete(shard: Shard, kind: ShardFormat, present: set[str], system: Any, root: str) -> bool:
-    names = _names(shard, kind)
-    if any(name not in present for name in names):
-        return False
-    try:
-        told = json.loads(system.cat_file(f"{root}/{names[0]}"))
-        whole = int(system.info(f"{root}/{names[1]}")["size"]) == told["bytes"]
-    except (ValueError, KeyError):
-        return False
-    return bool(told.get("recipe") == shard.recipe and whole)
+def _descriptions(shards: Sequence[Shard], job: _Job, present: set[str]) -> list[dict[str, Any] | None]:
+    """What is told of every shard, nothing of one that is not complete or was made by another recipe."""
+    system, root = job.out.connect()
+
+    def read(shard: Shard) -> dict[str, Any] | None:
+        names = _names(shard, job.kind)
+        if any(name not in present for name in names):
+            return None
+        try:
+            told: dict[str, Any] = json.loads(system.cat_file(f"{root}/{names[0]}"))
+            whole = int(system.info(f"{root}/{names[1]}")["size"]) == told["bytes"]
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return None
+        return told if whole and told.get("recipe") == shard.recipe else None
+
+    with failing("reading the data set", job.out.url), ThreadPoolExecutor(READERS) as threads:
+        return list(threads.map(read, shards))
 
 
 def write_one(shard: Shard, job: _Job) -> None:
@@ -270,9 +254,10 @@ def write_one(shard: Shard, job: _Job) -> None:
             "clips": [{"id": clip.id, **_rights(clip)} for clip in clips.values()],
         }
         system, root = job.out.connect()
-        for local in (file, index):
-            system.put_file(str(local), f"{root}/{local.name}")
-        system.pipe_file(f"{root}/{shard.name}.json", _json(told))
+        with failing("writing a shard", job.out.url):
+            for local in (index, file):
+                system.put_file(str(local), f"{root}/{local.name}")
+            system.pipe_file(f"{root}/{shard.name}.json", _json(told))
     finally:
         for path in scratch.iterdir():
             path.unlink()
@@ -296,15 +281,22 @@ def _rights(clip: DatasetClip) -> dict[str, str]:
 def _finish(shards: Sequence[Shard], job: _Job) -> dict[str, Any]:
     """Write what is told about all shards together; returns what ``dataset.json`` holds."""
     system, root = job.out.connect()
-    with ThreadPoolExecutor(READERS) as threads:
-        read = threads.map(system.cat_file, [f"{root}/{shard.name}.json" for shard in shards])
-        told = {shard.name: json.loads(data) for shard, data in zip(shards, read, strict=True)}
+    told = {}
+    for shard, found in zip(shards, _descriptions(shards, job, job.out.names()), strict=True):
+        if found is None:
+            raise HeadswapError(
+                "dataset_changed",
+                f"{shard.name} in {job.out.url} is not what was written there: another run writes to the same place.",
+                "Wait until the other run has ended and repeat the command, or give --out another folder.",
+            )
+        told[shard.name] = found
     manifest = _manifest(shards, job, told)
     rows = [segment for shard in shards for segment in told[shard.name]["segments"]]
     table = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows, schema=SEGMENTS_SCHEMA), table, compression="zstd")
-    system.pipe_file(f"{root}/{SEGMENTS}", table.getvalue())
-    system.pipe_file(f"{root}/{MANIFEST}", _json(manifest))
+    with failing("writing what is told of the data set", job.out.url):
+        system.pipe_file(f"{root}/{SEGMENTS}", table.getvalue())
+        system.pipe_file(f"{root}/{MANIFEST}", _json(manifest))
     return manifest
 
 

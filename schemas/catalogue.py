@@ -50,7 +50,7 @@ RIGHTS_HINT = (
 )
 _SAFE_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 _SAFE_PART = re.compile(r"[^\x00-\x1f\x7f\\:*?\"<>|]+")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov")
 
 
@@ -106,7 +106,7 @@ class Job(BaseModel):
     @classmethod
     def _no_control_characters(cls, value: str | None) -> str | None:
         # They would reach terminals and file systems: an escape sequence in a path can rewrite what a person reads.
-        if value is not None and (found := _CONTROL.search(value)):
+        if value is not None and (found := CONTROL_CHARACTER.search(value)):
             raise ValueError(f"{value!r} holds the control character {found.group()!r}")
         return value
 
@@ -196,9 +196,8 @@ def read_catalogue(
     """
     location = str(url)
     data = read_bounded(location, dict(storage_options or {}), maximum_bytes, "catalogue")
-    kind = _kind(location, data)
     problems: list[str] = []
-    rows = {"csv": _csv_rows, "jsonl": _json_rows, "parquet": _parquet_rows}[kind](location, data, maximum_rows, problems)
+    rows = catalogue_rows(location, data, Columns(COLUMNS, REQUIRED, RIGHTS_HINT), problems, maximum_rows)
     jobs: list[tuple[str, Job]] = []
     for where, row in rows:
         job = _job(where, row, location, problems)
@@ -209,7 +208,7 @@ def read_catalogue(
     problems += _duplicates(jobs)
     if problems:
         raise UsageError(
-            _shortened(problems),
+            shortened(problems),
             remedy=f"Nothing was run. Mend {location} and repeat the command; docs/catalogue.md describes the format.",
         )
     return Catalogue.of([job for _, job in jobs], location)
@@ -284,7 +283,7 @@ def _job(where: str, row: Mapping[str, Any], location: str, problems: list[str])
         value = values.get(name)
         if isinstance(value, str) and _is_path(name, value):
             try:
-                _check_protocol(value)
+                check_protocol(value)
                 values[name] = resolve(value, location)
             except ValueError as error:
                 found.append(f"{where}, column {name!r}: {_ended(str(error))}")
@@ -347,7 +346,8 @@ def _is_url(path: str) -> bool:
     return "://" in path or "::" in path
 
 
-def _check_protocol(path: str) -> None:
+def check_protocol(path: str) -> None:
+    """ValueError where a URL has a protocol that no file system is known for."""
     for part in path.split("::"):
         protocol, separator, _ = part.partition("://")
         if separator and protocol not in fsspec.available_protocols():
@@ -376,22 +376,48 @@ def _duplicates(jobs: Sequence[tuple[str, Job]]) -> list[str]:
     return problems
 
 
-def _shortened(problems: list[str]) -> list[str]:
+def shortened(problems: list[str]) -> list[str]:
+    """The first ``MAXIMUM_PROBLEMS`` problems and how many more there are."""
     if len(problems) <= MAXIMUM_PROBLEMS:
         return problems
     return [*problems[:MAXIMUM_PROBLEMS], f"... and {len(problems) - MAXIMUM_PROBLEMS} more problems like these."]
 
 
-def _unknown_columns(names: Sequence[str], where: str) -> list[str]:
-    return [f"{where}: unknown column {name!r}; {suggestion(name, COLUMNS)}" for name in names if name not in COLUMNS]
+def _unknown_columns(names: Sequence[str], where: str, columns: Columns) -> list[str]:
+    return [f"{where}: unknown column {name!r}; {suggestion(name, columns.names)}" for name in names if name not in columns.names]
 
 
-def _missing_columns(names: Sequence[str], where: str) -> list[str]:
-    missing = [name for name in REQUIRED if name not in names]
-    return [f"{where}: column {name!r} is missing" + (f": {RIGHTS_HINT}." if name == "rights" else ".") for name in missing]
+def _missing_columns(names: Sequence[str], where: str, columns: Columns) -> list[str]:
+    missing = [name for name in columns.required if name not in names]
+    return [f"{where}: column {name!r} is missing" + (f": {columns.rights}." if name == "rights" else ".") for name in missing]
 
 
 # ---- files
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What a kind of catalogue consists of: names of its columns, those every row must have, and what ``rights`` should say."""
+
+    names: tuple[str, ...]
+    required: tuple[str, ...]
+    rights: str
+
+
+def catalogue_rows(
+    location: str, data: bytes, columns: Columns, problems: list[str], maximum_rows: int = MAXIMUM_ROWS
+) -> list[tuple[str, dict[str, Any]]]:
+    """Rows of a catalogue in any of its formats, each with the place to name in messages, the known columns alone.
+
+    Args:
+        location: names the file, and by its suffix the format. data: its content.
+        problems: gets what is wrong with the file, its columns and the form of its rows.
+
+    Raises:
+        UsageError: neither CSV nor JSON Lines nor Parquet, or text that is not UTF-8.
+    """
+    read = {"csv": _csv_rows, "jsonl": _json_rows, "parquet": _parquet_rows}[_kind(location, data)]
+    return read(location, data, columns, maximum_rows, problems)
 
 
 def read_bounded(location: str, storage_options: dict[str, Any], maximum_bytes: int, what: str) -> bytes:
@@ -444,7 +470,9 @@ def _decoded(location: str, data: bytes) -> str:
         ) from error
 
 
-def _csv_rows(location: str, data: bytes, maximum_rows: int, problems: list[str]) -> list[tuple[str, dict[str, Any]]]:
+def _csv_rows(
+    location: str, data: bytes, columns: Columns, maximum_rows: int, problems: list[str]
+) -> list[tuple[str, dict[str, Any]]]:
     text = _decoded(location, data)
     if "\x00" in text:
         problems.append(f"{location} holds a zero byte: it is not CSV.")
@@ -461,7 +489,7 @@ def _csv_rows(location: str, data: bytes, maximum_rows: int, problems: list[str]
                 if len(header) == 1 and any(mark in header[0] for mark in ";\t"):
                     problems.append(f"{location}: the columns are not separated by commas.")
                     return []
-                problems += _unknown_columns(header, location) + _missing_columns(header, location)
+                problems += _unknown_columns(header, location, columns) + _missing_columns(header, location, columns)
                 problems += [
                     f"{location}: column {name!r} stands twice." for name in sorted({n for n in header if header.count(n) > 1})
                 ]
@@ -475,14 +503,16 @@ def _csv_rows(location: str, data: bytes, maximum_rows: int, problems: list[str]
                     f"{where}: has {len(cells)} cells for {len(header)} columns; put quotes around cells that hold commas."
                 )
                 continue
-            rows.append((where, {name: cell for name, cell in zip(header, cells, strict=False) if name in COLUMNS}))
+            rows.append((where, {name: cell for name, cell in zip(header, cells, strict=False) if name in columns.names}))
     except csv.Error as error:
         problems.append(f"{location}, line {reader.line_num}: is not well-formed CSV: {error}.")
     # A missing required column is one problem, not one a row.
-    return [] if header is None or any(name not in header for name in REQUIRED) else rows
+    return [] if header is None or any(name not in header for name in columns.required) else rows
 
 
-def _json_rows(location: str, data: bytes, maximum_rows: int, problems: list[str]) -> list[tuple[str, dict[str, Any]]]:
+def _json_rows(
+    location: str, data: bytes, columns: Columns, maximum_rows: int, problems: list[str]
+) -> list[tuple[str, dict[str, Any]]]:
     rows: list[tuple[str, dict[str, Any]]] = []
     for number, line in enumerate(_decoded(location, data).split("\n"), 1):
         if not line.strip():
@@ -500,21 +530,23 @@ def _json_rows(location: str, data: bytes, maximum_rows: int, problems: list[str
         if not isinstance(row, dict):
             problems.append(f"{where}: is not a JSON object, but {type(row).__name__}.")
             continue
-        problems += _unknown_columns(list(row), where)
-        rows.append((where, {name: value for name, value in row.items() if name in COLUMNS}))
+        problems += _unknown_columns(list(row), where, columns)
+        rows.append((where, {name: value for name, value in row.items() if name in columns.names}))
     return rows
 
 
-def _parquet_rows(location: str, data: bytes, maximum_rows: int, problems: list[str]) -> list[tuple[str, dict[str, Any]]]:
+def _parquet_rows(
+    location: str, data: bytes, columns: Columns, maximum_rows: int, problems: list[str]
+) -> list[tuple[str, dict[str, Any]]]:
     try:
         file = pq.ParquetFile(pa.BufferReader(data))
         names = file.schema_arrow.names
-        problems += _unknown_columns(names, location) + _missing_columns(names, location)
+        problems += _unknown_columns(names, location, columns) + _missing_columns(names, location, columns)
         if file.metadata.num_rows > maximum_rows:
             problems.append(f"{location} has more than {maximum_rows} rows: split it into several catalogues.")
-        if any(name not in names for name in REQUIRED) or file.metadata.num_rows > maximum_rows:
+        if any(name not in names for name in columns.required) or file.metadata.num_rows > maximum_rows:
             return []
-        wanted = [name for name in names if name in COLUMNS]
+        wanted = [name for name in names if name in columns.names]
         # A few kilobytes of Parquet can hold gigabytes of repeated text, and what the file says of its size is that before
         # its dictionaries are applied. No cell is larger than its column's encoded chunk, so this many rows stay bounded.
         groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-from collections.abc import Iterator, Mapping, Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from schemas.catalogue import MAXIMUM_BYTES, MAXIMUM_CELL, MAXIMUM_ROWS, Job, read_bounded, read_catalogue, resolve, safe_id
+from schemas.catalogue import (
+    CONTROL_CHARACTER,
+    MAXIMUM_BYTES,
+    Columns,
+    Job,
+    catalogue_rows,
+    check_protocol,
+    read_bounded,
+    read_catalogue,
+    resolve,
+    safe_id,
+    shortened,
+)
 from schemas.names import suggestion
 from schemas.problems import UsageError
+
+LONGEST_ID = 128
 
 
 class DatasetClip(BaseModel):
@@ -23,7 +33,9 @@ class DatasetClip(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    id: str = Field(min_length=1, max_length=128, description="names the clip in the data set: letters, digits, '.', '_' and '-'")
+    id: str = Field(
+        min_length=1, max_length=LONGEST_ID, description="names the clip in the data set: letters, digits, '.', '_' and '-'"
+    )
     clip: str = Field(min_length=1, max_length=4096, description="video: path or URL")
     rights: str = Field(
         min_length=1, max_length=2000, description="on what ground the clip may train a network; goes into every shard"
@@ -41,6 +53,14 @@ class DatasetClip(BaseModel):
     def _id_is_safe(cls, value: str) -> str:
         if safe_id(value) != value:
             raise ValueError(f"{value!r} cannot name files, for example {safe_id(value)!r} can")
+        return value
+
+    @field_validator("clip", "subject", "rights", "person")
+    @classmethod
+    def _no_control_characters(cls, value: str | None) -> str | None:
+        # They would reach terminals and file systems: an escape sequence in a path can rewrite what a person reads.
+        if value is not None and (found := CONTROL_CHARACTER.search(value)):
+            raise ValueError(f"{value!r} holds the control character {found.group()!r}")
         return value
 
     @field_validator("rights")
@@ -90,18 +110,24 @@ def dataset_parameters(assignments: Sequence[str], **given: Any) -> DatasetParam
     for text in assignments:
         name, equals, value = (part.strip() for part in text.partition("="))
         if not equals or name not in DatasetParameters.model_fields:
-            problems.append(f"{text!r} sets nothing of a data set; {suggestion(name, tuple(DatasetParameters.model_fields))}.")
-        values[name] = value
+            problems.append(f"{text!r} sets nothing of a data set; {suggestion(name, tuple(DatasetParameters.model_fields))}")
+        else:
+            values[name] = value
+    try:
+        chosen = DatasetParameters.model_validate(values)
+    except ValidationError as error:
+        problems += [f"{problem['loc'][0]}: {problem['msg']}." for problem in error.errors()]
     if not problems:
-        try:
-            return DatasetParameters.model_validate(values)
-        except ValidationError as error:
-            problems = [f"{problem['loc'][0]}: {problem['msg']}." for problem in error.errors()]
+        return chosen
     raise UsageError(problems, "docs/dataset.md lists all values.")
 
 
 COLUMNS = tuple(name for name in DatasetClip.model_fields if name != "rights_said_of")
 REQUIRED = ("id", "clip", "rights")
+RIGHTS_HINT = "say on what ground the clip may train a network"
+
+_OF_SWAPS = Columns(("clip", "source", "target"), (), "")
+"""What tells a catalogue of swaps from one of clips."""
 
 
 def read_clips(url: str | Path, *, storage_options: Mapping[str, Any] | None = None) -> tuple[DatasetClip, ...]:
@@ -113,64 +139,59 @@ def read_clips(url: str | Path, *, storage_options: Mapping[str, Any] | None = N
     """
     location = str(url)
     data = read_bounded(location, dict(storage_options or {}), MAXIMUM_BYTES, "catalogue")
-    rows = list(_rows(location, data))
-    if rows and not any("clip" in row for _, row in rows):
+    peeked = [row for _, row in catalogue_rows(location, data, _OF_SWAPS, [])]
+    if any(peeked) and not any("clip" in row for row in peeked):
         return _clips_of_swaps(read_catalogue(location, storage_options=storage_options).jobs)
-    problems: list[str] = [] if rows else [f"The catalogue {location} has no rows."]
-    clips: dict[str, DatasetClip] = {}
+    problems: list[str] = []
+    rows = catalogue_rows(location, data, Columns(COLUMNS, REQUIRED, RIGHTS_HINT), problems)
+    if not rows and not problems:
+        problems.append(f"The catalogue {location} has no rows: give one row a clip, with the columns {', '.join(REQUIRED)}.")
+    ids: dict[str, str] = {}
+    shown: dict[tuple[str, str | None], str] = {}
+    clips = []
     for where, row in rows:
         clip = _clip(where, row, location, problems)
-        if clip is not None and clips.setdefault(clip.id.casefold(), clip) is not clip:
-            problems.append(f"{where}, column 'id': {clip.id!r} is taken; give every clip its own id.")
+        if clip is None:
+            continue
+        clips.append(clip)
+        first = ids.setdefault(clip.id.casefold(), where)
+        if first != where:
+            problems.append(f"{where}, column 'id': {clip.id!r} is taken by {first}; give every clip its own id.")
+            continue
+        # Twice the same person under two names would be trained on and kept for validation.
+        first = shown.setdefault((clip.clip, clip.subject), where)
+        if first != where:
+            problems.append(f"{where}, column 'clip': {clip.clip} is named by {first} already; name every clip and subject once.")
     if problems:
         raise UsageError(
-            problems, f"Nothing was run. Mend {location} and repeat the command; docs/dataset.md describes the format."
+            shortened(problems), f"Nothing was run. Mend {location} and repeat the command; docs/dataset.md describes the format."
         )
-    return tuple(clips.values())
+    return tuple(clips)
 
 
 def _clip(where: str, row: Mapping[str, Any], location: str, problems: list[str]) -> DatasetClip | None:
-    found = [
-        f"{where}: unknown column {name!r}; {suggestion(str(name), COLUMNS)}."
-        for name, value in row.items()
-        if name not in COLUMNS and value not in (None, "")
-    ]
-    values = {name: str(row[name]).strip() for name in COLUMNS if row.get(name) not in (None, "")}
-    found += [f"{where}, column {name!r}: is missing." for name in REQUIRED if not values.get(name)]
-    if not found:
+    values = {name: str(row[name]).strip() for name in COLUMNS if row.get(name) is not None}
+    values = {name: value for name, value in values.items() if value}
+    missing = [name for name in REQUIRED if name not in values]
+    found = [f"{where}, column {name!r}: is missing{f': {RIGHTS_HINT}' if name == 'rights' else ''}." for name in missing]
+    subject = values.get("subject", "largest")
+    of_files = ("clip",) if subject == "largest" or subject.isdigit() else ("clip", "subject")
+    for name in (name for name in of_files if name in values):
         try:
-            values["clip"] = resolve(values["clip"], location)
-            if values.get("subject", "largest") != "largest" and not values["subject"].isdigit():
-                values["subject"] = resolve(values["subject"], location)
-            return DatasetClip.model_validate(values)
-        except ValidationError as error:
-            found += [f"{where}, column {problem['loc'][0]!r}: {problem['msg']}." for problem in error.errors()]
+            check_protocol(values[name])
+            values[name] = resolve(values[name], location)
         except ValueError as error:
-            found.append(f"{where}, column 'clip': {error}.")
-    problems += found
-    return None
-
-
-def _rows(location: str, data: bytes) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Rows with the place to name in messages."""
-    suffix = location.split("?")[0].rsplit(".", 1)[-1].lower()
+            found.append(f"{where}, column {name!r}: {str(error).rstrip('.')}.")
     try:
-        if suffix == "csv":
-            reader = csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True)
-            found = [(f"row {number} (line {reader.line_num})", dict(row)) for number, row in enumerate(reader, 1)]
-            found = [(where, {str(name): cell for name, cell in row.items()}) for where, row in found]
-        elif suffix in ("jsonl", "ndjson"):
-            lines = [line for line in data.decode("utf-8-sig").split("\n") if line.strip()]
-            found = [(f"row {number}", dict(json.loads(line))) for number, line in enumerate(lines, 1)]
-        elif suffix in ("parquet", "pq"):
-            found = [(f"row {number}", row) for number, row in enumerate(pq.read_table(pa.BufferReader(data)).to_pylist(), 1)]
-        else:
-            raise UsageError([f"{location} is no catalogue by its name: it must end in .csv, .jsonl or .parquet."])
-    except (ValueError, TypeError, csv.Error, pa.ArrowException) as error:
-        raise UsageError([f"The catalogue {location} cannot be read: {error}."]) from error
-    if len(found) > MAXIMUM_ROWS or any(len(str(cell)) > MAXIMUM_CELL for _, row in found for cell in row.values()):
-        raise UsageError([f"{location} has more than {MAXIMUM_ROWS} rows or a cell of more than {MAXIMUM_CELL} characters."])
-    yield from found
+        clip = DatasetClip.model_validate(values)
+    except ValidationError as error:
+        found += [
+            f"{where}, column {problem['loc'][0]!r}: {problem['msg'].removeprefix('Value error, ')}."
+            for problem in error.errors()
+            if problem["type"] != "missing"
+        ]
+    problems += found
+    return None if found else clip
 
 
 def _clips_of_swaps(jobs: tuple[Job, ...]) -> tuple[DatasetClip, ...]:
@@ -178,7 +199,9 @@ def _clips_of_swaps(jobs: tuple[Job, ...]) -> tuple[DatasetClip, ...]:
     found: dict[tuple[str, str | None], DatasetClip] = {}
     for job in jobs:
         for role, url, subject in (("source", job.source, None), ("target", job.target, job.subject)):
-            name = safe_id(f"{job.id[:100]}-{role}")
+            name = f"{job.id}-{role}"
+            if len(name) > LONGEST_ID:  # shortened ids must not become the same
+                name = f"{job.id[:100]}-{hashlib.blake2b(job.id.encode(), digest_size=8).hexdigest()}-{role}"
             found.setdefault(
                 (url, subject),
                 DatasetClip(

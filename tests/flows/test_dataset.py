@@ -159,6 +159,44 @@ def test_a_damaged_or_foreign_shard_is_written_anew(studio: Studio, told: dict[s
     (folder / "notes.txt").unlink()
 
 
+def test_somebody_else_s_shards_are_left_alone(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = studio.folder / "theirs"
+    folder.mkdir()
+    (folder / "train-000000.tar").write_bytes(b"precious")
+    monkeypatch.setattr(dataset, "ClipRun", None)  # told before any work
+    with pytest.raises(UsageError, match=r"train-000000\.tar"):
+        studio.prepare("theirs")
+    assert studio.files("theirs") == {"train-000000.tar": b"precious"}
+
+
+def test_a_place_that_does_not_serve_is_told_before_any_work(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dataset, "ClipRun", None)
+    (studio.folder / "a_file").write_text("")
+    with pytest.raises(HeadswapError, match="a_file") as refused:
+        studio.prepare("a_file")
+    assert refused.value.code == "dataset_unwritable"
+    with pytest.raises(UsageError, match="s4"):
+        studio.prepare("", out=Place("s4://bucket/data"))
+
+
+def test_two_runs_of_different_parameters_do_not_pass_for_one_data_set(
+    studio: Studio, told: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del told
+    write_one = dataset.write_one
+
+    def another_run_is_faster(shard: Any, job: Any) -> None:
+        write_one(shard, job)
+        description = studio.folder / "shared" / f"{shard.name}.json"
+        description.write_text(json.dumps({**json.loads(description.read_text()), "recipe": "of other parameters"}))
+
+    monkeypatch.setattr(dataset, "write_one", another_run_is_faster)
+    with pytest.raises(HeadswapError, match="another run") as refused:
+        studio.prepare("shared")
+    assert refused.value.code == "dataset_changed"
+    assert "dataset.json" not in studio.files("shared")
+
+
 def test_parquet_holds_the_same_frames(studio: Studio, told: dict[str, Any]) -> None:
     parquet = studio.prepare("parquet", kind="parquet")
     assert parquet["splits"]["train"]["frames"] == told["splits"]["train"]["frames"]
@@ -270,12 +308,46 @@ def test_catalogues_of_clips_are_read_in_every_format(tmp_path: Path) -> None:
 
 
 def test_every_problem_of_a_catalogue_is_told_at_once(tmp_path: Path) -> None:
-    (tmp_path / "bad.csv").write_text("id,clip,rights,persn\na,x.mp4,,p\nb/c,y.mp4,ok,\na2,,ok,\nd,z.mp4,ok,\nD,z.mp4,ok,\n")
+    rows = [
+        "a,x.mp4,,p",
+        "b/c,y.mp4,ok,",
+        "a2,,ok,",
+        "d,z.mp4,ok,",
+        "D,w.mp4,ok,",
+        "e,z.mp4,ok,",
+        "f,s4://b/v.mp4,ok,",
+        "g,\x1b[2J.mp4,ok,",
+    ]
+    (tmp_path / "bad.csv").write_text("\n".join(["id,clip,rights,persn", *rows]))
     with pytest.raises(UsageError) as refused:
         read_clips(tmp_path / "bad.csv")
     told = "\n".join(refused.value.problems)
-    for part in ("'rights': is missing", "'persn'", "person", "cannot name files", "'clip': is missing", "'D' is taken"):
+    parts = ("'rights': is missing", "'persn'", "person", "cannot name files", "'clip': is missing", "'D' is taken")
+    for part in (*parts, "z.mp4 is named by row 4", "s4:// is no known protocol", "control character"):
         assert part in told
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "told"),
+    [
+        ("deep.jsonl", "[" * 100_000, "not a JSON object"),
+        ("other.csv", "id;clip;rights\na;x.mp4;ok", "not separated by commas"),
+        ("video.csv", "id,video,rights\na,x.mp4,ok", "column 'clip' is missing"),
+        ("none.csv", "id,clip,rights\n", "has no rows"),
+        ("clips.txt", "id,clip,rights\n", "must end in"),
+    ],
+)
+def test_a_file_that_is_no_catalogue_of_clips_is_refused(tmp_path: Path, name: str, text: str, told: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UsageError, match=told):
+        read_clips(tmp_path / name)
+
+
+def test_long_ids_of_swaps_stay_different(tmp_path: Path) -> None:
+    names = ["n" * 120 + end for end in "ab"]
+    rows = [f"{name},{name}.png,{name}.mp4,release 1" for name in names]
+    (tmp_path / "swaps.csv").write_text("\n".join(["id,source,target,rights", *rows]))
+    assert len({clip.id for clip in read_clips(tmp_path / "swaps.csv")}) == 4
 
 
 def test_a_catalogue_of_swaps_gives_sources_and_targets_once_each_and_says_whose_the_rights_are(tmp_path: Path) -> None:
@@ -291,5 +363,5 @@ def test_wrong_parameters_are_told_at_once() -> None:
     with pytest.raises(UsageError, match="validation"):
         dataset_parameters(["validaton=0.1"])
     with pytest.raises(UsageError) as refused:
-        dataset_parameters(["validation=2", "quality=9"], size=100)
-    assert len(refused.value.problems) == 3
+        dataset_parameters(["validation=2", "quality=9", "quantity=9"], size=100)
+    assert len(refused.value.problems) == 4
