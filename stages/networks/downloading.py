@@ -7,6 +7,7 @@ import os
 import urllib.error
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
@@ -74,7 +75,7 @@ def extract(entry: ModelEntry, path: Path, maximum_bytes: int) -> None:
                 os.replace(unpacked, path)
             finally:
                 unpacked.unlink(missing_ok=True)
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise ModelError(
             "model_download", f"What {entry.url} sent is no whole zip archive.", "Repeat the command.", retryable=True
         ) from error

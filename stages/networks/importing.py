@@ -69,7 +69,8 @@ def import_pipeline(
             "Give the folder that holds reference_unet, denoising_unet, pose_guider, vae and image_encoder, or model_index.json.",
         )
     card = _front_matter(source / CARD)
-    licence = terms.licence or str(card.get("license") or "")
+    stated = card.get("license") or ""  # hubs allow a list
+    licence = terms.licence or (", ".join(map(str, stated)) if isinstance(stated, list) else str(stated))
     if not licence.strip():
         raise UsageError(
             [f"The licence of {source} is not given."], "Say under which terms the weights may be used: --licence TEXT."
@@ -88,7 +89,8 @@ def import_pipeline(
         layout = "aniportrait" if isinstance(pipeline.pose_guider, PoseGuider) else "animateanyone"
         pipeline.save_pretrained(destination)
     permissive = terms.licence is None and licence.strip().lower() in PERMISSIVE
-    commercial = terms.commercial if terms.commercial is not None else bool(card.get("commercial", permissive))
+    # Only a plain yes counts: the word "no" in quotes is a text like any other.
+    commercial = terms.commercial if terms.commercial is not None else card.get("commercial", permissive) is True
     return Registration(
         name=name,
         licence=licence.strip(),

@@ -97,7 +97,7 @@ def read_state_dict(path: Path, *, allow_pickle: bool = False) -> dict[str, Tens
         raise ModelError("model_damaged", f"The file {path} is damaged: {reason}.", "Copy or download it again.") from error
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+    if not isinstance(content, dict) or not all(isinstance(name, str) and isinstance(it, Tensor) for name, it in content.items()):
         raise ModelError(
             "model_wrong_kind", f"The file {path} holds no table of weights.", "Check that it is the file you meant."
         )
@@ -162,16 +162,35 @@ def load_pipeline(folder: Path, dtype: torch.dtype = torch.float32) -> HeadSwapP
     }
     parts: dict[str, Any] = {}
     for name, allowed in kinds.items():
-        named = (index.get(name) or ["", ""])[1]
+        named = _named(index, name)
         kind = next((kind for kind in allowed if kind.__name__ == named), None)
         if kind is None:
             raise ModelError("model_wrong_kind", f"{folder}: {name} is of the unknown kind {named!r}.", _REMEDY)
         parts[name] = load_component(kind, folder / name, dtype)
-    scheduler = getattr(diffusers, (index.get("scheduler") or ["", ""])[1] or "none", None)
-    if scheduler is None or not issubclass(scheduler, diffusers.SchedulerMixin):
-        raise ModelError("model_wrong_kind", f"{folder}: the scheduler is of an unknown kind.", _REMEDY)
-    parts["scheduler"] = scheduler.from_config(_read_json(folder / "scheduler" / "scheduler_config.json"))
+    factor = parts["vae"].config.get("scaling_factor")
+    if not isinstance(factor, int | float) or not factor > 0:
+        raise ModelError("model_damaged", f"{folder}: the scaling_factor of the VAE is {factor!r}.", "Copy it again.")
+    parts["scheduler"] = _scheduler(folder, _named(index, "scheduler"))
     return HeadSwapPipeline(**parts)
+
+
+def _named(index: Mapping[str, Any], part: str) -> str:
+    """The class of a part, which the index names beside its library; nothing where it does not."""
+    entry = index.get(part)
+    return entry[1] if isinstance(entry, list) and len(entry) == 2 and isinstance(entry[1], str) else ""
+
+
+def _scheduler(folder: Path, name: str) -> Any:
+    kind: Any = getattr(diffusers, name, None) if name else None
+    if not (isinstance(kind, type) and issubclass(kind, diffusers.SchedulerMixin) and issubclass(kind, diffusers.ConfigMixin)):
+        raise ModelError("model_wrong_kind", f"{folder}: the scheduler is of the unknown kind {name!r}.", _REMEDY)
+    file = folder / "scheduler" / "scheduler_config.json"
+    config = _read_json(file)
+    try:
+        return kind.from_config(config)
+    except Exception as error:  # each of diffusers' schedulers fails in its own way at what it does not know
+        reason = " ".join(str(error).split())[:300]
+        raise ModelError("model_damaged", f"{file} makes no {name}: {reason}.", "Copy it again.") from error
 
 
 def load_component(kind: Any, folder: Path, dtype: torch.dtype, *, allow_pickle: bool = False) -> Any:
@@ -199,7 +218,7 @@ def load_component(kind: Any, folder: Path, dtype: torch.dtype, *, allow_pickle:
         network, report = kind.from_pretrained(
             folder, torch_dtype=dtype, local_files_only=True, use_safetensors=bool(files), output_loading_info=True
         )
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+    except Exception as error:  # a configuration can be wrong in as many ways as networks divide and index by it
         reason = " ".join(str(error).split())[:500]
         raise ModelError("weights_do_not_fit", f"{folder} cannot be loaded as {kind.__name__}: {reason}.", _REMEDY) from error
     # The table of positions in old CLIP checkpoints is no weight.

@@ -84,7 +84,8 @@ def check_name(name: str, taken: Mapping[str, object]) -> None:
 
 def pipeline_files(folder: Path) -> list[Path]:
     """Every file that a saved pipeline consists of, sorted; not its record, model card or anything else beside it."""
-    return sorted(path for path in folder.rglob("*") if path.suffix in _PARTS and path.relative_to(folder).as_posix() != RECORD)
+    parts = (path for path in folder.rglob("*") if path.suffix in _PARTS and path.is_file())
+    return sorted(path for path in parts if path.relative_to(folder).as_posix() != RECORD)
 
 
 def pipeline_digest(folder: Path) -> str:

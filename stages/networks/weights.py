@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import struct
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
@@ -133,7 +134,7 @@ def _check_zip(path: Path, kind: str) -> None:
     with archive:
         try:
             bad = archive.testzip()
-        except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError) as error:
+        except (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RuntimeError) as error:
             raise _damaged(path, str(error)) from error
     if bad is not None:
         raise _damaged(path, f"its member {bad} fails its checksum")
@@ -147,7 +148,9 @@ def _task(path: Path, head: bytes, arrays: Sequence[str]) -> None:
         if not networks:
             raise _wrong_kind(path, "MediaPipe task", "it holds no .tflite network")
         for name in networks:
-            if archive.read(name)[4:8] != b"TFL3":
+            with archive.open(name) as member:  # its first bytes only: what is packed may be far larger than the archive
+                mark = member.read(8)[4:]
+            if mark != b"TFL3":
                 raise _damaged(path, f"its member {name} is no network")
 
 
@@ -190,7 +193,8 @@ def _npz(path: Path, head: bytes, arrays: Sequence[str]) -> None:
             if missing:
                 raise _wrong_kind(path, "model", f"it lacks the arrays {', '.join(missing)}")
             for name in archive.files:
-                archive[name]
+                if not isinstance(archive[name], np.ndarray):  # NumPy hands out bytes where its mark is missing
+                    raise _damaged(path, f"its member {name} is no array")
     except ValueError as error:
         if "allow_pickle" in str(error):
             raise _pickle(path) from error
@@ -210,7 +214,7 @@ def _safetensors(path: Path, head: bytes, arrays: Sequence[str]) -> None:
             header = json.loads(file.read(length))
         tensors = {name: entry["data_offsets"] for name, entry in header.items() if name != "__metadata__"}
         end = max((int(stop) for _, stop in tensors.values()), default=0)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise _damaged(path, "its header does not parse") from error
     if 8 + length + end != size:
         raise _damaged(path, f"it has {size} bytes where its header asks for {8 + length + end}")

@@ -151,6 +151,12 @@ def test_damaged_and_foreign_pipelines_are_refused_and_leave_nothing_behind(save
     assert code_of(registry, other) == "model_wrong_kind"
     assert code_of(registry, changed("gone", weights, Path.unlink)) == "model_missing"
     assert code_of(registry, changed("json", "vae/config.json", lambda path: path.write_text("{"))) == "model_damaged"
+    no_heads = changed("heads", "denoising_net/config.json", lambda path: path.write_text('{"heads": 0}'))
+    assert code_of(registry, no_heads) == "weights_do_not_fit"
+    schedule = "scheduler/scheduler_config.json"
+    assert (
+        code_of(registry, changed("schedule", schedule, lambda path: path.write_text('{"beta_schedule": 1}'))) == "model_damaged"
+    )
     assert code_of(registry, tmp_path / "nowhere") == "model_missing"
     assert code_of(registry, saved / "model_index.json") == "model_wrong_kind"
     (tmp_path / "empty").mkdir()
@@ -167,6 +173,8 @@ def test_a_licence_is_given_or_stated_by_the_model_card(saved: Path, tmp_path: P
         ("license: apache-2.0", ("apache-2.0", True)),
         ("license: research only", ("research only", False)),
         ("license: ours\ncommercial: true", ("ours", True)),
+        ("license: ours\ncommercial: 'no'", ("ours", False)),
+        ("license: [mit]", ("mit", True)),
     ):
         (folder / "README.md").write_text(f"---\n{front}\n---\n# A model\n")
         found = added(registry, "carded", folder, Terms())

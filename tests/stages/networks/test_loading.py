@@ -197,3 +197,12 @@ def test_a_saved_pipeline_is_checked_when_it_is_loaded(tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text(json.dumps({**index, "_class_name": "StableDiffusionPipeline"}))
     with pytest.raises(ModelError, match="no HeadSwapPipeline"):
         load_pipeline(tmp_path)
+    for scheduler in (["diffusers", "utils"], ["diffusers", "SchedulerMixin"], ["DDIMScheduler"], 5, None):
+        (tmp_path / "model_index.json").write_text(json.dumps({**index, "scheduler": scheduler}))
+        with pytest.raises(ModelError, match="scheduler is of the unknown kind"):
+            load_pipeline(tmp_path)
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    config = tmp_path / "vae" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "scaling_factor": 0}))
+    with pytest.raises(ModelError, match="scaling_factor of the VAE is 0"):
+        load_pipeline(tmp_path)

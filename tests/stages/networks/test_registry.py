@@ -142,6 +142,20 @@ def test_pickles_inside_other_formats_are_refused(tmp_path: Path) -> None:
     assert code_of(check_weights, written(tmp_path, objects), "npz") == "model_pickle"
 
 
+def test_files_made_to_break_their_reader_are_refused(tmp_path: Path) -> None:
+    for header in (b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}", b'{"a":{"data_offsets":[0,1e400]}}'):
+        data = struct.pack("<Q", len(header)) + header
+        assert code_of(check_weights, written(tmp_path, data), "safetensors") == "model_damaged"
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, weights=np.arange(10_000))
+    packed = bytearray(buffer.getvalue())
+    packed[60:200] = b"\xa5" * 140
+    assert code_of(check_weights, written(tmp_path, bytes(packed)), "npz") == "model_damaged"
+    with zipfile.ZipFile(tmp_path / "text.npz", "w") as archive:
+        archive.writestr("weights.npy", b"no array")
+    assert code_of(check_weights, tmp_path / "text.npz", "npz") == "model_damaged"
+
+
 def test_arrays_that_are_missing_are_named(tmp_path: Path) -> None:
     for kind in ("npz", "safetensors"):
         with pytest.raises(ModelError, match=r"lacks the (arrays|tensors) bias"):
