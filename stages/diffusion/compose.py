@@ -31,6 +31,9 @@ ALIKE, UNLIKE = 18.0, 48.0
 DETAIL = 1 / 170
 """Pictures are compared without detail finer than this share of the side, which autoencoders lose."""
 
+GAP = 0.03
+"""Half the width, share of the side, of gaps in what is generated that are closed."""
+
 HEAD_BORDER = 0.012
 """The old head's labels may end this share of the side before the head does."""
 
@@ -95,8 +98,12 @@ def on_background(scene: Scene, generated: Picture, zone: Weights) -> tuple[Pict
     difference = cv2.max(cv2.max(red, green), blue).astype(np.float32)
     share = _smooth((difference - ALIKE) / (UNLIKE - ALIKE))
     share = cv2.blur(cv2.dilate(share, np.ones((5, 5), np.uint8)), (5, 5))
-    # Skin that happens to look like the wall behind it is skin all the same.
+    # Skin that happens to look like the wall behind it is skin all the same: in the face, on the neck, and in small gaps.
     share = np.maximum(share, polygon_coverage(scene.aligned[topology.FACE_OVAL, :2], share.shape))
+    share = np.maximum(share, cv2.blur((scene.labels == NECK).astype(np.float32), (5, 5)))
+    reach = 2 * max(round(GAP * size), 1) + 1
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (reach, reach))
+    share = np.asarray(cv2.morphologyEx(share, cv2.MORPH_CLOSE, disc), np.float32)
     share *= np.maximum(zone, cv2.GaussianBlur(head.astype(np.float32), (0, 0), 0.5 * HEAD_BORDER * size))
     share *= feathered_region(scene.foreground, size, FEATHER, (True, True, True, True))
     share *= 1 - _occluders(scene)
