@@ -25,6 +25,10 @@ from rich.table import Table
 
 from schemas.problems import UsageError
 from stages.performers.head import HeadModel
+from storage.keys import digest_file
+
+HEAD_MODEL = "head_model.digest"
+"""In a comparison's folder: of the head model with which everything in it was made."""
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
@@ -110,18 +114,40 @@ def run_comparison(name: str, order: Order) -> tuple[dict[str, Any], Outcome]:
         The JSON document and what it was made from.
 
     Raises:
-        UsageError: no such comparison, or nothing to compare.
+        UsageError: no such comparison, nothing to compare, or a folder that cannot be written or holds what was made with another
+            head model.
     """
     found = comparison(name)
     if order.pairs < 2:
-        raise UsageError([f"{order.pairs} pairs are too few for an interval."], "Give at least --pairs 2.")
-    order.out.mkdir(parents=True, exist_ok=True)
+        raise UsageError([f"{order.pairs} are too few for an interval."], "Give at least --pairs 2.")
+    _take_folder(order)
     outcome: Outcome = importlib.import_module(found.module).compare(order)
     document = {"comparison": name, "pairs": order.pairs, "seed": order.seed, **outcome.numbers}
     as_json, as_text = (order.out / f"{name}.{kind}" for kind in ("json", "md"))
     as_json.write_text(json.dumps(document, indent=1) + "\n")
     as_text.write_text("\n".join(table.markdown() for table in outcome.tables))
     return {**document, "files": [str(file) for file in (as_json, as_text, *outcome.files)]}, outcome
+
+
+def _take_folder(order: Order) -> None:
+    """Make the order's folder, and see that what is kept there was made with the same head model."""
+    try:
+        order.out.mkdir(parents=True, exist_ok=True)
+        mark = order.out / HEAD_MODEL
+        if not order.head_model.is_file():
+            return  # told by whoever reads it
+        digest = digest_file(order.head_model)
+        if not mark.is_file():
+            mark.write_text(digest + "\n")
+        known = mark.read_text().strip()
+    except OSError as error:
+        raise UsageError(
+            [f"The folder {order.out} cannot be used: {error}."], "Give --out a folder that can be written."
+        ) from error
+    if known != digest:
+        raise UsageError(
+            [f"The folder {order.out} holds renders of another head model than {order.head_model}."], "Give --out another folder."
+        )
 
 
 def resumable(order: Order, folder: str, make: Callable[[str, int, int], Arrays], count: int | None = None) -> list[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -128,6 +129,7 @@ def render_for_comparison(head_model: Path, out: Path, order: ClipOrder, number:
     if described.is_file() and json.loads(described.read_text())["recipe"] == recipe:
         return folder
     model = loaded(str(head_model))
+    shutil.rmtree(folder, ignore_errors=True)  # of another order, or stopped: more frames than this one's may lie there
     scene, conditions = scene_of(model, order, number)
     for name in ("labels", "alpha", "room"):
         (folder / name).mkdir(parents=True, exist_ok=True)

@@ -123,7 +123,7 @@ def explained(wanted: Floats, found: Floats, blind: Floats) -> float:
 
 def bits(share: float) -> float:
     """Mutual information in bits that an R^2 means for jointly Gaussian quantities: -log2(1 - R^2) / 2, 0 below 0."""
-    return -0.5 * float(np.log2(max(1 - max(share, 0.0), 1e-9)))
+    return 0.5 * float(np.log2(1 / max(1 - max(share, 0.0), 1e-9)))
 
 
 def overlaps(found: Floats, truth: NDArray[np.bool_]) -> Floats:

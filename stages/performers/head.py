@@ -6,11 +6,14 @@ Units are centimetres; x to the picture's right, y up, z towards the viewer; ``_
 
 from __future__ import annotations
 
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+
+from schemas.problems import ModelError
 
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int32]
@@ -47,20 +50,33 @@ class HeadModel:
 
     @classmethod
     def load(cls, path: Path) -> HeadModel:
-        """Read the packed model: an ``.npz`` with the arrays of the attributes above."""
-        with np.load(path) as data:
-            materials = tuple(str(name) for name in data["materials"])
-            visible = ~np.isin(data["triangle_material"], [materials.index(name) for name in HIDDEN])
-            return cls(
-                neutral=data["neutral"].astype(np.float32),
-                identity=data["identity"].astype(np.float32),
-                expression=data["expression"].astype(np.float32),
-                expression_names=tuple(str(name) for name in data["expression_names"]),
-                triangles=np.ascontiguousarray(data["triangles"][visible], np.int32),
-                material=data["triangle_material"][visible].astype(np.int32),
-                materials=materials,
-                points68=data["multipie68"].astype(np.int64),
-            )
+        """Read the packed model: an ``.npz`` with the arrays of the attributes above.
+
+        Raises:
+            ModelError: ``head_model_unreadable``: the file is missing or something else.
+        """
+        try:
+            if path.is_file() and not zipfile.is_zipfile(path):
+                raise ValueError("it is not an .npz file")
+            with np.load(path) as data:
+                materials = tuple(str(name) for name in data["materials"])
+                visible = ~np.isin(data["triangle_material"], [materials.index(name) for name in HIDDEN])
+                return cls(
+                    neutral=data["neutral"].astype(np.float32),
+                    identity=data["identity"].astype(np.float32),
+                    expression=data["expression"].astype(np.float32),
+                    expression_names=tuple(str(name) for name in data["expression_names"]),
+                    triangles=np.ascontiguousarray(data["triangles"][visible], np.int32),
+                    material=data["triangle_material"][visible].astype(np.int32),
+                    materials=materials,
+                    points68=data["multipie68"].astype(np.int64),
+                )
+        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+            raise ModelError(
+                "head_model_unreadable",
+                f"{path} is no packed ICT-FaceKit that can be read: {error}.",
+                "Give --head-model the .npz file, or register it with `headswap models add ict FILE`.",
+            ) from error
 
     def vertices_of(self, *names: str) -> npt.NDArray[np.bool_]:
         """Vertices that belong to the named materials: bool [vertices]."""

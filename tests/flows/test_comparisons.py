@@ -85,6 +85,20 @@ def test_an_unknown_comparison_and_too_few_pairs_are_refused(tmp_path):
         run_comparison("retargeting", order(tmp_path, 1))
 
 
+def test_a_folder_that_does_not_serve_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(edits_comparison, "compare", lambda order: Outcome({}, []))
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(UsageError, match="out cannot be used"):
+        run_comparison("edits", order(tmp_path))
+    (tmp_path / "out").unlink()
+    (tmp_path / "head.npz").write_bytes(b"one head model")
+    for _ in range(2):
+        run_comparison("edits", order(tmp_path))
+    (tmp_path / "head.npz").write_bytes(b"another")
+    with pytest.raises(UsageError, match="another head model"):
+        run_comparison("edits", order(tmp_path))
+
+
 def test_every_comparison_has_a_module_that_compares():
     for one in COMPARISONS.values():
         module = pytest.importorskip(one.module)

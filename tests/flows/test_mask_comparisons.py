@@ -42,6 +42,9 @@ def test_a_clip_is_rendered_once_with_a_truth_for_every_frame(head_model: Path, 
         assert len(list(truth_pictures(folder, name))) == 2
     assert render_for_comparison(head_model, tmp_path, order, 8) == folder
     assert (folder / "picture.mp4").stat().st_mtime_ns == before
+    # A shorter clip in the same place leaves nothing of the longer one.
+    assert render_for_comparison(head_model, tmp_path, ClipOrder(frames=1, size=96), 8) == folder
+    assert len(list(truth_pictures(folder, "labels"))) == 1
 
 
 def _row(clip: int, value: float, way: str = "colour") -> dict[str, object]:

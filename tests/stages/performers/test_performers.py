@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
+from schemas.problems import ModelError
 from schemas.tables import LABELS
 from stages.detectors import FaceDetector
 from stages.performers.appearance import Appearance, Room, display, linear
@@ -177,6 +178,17 @@ def test_the_eyes_turn_with_the_weights_of_gaze(performer: Performer) -> None:
         assert aside.landmarks[iris, 0] > still.landmarks[iris, 0] + 0.04 * across
         assert upwards.landmarks[iris, 1] < still.landmarks[iris, 1] - 0.03 * across
     np.testing.assert_allclose(aside.points68[:17], still.points68[:17], atol=0.5)
+
+
+@pytest.mark.parametrize("content", [None, b"text", b"PK\x05\x06" + bytes(18)])
+def test_a_file_that_is_no_head_model_is_named(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "head.npz"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ModelError, match=r"head\.npz") as refused:
+        HeadModel.load(path)
+    assert refused.value.code == "head_model_unreadable"
+    assert "pickle" not in refused.value.message
 
 
 def test_every_hair_style_and_garment_can_be_worn(model: HeadModel) -> None:
