@@ -14,6 +14,7 @@ import secrets
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -168,7 +169,8 @@ def _write_missing(shards: Sequence[Shard], job: _Job, tell: Tell) -> int:
     with failing("removing what is out of date in the data set", job.out.url):
         for name in sorted(stale, key=lambda name: (not name.endswith(".json"), name.endswith(".index.parquet"), name)):
             if name in present:
-                system.rm_file(f"{root}/{name}")
+                with suppress(FileNotFoundError):  # another run was faster
+                    system.rm_file(f"{root}/{name}")
     done = len(shards) - len(missing)
     tell(done, len(shards))
     for _ in _written(missing, job):
