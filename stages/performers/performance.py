@@ -52,9 +52,9 @@ def _wander(
 
 
 def _bump(seconds: npt.NDArray[np.float64], start: float, rise: float, hold: float, fall: float) -> npt.NDArray[np.float64]:
-    """0, smoothly up to 1, held, and down again."""
-    up = np.clip((seconds - start) / rise, 0, 1)
-    down = np.clip((seconds - start - rise - hold) / fall, 0, 1)
+    """0, smoothly up to 1, held, and down again; in no time (a clip of one frame) by a step."""
+    up = np.clip((seconds - start) / max(rise, 1e-6), 0, 1)
+    down = np.clip((seconds - start - rise - hold) / max(fall, 1e-6), 0, 1)
     return (up * up * (3 - 2 * up)) * (1 - down * down * (3 - 2 * down))
 
 

@@ -213,6 +213,14 @@ def test_ears_belong_to_the_face_and_the_neck_does_not(model: HeadModel) -> None
     assert shot.labels[int(ear[1]), int(ear[0])] == LABELS.index("face")
 
 
+def test_a_performance_of_one_frame_holds_numbers() -> None:
+    for seed in range(10):
+        with np.errstate(all="raise"):
+            acting = perform(NAMES, 1, 25, seed=seed, hands=1, faces=1.0, turn=1.0)
+        assert np.isfinite(acting.expression).all()
+        assert np.isfinite(acting.pose).all()
+
+
 def test_a_hand_before_the_face_is_something_else_and_belongs_to_the_person(performer: Performer) -> None:
     _, bare = shoot(performer, (0, 0, 0))
     _, covered = shoot(performer, (0, 0, 0), hand=np.array([1, 0, -10, 17, 0.1], np.float32))
