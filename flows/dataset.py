@@ -33,7 +33,7 @@ from flows.planning import Clip, Planner
 from flows.workers import Limits, WorkerPool
 from schemas.configuration import Settings
 from schemas.dataset import DatasetClip, DatasetParameters
-from schemas.problems import HeadswapError
+from schemas.problems import HeadswapError, MediaError
 from stages.networks.registry import ModelRegistry
 from stages.training.selection import REASONS, exclusions, segments
 from stages.training.shard_format import (
@@ -125,8 +125,12 @@ def _prepare_clips(
         if isinstance(result, HeadswapError):
             one.failure = result
             continue
+        try:
+            one.media = sources.digest_of(clip.clip, store, limit_bytes=settings.scratch_bytes)
+        except MediaError as error:  # gone since its stages ran
+            one.failure = error
+            continue
         one.manifests = result
-        one.media = sources.digest_of(clip.clip, store, limit_bytes=settings.scratch_bytes)
         facts = frame_facts({stage: [store.artifact(found) for found in some] for stage, some in result.items()})
         one.excluded = exclusions(facts, parameters)
         runs = segments(one.excluded, facts.shots, parameters)

@@ -159,7 +159,7 @@ def read_clips(url: str | Path, *, storage_options: Mapping[str, Any] | None = N
             problems.append(f"{where}, column 'id': {clip.id!r} is taken by {first}; give every clip its own id.")
             continue
         # Twice the same person under two names would be trained on and kept for validation.
-        first = shown.setdefault((clip.clip, clip.subject), where)
+        first = shown.setdefault((clip.clip, _meant(clip.subject)), where)
         if first != where:
             problems.append(f"{where}, column 'clip': {clip.clip} is named by {first} already; name every clip and subject once.")
     if problems:
@@ -194,6 +194,11 @@ def _clip(where: str, row: Mapping[str, Any], location: str, problems: list[str]
     return None if found else clip
 
 
+def _meant(subject: str | None) -> str:
+    """One name for the largest person of a clip, whom nobody has to name."""
+    return "largest" if subject in (None, "0") else str(subject)
+
+
 def _clips_of_swaps(jobs: tuple[Job, ...]) -> tuple[DatasetClip, ...]:
     """Sources and targets of swaps, each file and subject once, under the rights of the first row that names it."""
     found: dict[tuple[str, str | None], DatasetClip] = {}
@@ -203,7 +208,7 @@ def _clips_of_swaps(jobs: tuple[Job, ...]) -> tuple[DatasetClip, ...]:
             if len(name) > LONGEST_ID:  # shortened ids must not become the same
                 name = f"{job.id[:100]}-{hashlib.blake2b(job.id.encode(), digest_size=8).hexdigest()}-{role}"
             found.setdefault(
-                (url, subject),
+                (url, _meant(subject)),
                 DatasetClip(
                     id=name,
                     clip=url,

@@ -351,7 +351,8 @@ def test_long_ids_of_swaps_stay_different(tmp_path: Path) -> None:
 
 
 def test_a_catalogue_of_swaps_gives_sources_and_targets_once_each_and_says_whose_the_rights_are(tmp_path: Path) -> None:
-    (tmp_path / "swaps.csv").write_text("id,source,target,rights\na,s.png,t.mp4,release 1\nb,s.png,u.mp4,release 1\n")
+    rows = ["a,s.png,t.mp4,release 1,", "b,s.png,u.mp4,release 1,0", "c,u.mp4,s.png,release 1,largest"]
+    (tmp_path / "swaps.csv").write_text("\n".join(["id,source,target,rights,subject", *rows]))
     clips = read_clips(tmp_path / "swaps.csv")
     assert [(clip.id, Path(clip.clip).name, clip.rights_said_of) for clip in clips] == [
         ("a-source", "s.png", "clip"), ("a-target", "t.mp4", "source"), ("b-target", "u.mp4", "source"),
