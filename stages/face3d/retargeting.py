@@ -48,7 +48,7 @@ UNEXPLAINED = 0.75
 _SURELY_OPEN, _WIDE_OPEN = 0.4, 0.7
 _CLOSED_LIPS = 0.02  # of the mouth's width: what MediaPipe leaves between closed lips
 _PARTED_LIPS = 0.06
-_RESTING_LIPS = 0.06
+_RESTING_LIPS, _WIDE_OPEN_LIPS = 0.06, 0.2
 _SURELY_RESTING = 0.7  # share of the gap between the driver's lips at rest that is no opening: the face at rest may be wrong
 _EYE_REACH = 0.16
 _MOUTH_REACH = 0.45
@@ -189,9 +189,12 @@ def retarget(
         wanted = shut + _smoothstep(share, _SURELY_OPEN, _WIDE_OPEN) * (opened - shut)
         moved = _move(moved, wanted - given, kernels.upper_lids[index])
         moved = _place_iris(moved, driver, driver_neutral, source_neutral, eye)
-    resting = np.clip(lip_gaps(driver_neutral[None]), 0.0, _RESTING_LIPS * _distance(driver_neutral, *INNER_CORNERS))
-    gaps = np.maximum(lip_gaps(driver) - _SURELY_RESTING * resting, 0.0)
     width = np.linalg.norm(driver[:, INNER_CORNERS[0]] - driver[:, INNER_CORNERS[1]], axis=-1)[:, None]
+    seen = lip_gaps(driver)
+    resting = np.clip(lip_gaps(driver_neutral[None]), 0.0, _RESTING_LIPS * width)
+    # Only near contact: how far a mouth is wide open does not hang on where its lips rest.
+    near = 1.0 - _smoothstep(seen / np.maximum(width, 1e-6), _RESTING_LIPS, _WIDE_OPEN_LIPS)
+    gaps = np.maximum(seen - _SURELY_RESTING * near * resting, 0.0)
     wanted = gaps * _smoothstep(gaps / np.maximum(width, 1e-6), _CLOSED_LIPS, _PARTED_LIPS) * ratios.mouth[1]
     return _open_lips(moved, wanted - lip_gaps(moved), kernels)
 

@@ -28,7 +28,7 @@ from stages.face3d.retargeting import (
     retarget,
     scale_field,
 )
-from stages.face3d.topology import CHIN, EYES, LEFT_EYE, LIPS, RIGHT_EYE
+from stages.face3d.topology import CHIN, EYES, INNER_LOWER, INNER_UPPER, LEFT_EYE, LIPS, RIGHT_EYE
 
 MODEL = FaceModel.builtin()
 AT_REST = neutral_landmarks(MODEL.mean, np.zeros(len(MODEL.names)), MODEL)
@@ -214,3 +214,14 @@ def test_landmarks_mirror_in_pairs():
 
 def test_size_of_a_face_scales_with_it():
     assert face_size(AT_REST * 1.3 + 4) == pytest.approx(1.3 * face_size(AT_REST))
+
+
+def test_a_gap_between_the_drivers_resting_lips_is_no_open_mouth_and_takes_nothing_from_a_wide_one():
+    parted = AT_REST.copy()
+    parted[list(INNER_UPPER), 1] += 0.012
+    parted[list(INNER_LOWER), 1] -= 0.012
+    wide = with_open_mouth(AT_REST, 0.8)
+    result = retarget(np.stack([parted, wide]), parted, AT_REST, FeatureRatios())
+    plain = retarget(wide[None], AT_REST, AT_REST, FeatureRatios())
+    assert np.abs(lip_gaps(result[:1])).max() < 0.005
+    np.testing.assert_allclose(lip_gaps(result[1:])[0, 3:6], lip_gaps(plain)[0, 3:6], atol=1e-6)
