@@ -481,7 +481,8 @@ def models_verify(config: ConfigOption = None, as_json: JsonOption = False) -> i
         print_json(entries)
     else:
         for entry in entries:
-            out_console.print(f"{entry['name']}: {entry['state']}")
+            detail = f" {entry['detail']}" if entry["state"] == "damaged" else ""
+            out_console.print(f"{entry['name']}: {entry['state']}.{detail}", markup=False, highlight=False)
     return FAILED if any(entry["state"] == "damaged" for entry in entries) else DONE
 
 

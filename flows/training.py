@@ -16,6 +16,7 @@ from rich.console import Console
 
 from schemas.problems import UsageError
 from stages.networks.registry import ModelRegistry
+from stages.networks.weights import check_weights
 from stages.training.ahead import SamplesAhead
 from stages.training.augmentation import NO_AUGMENTATION, Augmentation
 from stages.training.performer_data import PerformerSamples
@@ -149,6 +150,8 @@ def open_samples(
     if problems:
         raise UsageError(problems, "See docs/training.md.")
     file = head_model or registry.require("ict")
+    if head_model is not None:
+        check_weights(head_model, "npz", registry.entry("ict").arrays)
     performers, performers_held_out = (
         PerformerSamples(file, cache, size=size, split=split, augmentation=augmentation, **chosen)
         for split, augmentation in _performer_splits()

@@ -182,7 +182,8 @@ def _named(index: Mapping[str, Any], part: str) -> str:
 
 def _scheduler(folder: Path, name: str) -> Any:
     kind: Any = getattr(diffusers, name, None) if name else None
-    if not (isinstance(kind, type) and issubclass(kind, diffusers.SchedulerMixin) and issubclass(kind, diffusers.ConfigMixin)):
+    known = isinstance(kind, type) and issubclass(kind, diffusers.SchedulerMixin) and hasattr(kind, "from_config")
+    if not known:
         raise ModelError("model_wrong_kind", f"{folder}: the scheduler is of the unknown kind {name!r}.", _REMEDY)
     file = folder / "scheduler" / "scheduler_config.json"
     config = _read_json(file)

@@ -97,7 +97,7 @@ class ModelRegistry:
             raise ModelError(
                 "model_unknown",
                 f"There is no model {name!r}: {suggestion(name, self.entries)}",
-                f"Further models are declared in {self.folder / DECLARATIONS}.",
+                f"Further models are declared in {self.folder / DECLARATIONS}; a pipeline of the diffusion renderer is a folder.",
             )
         return self.entries[name]
 
@@ -114,9 +114,7 @@ class ModelRegistry:
         """
         status = self._status(self.entry(name))
         if status.state == "damaged":
-            raise ModelError(
-                "model_damaged", status.detail, f"Repeat `headswap models pull {name}` or `headswap models add {name} FILE`."
-            )
+            raise ModelError("model_damaged", status.detail, _hint(self.entry(name)))
         return Path(status.path) if status.state == "present" else None
 
     def digest(self, name: str) -> str:
@@ -216,9 +214,7 @@ class ModelRegistry:
                 f"If you agree, repeat it as `headswap models pull {name} --accept-licence`.",
             )
         if not entry.url:
-            raise ModelError(
-                "model_no_url", f"There is no address from which {name} can be pulled.", entry.note or _add_hint(entry)
-            )
+            raise ModelError("model_no_url", f"There is no address from which {name} can be pulled.", entry.note or _hint(entry))
         with self._temporary(entry) as temporary:
             download(entry, temporary, maximum_bytes, progress)
             if entry.member:
@@ -382,13 +378,17 @@ def _sha256(path: Path) -> str:
 
 
 def _missing(entry: ModelEntry) -> ModelError:
-    how = f"`headswap models pull {entry.name}`" if entry.url else _add_hint(entry)
-    return ModelError("model_missing", f"The model {entry.name} ({entry.file}) is not registered.", f"Get it with {how}")
+    return ModelError("model_missing", f"The model {entry.name} ({entry.file}) is not registered.", _hint(entry))
 
 
-def _add_hint(entry: ModelEntry) -> str:
+def _hint(entry: ModelEntry) -> str:
+    """How a model comes into the folder."""
     if entry.kind == "pipeline":
         return f"Add it again with `headswap models add {entry.name} FOLDER`."
+    if entry.url:
+        return (
+            f"Get it with `headswap models pull {entry.name}`, or register a file with `headswap models add {entry.name} FILE`."
+        )
     return f"Register a file with `headswap models add {entry.name} FILE`."
 
 

@@ -49,6 +49,23 @@ def test_one_order_makes_a_pipeline_of_a_data_set(data: Path, recipe: Path, tmp_
     assert again == told
 
 
+def test_a_head_model_that_is_none_is_told_before_anything_is_written(recipe: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.npz").write_text("no model")
+    for name, code in (("none.npz", "model_missing"), ("text.npz", "model_wrong_kind")):
+        with pytest.raises(ModelError) as caught:
+            run_training(
+                "tiny",
+                "performers:",
+                tmp_path / "out",
+                ModelRegistry(tmp_path / "models"),
+                recipe_file=recipe,
+                device="cpu",
+                head_model=tmp_path / name,
+            )
+        assert caught.value.code == code
+    assert not (tmp_path / "out").exists()
+
+
 def test_samples_made_ahead_give_the_same_weights(data: Path, recipe: Path, tmp_path: Path) -> None:
     found = []
     for workers in (0, 2):
