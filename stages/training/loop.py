@@ -75,6 +75,13 @@ class Metrics:
                 kept.append(line + "\n")
         self._path.write_text("".join(kept))
 
+    def validated(self, phase: str, step: int) -> bool:
+        """Whether the log tells of a validation after this step."""
+        rows = map(json.loads, self._path.read_text().splitlines()) if self._path.is_file() else ()
+        return any(
+            (row["phase"], row["step"]) == (phase, step) and any(key.startswith("validation_") for key in row) for row in rows
+        )
+
     def write(self, **values: Any) -> None:
         with self._path.open("a") as file:
             file.write(json.dumps(values) + "\n")
@@ -120,6 +127,15 @@ def run_phase(
     done = _restore(task, optimiser, averages, accelerator, checkpoints) if resume else 0
     if accelerator.is_main_process:
         metrics.cut(name, done)
+
+    def validate_if_due() -> None:
+        if accelerator.is_main_process and (done % keeping.validate_every == 0 or done == steps):
+            with _averaged(task, averages):
+                found = task.validate(done)
+            metrics.write(phase=name, step=done, **{f"validation_{key}": round(value, 4) for key, value in found.items()})
+
+    if done and accelerator.is_main_process and not metrics.validated(name, done):
+        validate_if_due()  # a kill between a checkpoint and its validation must not leave a hole in the log
     started, begun = time.monotonic(), done
     with _stopping() as stop:
         while done < steps:
@@ -139,10 +155,7 @@ def run_phase(
                 checkpoints.save(_checkpoint(done, task, optimiser, averages, accelerator))
             if stopped:
                 raise KeyboardInterrupt  # for signal handlers that return; others raise what they mean, or end the process
-            if accelerator.is_main_process and (done % keeping.validate_every == 0 or last):
-                with _averaged(task, averages):
-                    found = task.validate(done)
-                metrics.write(phase=name, step=done, **{f"validation_{key}": round(value, 4) for key, value in found.items()})
+            validate_if_due()
     if averages is not None:
         averages.copy_to(task.trained.values())
 

@@ -116,12 +116,32 @@ def test_a_killed_run_goes_on_to_the_bit(finished: Path, tmp_path: Path, moments
         with pytest.raises(KilledError):
             train(order, resume=True, tell=kill)
     assert same(weights_of(train(order, resume=True)), weights_of(finished / "pipeline"))
+    for phase in ("autoencoder", "single-frames", "motion"):  # in single precision: the last bit too
+        assert same(weights_of(tmp_path / "out" / "pipelines" / phase), weights_of(finished / "pipelines" / phase))
     steps = [
         (row["phase"], row["step"])
         for row in map(json.loads, (tmp_path / "out" / "metrics.jsonl").read_text().splitlines())
         if "loss" in row
     ]
     assert len(steps) == len(set(steps)) == 6
+
+
+def test_a_run_killed_while_it_validates_makes_up_for_it(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = tiny_recipe()
+    order = order_of(tmp_path / "out", recipe.model_copy(update={"phases": recipe.phases[:1]}))
+
+    def killed(*arguments: object) -> None:
+        raise KilledError
+
+    with monkeypatch.context() as patched:
+        patched.setattr("stages.training.run.validate_autoencoder", killed)
+        with pytest.raises(KilledError):
+            train(order)
+    assert Checkpoints(order.out / "checkpoints" / "autoencoder", 2).steps()[-1] == 2
+    assert measured(order.out) == {}
+    train(order, resume=True)
+    assert measured(order.out) == {"autoencoder": measured(finished)["autoencoder"]}
+    assert (order.out / "validation" / "autoencoder-0000002.png").is_file()
 
 
 def test_sigterm_saves_a_checkpoint_and_then_takes_its_course(finished: Path, tmp_path: Path) -> None:
