@@ -28,7 +28,7 @@ from flows import pipeline
 from flows.clip_stages import ClipRun
 from flows.dataset_frames import Piece, frame_facts, piece_frames
 from flows.dataset_place import Place, failing, is_of_shard
-from flows.dataset_plan import SPLITS, PreparedClip, Shard, plan_shards, split_of
+from flows.dataset_plan import SPLITS, PreparedClip, Shard, excluded_runs, frames_in, plan_shards, split_of
 from flows.planning import Clip, Planner
 from flows.workers import Limits, WorkerPool
 from schemas.configuration import Settings
@@ -132,14 +132,17 @@ def _prepare_clips(
             continue
         one.manifests = result
         facts = frame_facts({stage: [store.artifact(found) for found in some] for stage, some in result.items()})
-        one.excluded = exclusions(facts, parameters)
-        runs = segments(one.excluded, facts.shots, parameters)
-        one.pieces = tuple(Piece(clip, number, segment, frames) for segment, frames in enumerate(runs))
+        codes = exclusions(facts, parameters)
+        one.frames, one.excluded = len(codes), excluded_runs(codes)
+        found_runs = enumerate(segments(codes, facts.shots, parameters))
+        one.pieces = tuple(Piece(clip, number, segment, frames) for segment, frames in found_runs)
     return prepared
 
 
 def _told(prepared: Sequence[PreparedClip]) -> str:
-    reasons = Counter(str(code) for one in prepared for code in one.excluded if code)
+    reasons: Counter[str] = Counter()
+    for one in prepared:
+        reasons.update({code: frames_in(runs) for code, runs in one.excluded.items()})
     told = [f"{count} frames: {REASONS[code]}" for code, count in reasons.most_common()]
     told += [f"{one.clip.id}: {one.failure.message}" for one in prepared if one.failure is not None]
     return "; ".join(told) or "they have no frames"
@@ -335,19 +338,12 @@ def _clip_told(one: PreparedClip) -> dict[str, Any]:
     told: dict[str, Any] = {"id": one.clip.id, "file": Clip(one.clip.clip).name, **_rights(one.clip), "split": one.split}
     if one.failure is not None:
         return {**told, "failure": {"code": one.failure.code, "message": one.failure.message, "remedy": one.failure.remedy}}
-    runs: dict[str, list[list[int]]] = {}
-    start = 0
-    for row in range(1, len(one.excluded) + 1):
-        if row == len(one.excluded) or one.excluded[row] != one.excluded[start]:
-            if one.excluded[start]:
-                runs.setdefault(str(one.excluded[start]), []).append([start, row])
-            start = row
     return {
         **told,
         "media": one.media,
-        "frames": len(one.excluded),
+        "frames": one.frames,
         "used": sum(len(piece.frames) for piece in one.pieces),
-        "excluded": {code: {"frames": sum(b - a for a, b in found), "runs": found} for code, found in sorted(runs.items())},
+        "excluded": {code: {"frames": frames_in(runs), "runs": runs} for code, runs in sorted(one.excluded.items())},
     }
 
 

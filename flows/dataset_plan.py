@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -22,9 +23,13 @@ RECIPE = 2
 SPLITS = ("train", "validation")
 
 
+Runs = dict[str, list[list[int]]]
+"""By reason the frames left out, as ``[start, stop]`` of runs: few numbers for a clip of hours."""
+
+
 @dataclass
 class PreparedClip:
-    """A clip and what becomes of it in the data set. ``excluded``: a reason or nothing for every frame, str [frames]."""
+    """A clip and what becomes of it in the data set. ``frames``: how many it has; ``excluded``: ``excluded_runs`` of it."""
 
     clip: DatasetClip
     number: int
@@ -32,7 +37,8 @@ class PreparedClip:
     manifests: Manifests = field(default_factory=dict)
     media: str = ""
     """Digest of the medium."""
-    excluded: npt.NDArray[np.str_] = field(default_factory=lambda: np.zeros(0, "U16"))
+    frames: int = 0
+    excluded: Runs = field(default_factory=dict)
     pieces: tuple[Piece, ...] = ()
     failure: HeadswapError | None = None
 
@@ -48,6 +54,21 @@ class Shard:
     @property
     def frames(self) -> int:
         return sum(len(piece.frames) for piece in self.pieces)
+
+
+def excluded_runs(codes: npt.NDArray[np.str_]) -> Runs:
+    """The frames left out, by reason. ``codes``: str [frames], as ``stages.training.selection.exclusions`` gives them."""
+    bounds = [0, *(np.flatnonzero(codes[1:] != codes[:-1]) + 1).tolist(), len(codes)]
+    found: Runs = {}
+    for start, stop in itertools.pairwise(bounds):
+        if start < stop and codes[start]:
+            found.setdefault(str(codes[start]), []).append([start, stop])
+    return found
+
+
+def frames_in(runs: Sequence[Sequence[int]]) -> int:
+    """How many frames runs hold."""
+    return sum(stop - start for start, stop in runs)
 
 
 def split_of(identity: str, validation: float) -> str:

@@ -17,7 +17,7 @@ from cli import app
 from flows import dataset
 from flows.dataset import Place, prepare_dataset, print_dataset
 from flows.dataset_frames import Piece
-from flows.dataset_plan import PreparedClip, plan_shards, split_of
+from flows.dataset_plan import PreparedClip, excluded_runs, plan_shards, split_of
 from schemas.configuration import Settings, load_settings
 from schemas.dataset import DatasetClip, DatasetParameters, dataset_parameters, read_clips
 from schemas.problems import HeadswapError, UsageError
@@ -280,6 +280,12 @@ def test_a_shard_is_another_when_anything_that_decides_it_is() -> None:
     assert len(set(recipes)) == len(recipes)
     same = plan_shards([_prepared(0, 5)], "webdataset", DatasetParameters(validation=0.5, shard_frames=99))
     assert same[0].recipe == recipes[0]
+
+
+def test_frames_left_out_are_told_as_runs() -> None:
+    codes = np.array(["cut", "cut", "", "short", "", "cut"])
+    assert excluded_runs(codes) == {"cut": [[0, 2], [5, 6]], "short": [[3, 4]]}
+    assert excluded_runs(codes[:0]) == {}
 
 
 def test_the_split_follows_the_person_alone() -> None:
