@@ -9,13 +9,12 @@ one core a render. ``--canonical`` is MediaPipe's canonical face with irises (``
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
-import typer
 
 from schemas.problems import UsageError
 from stages.detectors import FaceMesh, Window
@@ -100,16 +99,17 @@ def _window(shot: Shot) -> Window:
     return Window(float(centre[0]), float(centre[1]), 1.9 * float((high - low).max()), float(np.arctan2(across[1], across[0])))
 
 
-def main(
-    out: Annotated[Path, typer.Argument(help="The file of the places (.npz).")],
-    head_model: Annotated[Path, typer.Option("--head-model", help="The packed ICT-FaceKit.")],
-    canonical: Annotated[Path, typer.Option("--canonical", help="MediaPipe's canonical face with irises (.obj).")],
-    people: Annotated[int, typer.Option("--people")] = 150,
-    seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
-) -> None:
+def main() -> None:
     """Measure and write the places."""
-    measure_places(head_model, canonical, people=people, seed=seed).save(out)
+    parser = argparse.ArgumentParser(description="Measure where MediaPipe's landmarks lie on the head model.")
+    parser.add_argument("out", type=Path, help="the file of the places (.npz)")
+    parser.add_argument("--head-model", type=Path, required=True, help="the packed ICT-FaceKit")
+    parser.add_argument("--canonical", type=Path, required=True, help="MediaPipe's canonical face with irises (.obj)")
+    parser.add_argument("--people", type=int, default=150)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    measure_places(given.head_model, given.canonical, people=given.people, seed=given.seed).save(given.out)
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    main()
