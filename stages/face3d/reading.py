@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
-TREMOR = 0.003
-"""Independent error of each coordinate, model units, that the filters are made to bear."""
+TREMOR = 0.001
+"""Independent error of each coordinate, model units, that the filters are made to bear. It is less than a detector trembles
+(0.0013 to 0.0026) because that tremor is not independent: landmarks move together, within the subspace."""
 
 MODES = 60
 _BOUND = 3.0  # times the usual distance from the subspace

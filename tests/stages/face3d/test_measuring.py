@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from stages.face3d.fitting import Poses, rotation_from_euler
-from stages.face3d.measuring import EYEBALL, LEFT_OUT, Samples, compare, regress
+from stages.face3d.measuring import EYEBALL, LEFT_OUT, WIDENING, Samples, compare, regress
 from stages.face3d.model import FaceModel
 from stages.face3d.retargeting import mirrored_displacement
 from stages.face3d.topology import LEFT_EYE, interocular
@@ -21,7 +21,7 @@ def made_up(people: int, noise: float) -> Samples:
     """Samples of the built-in model itself, four of each person, in any size and place."""
     rng = np.random.default_rng(5)
     count = 4 * people
-    identity = np.repeat(rng.normal(size=(people, len(MODEL.identity))), 4, axis=0)
+    identity = np.repeat(rng.normal(size=(people, len(MODEL.identity))) / WIDENING, 4, axis=0)  # as people were drawn
     expression = rng.uniform(size=(count, len(NAMES))) * (rng.uniform(size=(count, len(NAMES))) < 0.12)
     poses = Poses(
         rotation_from_euler(rng.uniform(-1, 1, (count, 3)) * (12, 8, 8)),
@@ -36,7 +36,7 @@ def made_up(people: int, noise: float) -> Samples:
 
 @pytest.fixture(scope="module")
 def samples() -> Samples:
-    return made_up(600, 0.01)
+    return made_up(550, 0.01)
 
 
 @pytest.fixture(scope="module")
