@@ -118,7 +118,7 @@ def decode_frame(key: str, fields: Mapping[str, bytes]) -> FrameRecord:
             shoulders=np.array(shoulders, np.float32),
             reference=decode_picture(fields["reference"]) if fields.get("reference") else None,
         )
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, EOFError, cv2.error) as error:
         raise damaged(f"frame {key}", str(error)) from error
 
 

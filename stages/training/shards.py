@@ -79,7 +79,10 @@ class ShardSamples:
     ) -> None:
         self.url, self.split, self.seed = url, split, seed
         self.augmentation = augmentation or Augmentation()
-        self._system, self._root = fsspec.core.url_to_fs(url, **dict(storage_options or {}))
+        try:
+            self._system, self._root = fsspec.core.url_to_fs(url, **dict(storage_options or {}))
+        except (ValueError, ImportError) as error:
+            raise UsageError([f"The data set {url} cannot be read: {error}."], "Give a folder or a URL.") from error
         self.manifest = self._read_manifest()
         self._format = self.manifest["format"]
         prepared = int(self.manifest["size"])

@@ -26,6 +26,8 @@ from stages.training.shard_format import (
     SEGMENTS_SCHEMA,
     FrameRecord,
     ShardFormat,
+    decode_frame,
+    encode_frame,
     segments_of,
     suffix_of,
     write_shard,
@@ -177,6 +179,12 @@ def test_shards_are_read_from_any_place(tmp_path: Path, two_people: list[list[Fr
 def test_what_cannot_be_read_is_said_in_words(tmp_path: Path, two_people: list[list[FrameRecord]]) -> None:
     with pytest.raises(UsageError, match=r"dataset prepare|no finished data set"):
         ShardSamples(str(tmp_path))
+    with pytest.raises(UsageError, match="s4"):
+        ShardSamples("s4://bucket/data")
+    whole = encode_frame(two_people[0][0])
+    for name in ("picture", "landmarks", "facts"):
+        with pytest.raises(StoreError, match="frame k"):
+            decode_frame("k", {**whole, name: b""})
     folder = write_dataset(tmp_path / "set", two_people)
     samples = ShardSamples(str(folder))
     with pytest.raises(UsageError, match="50 consecutive frames"):
