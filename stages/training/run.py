@@ -18,6 +18,7 @@ from schemas.problems import UsageError
 from stages.networks.loading import load_pipeline
 from stages.networks.pipeline import HeadSwapPipeline
 from stages.networks.presets import PRESETS, build
+from stages.networks.registered import pipeline_digest
 from stages.networks.sampling import SamplingOptions
 from stages.training.autoencoder import AutoencoderTask, measured_scaling
 from stages.training.batches import resized
@@ -47,7 +48,7 @@ class Order:
     Attributes:
         recipe: what to do. out: folder of the run.
         train, held_out: samples to train on, and to validate with.
-        data: what the samples are, in words, for the model card; a run goes on with the same data only.
+        data: what the samples are, in words, for the model card.
         start: folder of a saved pipeline, for recipes that begin with published weights.
         identity: network of the identity term with its digest, or None.
         version: of headswap.
@@ -80,19 +81,20 @@ def train(order: Order, *, resume: bool = False, tell: Tell | None = None) -> Pa
         The folder of the finished pipeline.
 
     Raises:
-        UsageError: ``out`` holds a run and ``resume`` is not given, or one of another recipe or other data.
+        UsageError: ``out`` holds a run and ``resume`` is not given, or one of another recipe, other data, other first weights or
+            another identity network.
         ModelError: ``training_diverged``, ``checkpoint_damaged``, and those of ``load_pipeline``.
     """
     recipe, out = order.recipe, order.out
+    folder, source = _start(order)
     processes = PartialState(cpu=order.device == "cpu")
     if processes.is_main_process:
-        _begin(order, resume)
+        _begin(order, source, resume)
     processes.wait_for_everyone()
     metrics = Metrics(out / "metrics.jsonl")
     without = order.identity is None and processes.is_main_process
     if without and any(isinstance(phase, DiffusionPhase) and phase.identity for phase in recipe.phases):
         _log.warning("No identity network is registered (arcface): the identity term of L_id is off.")
-    folder, source = _start(order)
     for phase in recipe.phases:
         finished = out / "pipelines" / phase.name
         if not finished.is_dir():
@@ -126,9 +128,14 @@ def recipe_text(recipe: Recipe) -> str:
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
 
 
-def _begin(order: Order, resume: bool) -> None:
+def _begin(order: Order, start: str, resume: bool) -> None:
     told = order.out / "run.json"
-    now = {"recipe": order.recipe.model_dump(mode="json"), "data": order.data}
+    now = {
+        "recipe": order.recipe.model_dump(mode="json"),
+        "data": order.data,
+        "start": start,
+        "identity": None if order.identity is None else order.identity[1],
+    }
     if told.is_file():
         before = json.loads(told.read_text())
         problems = []
@@ -139,7 +146,10 @@ def _begin(order: Order, resume: bool) -> None:
             for name, path in _differences(before, now)
         ]
         if problems:
-            raise UsageError(problems, "Go on with --resume and the same recipe and data, or give another --out.")
+            raise UsageError(
+                problems,
+                "Go on with --resume and the same recipe, data, first weights and identity network, or give another --out.",
+            )
         return
     if order.out.is_dir() and any(order.out.iterdir()):
         raise UsageError([f"{order.out} holds files, but no training run."], "Give an empty folder, or a new one.")
@@ -160,8 +170,8 @@ def _differences(before: Any, now: Any) -> list[tuple[str, str]]:
         elif left != right:
             found.append((name, path))
 
-    for name in now:
-        walk(name, "", before.get(name), now[name])
+    for name in [name for name in now if name in before]:  # runs of earlier versions said less
+        walk(name, "", before[name], now[name])
     return found
 
 
@@ -179,7 +189,9 @@ def _start(order: Order) -> tuple[Path | None, str]:
             [f"The recipe {order.recipe.name} begins with published weights."],
             "Name the folder of a saved pipeline: --start DIR (see docs/training.md).",
         )
-    return order.start, f"the pipeline {order.start.name}"
+    if not (order.start / "model_index.json").is_file():
+        raise UsageError([f"{order.start} is no saved pipeline: it holds no model_index.json."], "See docs/training.md.")
+    return order.start, f"the pipeline {order.start.name}, digest {pipeline_digest(order.start)}"
 
 
 def _load(folder: Path | None, recipe: Recipe) -> HeadSwapPipeline:

@@ -179,6 +179,7 @@ def test_a_run_does_not_go_on_with_another_recipe_or_other_data(finished: Path) 
     assert "seed: the run says 3, the order 4" in told
     assert "phases.0.steps: the run says 2, the order 3" in told
     assert 'data: the run says "discs", the order "squares"' in told
+    assert 'identity: the run says "sha256:made-up", the order null' in told
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_names_the_last_good_checkpoint(tmp_path: Path) -> None:
@@ -219,9 +220,12 @@ def test_published_weights_are_the_beginning_where_the_recipe_says_so(finished: 
     recipe = tiny_recipe(start="published", phases=tiny_recipe(steps=1).phases[1:2])
     with pytest.raises(UsageError, match="--start"):
         train(order_of(tmp_path / "none", recipe))
+    assert not (tmp_path / "none").exists()
     out = train(order_of(tmp_path / "out", recipe, start=finished / "pipelines" / "autoencoder"))
     old, new = weights_of(finished / "pipelines" / "autoencoder"), weights_of(out)
     frozen = [name for name in old if name.startswith("vae")]
     assert frozen
     assert all(torch.equal(old[name].half(), new[name]) for name in frozen)
     assert not torch.equal(old["denoising_net.conv_out.weight"].half(), new["denoising_net.conv_out.weight"])
+    with pytest.raises(UsageError, match="start: the run says"):
+        train(order_of(tmp_path / "out", recipe, start=finished / "pipelines" / "motion"), resume=True)
