@@ -12,6 +12,7 @@ import diffusers
 import torch
 import transformers
 from diffusers import AutoencoderKL, AutoencoderTiny
+from diffusers.configuration_utils import FrozenDict
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -231,6 +232,9 @@ def load_component(kind: Any, folder: Path, dtype: torch.dtype, *, allow_pickle:
     if any(misfits.values()):
         raise _misfit(str(folder), kind.__name__, misfits)
     check_finite(network.state_dict(), str(folder))
+    if isinstance(network, diffusers.ConfigMixin):
+        # Where it was read from is no property of a network: it would be saved with it, and be part of its digest.
+        network._internal_dict = FrozenDict({key: value for key, value in network.config.items() if key != "_name_or_path"})
     return network.eval()
 
 

@@ -165,6 +165,15 @@ def test_single_scale_pose_guiders_are_recognised(published: Path) -> None:
     assert type(convert(files, PUBLISHED, allow_pickle=True).pose_guider).__name__ == "SingleScalePoseGuider"
 
 
+def test_a_pipeline_that_was_loaded_is_saved_as_it_was_wherever_it_lay(tmp_path: Path) -> None:
+    presets.build(TINY).save_pretrained(tmp_path / "one")
+    load_pipeline(tmp_path / "one").save_pretrained(tmp_path / "two")
+    load_pipeline(tmp_path / "two").save_pretrained(tmp_path / "three")
+    for name in ("two", "three"):
+        assert not any(str(tmp_path) in file.read_text() for file in (tmp_path / name).rglob("*.json"))
+    assert pipeline_digest(tmp_path / "one") == pipeline_digest(tmp_path / "two") == pipeline_digest(tmp_path / "three")
+
+
 def test_a_saved_pipeline_is_checked_when_it_is_loaded(tmp_path: Path) -> None:
     presets.build(TINY).save_pretrained(tmp_path)
     digest = pipeline_digest(tmp_path)
