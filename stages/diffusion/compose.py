@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from stages.blocks import dilate
 from stages.composite import feathered_region
+from stages.filling import membrane
 from stages.renderer import Portrait, Scene
 from stages.segmentation import FACE, GRID, HAIR, NECK, OTHER
 from stages.video.crops import opencv_matrix
@@ -40,11 +41,14 @@ HEAD_BORDER = 0.012
 ROOM = {HAIR: (0.2, 0.32), FACE: (0.08, 0.16)}
 """Distance from where parts of the source's matte come to lie, in heights of the face, over which the new head's zone ends."""
 
-WHITE, INK = 14.0, 70.0
-"""Distance from white, 0..255, of paper at most, and from which a pixel next to paper is opaque."""
+WHITE = 10.0
+"""Largest distance from white, 0..255, that counts as paper."""
 
-RIM = 0.012
-"""Width, share of the side, in which the border of a head on white is soft."""
+OPAQUE = 0.8
+"""Share of the ink farther inside from which a pixel counts as opaque: colours vary."""
+
+RIM = 0.03
+"""Width, share of the side, in which the border of a head on white may be soft."""
 
 REACH = 0.08
 """How far a head may reach beyond where the person network sees it, share of the side."""
@@ -124,13 +128,11 @@ def on_white(scene: Scene, generated: Picture, person: Weights | None = None) ->
         uint8 RGB [size, size, 3] and the head's opacity, float32 [size, size] in 0..1.
     """
     size = scene.picture.shape[0]
-    alpha = white_key(generated)
+    alpha, colours = white_key(generated)
     if person is not None and (person > 0.5).sum() > 0.005 * GRID**2:
         near = cv2.resize(dilate(person > 0.5, REACH * GRID).astype(np.float32), (size, size), interpolation=cv2.INTER_LINEAR)
         alpha = alpha * near
     alpha = alpha * _above_neck(scene)
-    opaque = np.maximum(alpha, 1e-3)[..., None]
-    colours = np.clip((generated - 255 * (1 - opaque)) / opaque, 0, 255)
     unit = scene.pose.scale
     result, skin = underlay(scene.picture, scene.background, scene.labels, scene.landmarks, unit, None)
     shaded = result * jaw_shadow(alpha, skin, unit)[..., None]
@@ -138,15 +140,30 @@ def on_white(scene: Scene, generated: Picture, person: Weights | None = None) ->
     return _with_occluders(np.clip(np.rint(mixed), 0, 255).astype(np.uint8), scene), np.asarray(alpha, np.float32)
 
 
-def white_key(picture: Picture) -> Weights:
-    """Opacity of what is drawn on white paper, float32 [size, size]: white that the border cannot be reached from is no paper."""
+def white_key(picture: Picture) -> tuple[Weights, Picture]:
+    """Opacity of what is drawn on white paper, float32 [size, size], and its own colours, uint8 RGB [size, size, 3].
+
+    Paper is white that the border can be reached from. Near it a pixel is a mixture of paper and the colours farther inside:
+    I = alpha F + (1 - alpha) 255, solved for alpha by least squares.
+    """
     size = picture.shape[0]
-    ink = 255 - picture.min(axis=2).astype(np.float32)
-    paper = np.pad((ink <= WHITE).astype(np.uint8), 1, constant_values=1)
-    _, numbered = cv2.connectedComponents(paper, connectivity=4)
+    ink = 255 - picture.astype(np.float32)
+    white = np.pad((ink.max(axis=2) <= WHITE).astype(np.uint8), 1, constant_values=1)
+    _, numbered = cv2.connectedComponents(white, connectivity=4)
     outside = (numbered == numbered[0, 0])[1:-1, 1:-1]
-    soft = dilate(outside, RIM * size)
-    return np.where(soft, _smooth((ink - WHITE) / (INK - WHITE)), np.float32(1)).astype(np.float32)
+    inner = ~dilate(outside, RIM * size)
+    if not inner.any():
+        return _smooth((ink.max(axis=2) - WHITE) / WHITE), picture
+    colours = membrane(picture, inner, relax=1)
+    full = 255 - colours
+    mixed = (ink * full).sum(axis=2) / np.maximum((full * full).sum(axis=2), 1.0)
+    alpha = np.where(inner, 1, np.clip(mixed / OPAQUE, 0, 1) * ~outside).astype(np.float32)
+    opaque = np.maximum(alpha, 0.1)[..., None]
+    unmixed = np.clip(255 - ink / opaque, 0, 255)
+    # Of what is nearly paper the own colours cannot be told: those farther inside go on.
+    trust = _smooth((alpha - 0.4) / 0.4)[..., None]
+    own = np.where(inner[..., None], picture, np.rint(unmixed * trust + np.clip(colours, 0, 255) * (1 - trust)))
+    return alpha, np.asarray(own, np.uint8)
 
 
 def _above_neck(scene: Scene) -> Weights:

@@ -92,10 +92,24 @@ def test_paper_is_white_that_the_border_can_be_reached_from() -> None:
     picture = np.full((128, 128, 3), 255, np.uint8)
     picture[32:96, 32:96] = (120, 80, 60)
     picture[60:66, 60:66] = 255  # an eye
-    alpha = white_key(picture)
+    alpha, colours = white_key(picture)
+    np.testing.assert_array_equal(colours[50, 50], (120, 80, 60))
     assert alpha[40:90, 40:90].min() == 1
     assert alpha[:20].max() == 0
     assert alpha[62, 62] == 1
+
+
+def test_a_border_that_fades_into_paper_is_as_transparent_as_it_was_drawn() -> None:
+    skin = np.array([190, 140, 110], np.float32)
+    opacity = np.clip((np.arange(128) - 40) / 4, 0, 1)[None, :, None] * np.ones((128, 1, 1))
+    opacity[:, 90:] = 0
+    picture = np.rint(opacity * skin + 255 * (1 - opacity)).astype(np.uint8)
+    alpha, colours = white_key(picture)
+    assert (np.diff(alpha[64, 40:48]) >= 0).all()
+    assert alpha[64, 42] == pytest.approx(0.5 / 0.8, abs=0.05)
+    shown = alpha[64, 41:84, None] * colours[64, 41:84] + 255 * (1 - alpha[64, 41:84, None])
+    assert np.abs(shown - picture[64, 41:84]).max() <= 20
+    assert (colours[64, 42:84].max(axis=-1) < 230).all(), "no rim of paper is left"
 
 
 def test_a_head_on_white_is_matted_in_over_the_target_without_its_old_head() -> None:
@@ -121,7 +135,7 @@ def test_what_lies_far_from_any_person_is_no_head() -> None:
     person[GRID // 3 : 2 * GRID // 3, GRID // 3 : 2 * GRID // 3] = 1
     _, alpha = on_white(target, generated, person)
     assert alpha[:16, :16].max() == 0
-    assert white_key(generated)[4, 4] == 1
+    assert white_key(generated)[0][4, 4] == 1
 
 
 def test_conditions_are_composed_at_the_networks_size() -> None:
