@@ -166,8 +166,10 @@ class HeadSwapPipeline(DiffusionPipeline):
             del finished, predictor
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
-            # What was handed on stays; what follows is planned anew on the frames whose conditions are still there.
-            shot = range(max(inputs.first, plan.frames.start), plan.frames.stop)
+            # What was handed on stays; what follows is planned anew on the frames whose conditions are still there, from where
+            # a window begins, so that those to come are the same.
+            there = [window[0] for window in plan.windows if window[0] >= inputs.first]
+            shot = range(min(there, default=inputs.first), plan.frames.stop)
             if whole_batch:
                 whole_batch, options = False, replace(options, vae_slice=1)
                 note("Memory ran out: guidance is computed in two halves and pictures one by one, with the same result.")

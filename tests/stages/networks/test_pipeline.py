@@ -161,6 +161,16 @@ def test_guidance_is_one_batch_and_costs_nothing_outside_its_interval(
     assert calls == [(1, 8), (2, 8)]
 
 
+def test_out_of_memory_in_the_midst_of_a_video_keeps_its_windows(
+    pipeline: HeadSwapPipeline, source: SourceFeatures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = replace(OPTIONS, blend="end", context=0)
+    whole = generate(pipeline, source, range(SHOT), options=options)
+    enough = options.steps * 2  # two windows, whose frames are handed on
+    count_calls(pipeline, monkeypatch, fail=lambda rows, frames, calls: rows == 2 and calls >= enough)
+    assert np.abs(whole - generate(pipeline, source, range(SHOT), options=options, note=lambda text: None)).max() <= 1
+
+
 def test_out_of_memory_halves_the_batch_with_the_same_result(
     pipeline: HeadSwapPipeline, source: SourceFeatures, monkeypatch: pytest.MonkeyPatch
 ) -> None:
