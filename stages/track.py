@@ -87,7 +87,7 @@ class Track(Stage):
     """Chooses the subject and writes one row for every frame of the clip."""
 
     name = "track"
-    version = 1
+    version = 2
     scope = Scope.CLIP
     parameters = TrackParameters
     inputs = (Input("ingest"), Input("landmarks"))
