@@ -46,10 +46,7 @@ class PersonNetwork:
     """MediaPipe's selfie segmentation of single pictures (no state between calls)."""
 
     def __init__(self, careful: bool = False) -> None:
-        """The general network's answers on a picture and on its mirror image are averaged: their mistakes on backgrounds differ.
-
-        ``careful``: for stills. The landscape network has a say too.
-        """
+        """``careful``: for stills. The mirror image and the landscape network have a say too: their mistakes differ."""
         import mediapipe  # heavy: only where masks are computed
 
         networks = mediapipe.solutions.selfie_segmentation
@@ -61,9 +58,9 @@ class PersonNetwork:
         small = rgb if rgb.shape[0] == GRID else cv2.resize(rgb, (GRID, GRID), interpolation=cv2.INTER_AREA)
         small = np.ascontiguousarray(small)
         found = np.array(self._general.process(small).segmentation_mask, np.float32)
-        found += self._general.process(np.ascontiguousarray(small[:, ::-1])).segmentation_mask[:, ::-1]
         if self._landscape is None:
-            return found / 2
+            return found
+        found += self._general.process(np.ascontiguousarray(small[:, ::-1])).segmentation_mask[:, ::-1]
         return np.asarray((found + self._landscape.process(small).segmentation_mask) / 3, np.float32)
 
     def close(self) -> None:
