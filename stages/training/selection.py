@@ -71,9 +71,8 @@ def segments(excluded: npt.NDArray[np.str_], shots: npt.NDArray[np.integer], par
     """Runs of consecutive used frames of one shot, the long ones cut into pieces of nearly equal length."""
     found = []
     for start, stop in _runs(excluded == "", shots):
-        pieces = -(-(stop - start) // parameters.longest_segment)
-        if (stop - start) // pieces < parameters.shortest_segment:
-            pieces = 1
+        wanted = -(-(stop - start) // parameters.longest_segment)
+        pieces = max(1, min(wanted, (stop - start) // parameters.shortest_segment))
         bounds = [start + (stop - start) * k // pieces for k in range(pieces + 1)]
         found += [range(first, last) for first, last in itertools.pairwise(bounds)]
     return found
