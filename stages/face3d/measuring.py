@@ -161,7 +161,7 @@ def _reading(samples: Samples, kept: list[int], model: FaceModel, identity: Floa
 def _gaze(names: tuple[str, ...], expression: Floats) -> Floats:
     """Gaze directions as they should be: lids as measured, irises by geometry, nothing else moves.
 
-    The renders are made with eyes at rest, because MediaPipe's irises say less about gaze than geometry does.
+    MediaPipe's irises say less about gaze than geometry does: they follow the renders' eyes only in part.
     """
     cleaned = expression.copy()
     for index, name in enumerate(names):

@@ -20,6 +20,9 @@ HAIRS: tuple[Colour, ...] = ((34, 26, 24), (70, 44, 30), (122, 78, 46), (186, 14
 IRISES: tuple[Colour, ...] = ((88, 122, 148), (96, 66, 38), (104, 116, 70), (60, 40, 26))
 CLOTHES: tuple[Colour, ...] = ((46, 74, 108), (122, 48, 52), (58, 84, 66), (196, 186, 168), (70, 66, 76), (176, 128, 60))
 GLASSES: tuple[Colour, ...] = ((34, 32, 36), (74, 44, 28), (120, 116, 110), (44, 54, 84))
+_BROW_TO_SKIN = 0.2
+"""Luminance of the brows' hairs in that of the skin, at most."""
+
 STYLES: tuple[HairStyle, ...] = ("bald", "buzz", "short", "quiff", "curly", "knot", "bob", "long")
 STYLE_SHARES = (0.06, 0.10, 0.16, 0.16, 0.10, 0.08, 0.14, 0.20)
 
@@ -68,7 +71,7 @@ class Appearance:
         return cls(
             skin=skin,
             hair=HAIRS[int(rng.integers(len(HAIRS)))],
-            lips=tuple(float(c) for c in np.array(skin) * 0.55 + np.array([168, 72, 76]) * 0.42),  # type: ignore[arg-type]
+            lips=tuple(float(c) for c in np.array(skin) * 0.44 + np.array([170, 62, 68]) * 0.48),  # type: ignore[arg-type]
             iris=IRISES[int(rng.integers(len(IRISES)))],
             cloth=CLOTHES[int(rng.integers(len(CLOTHES)))],
             hair_style=style,
@@ -78,7 +81,7 @@ class Appearance:
             tips=float(rng.uniform(-7, -4.5) if style == "bob" else rng.uniform(-24, -12)),
             freckles=float(rng.uniform(0, 1) ** 3),
             beard=float(rng.uniform(0.3, 1.0)) if bearded else 0.0,
-            brows=float(rng.uniform(0.55, 1.0)),
+            brows=float(rng.uniform(0.65, 1.0)),
             build=float(rng.uniform(0.88, 1.1)),
             glasses=glasses,
             glasses_roundness=float(rng.uniform(0, 1)),
@@ -91,6 +94,18 @@ def linear(colour: Colour | npt.NDArray[np.floating]) -> Floats:
     """sRGB 0..255 to linear light 0..1: float32, same shape."""
     c = np.asarray(colour, np.float64) / 255
     return np.asarray(np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4), np.float32)
+
+
+def brow_tone(skin: Colour, hair: Colour) -> Floats:
+    """Linear light of the brows' hairs: those of the head, as much darker than the skin as brows are on people of any colouring.
+
+    Grey and fair hair goes with darker brows, and black brows show on the darkest skin. Brows that cannot be seen would teach
+    detectors, and whoever learns from them, that foreheads move without a trace.
+    """
+    luminance = np.array([0.2126, 0.7152, 0.0722])
+    tone, behind = 0.75 * linear(hair), linear(skin)
+    darkest_needed = _BROW_TO_SKIN * float(behind @ luminance)
+    return np.asarray(tone * min(1.0, darkest_needed / float(tone @ luminance)), np.float32)
 
 
 def display(light: Floats) -> npt.NDArray[np.uint8]:

@@ -100,7 +100,7 @@ class Sampler:
         identity = (rng.normal(size=IDENTITIES) * IDENTITY_SPREAD).astype(np.float32)
         look = Appearance.drawn(int(rng.integers(2**31)))
         look = replace(look, glasses=look.glasses if rng.uniform() < 0.5 else 0.0, tips=max(look.tips, -13.0))
-        performer = Performer(self.model, identity, look, openness=self._shared_openness(look), gaze=False)
+        performer = Performer(self.model, identity, look, openness=self._shared_openness(look))
         samples = []
         for _ in range(RENDERS_PER_PERSON):
             room = Room.drawn(int(rng.integers(2**31)), plain=True)

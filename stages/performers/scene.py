@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stages.performers import shading
-from stages.performers.appearance import Appearance, Room, display, linear
+from stages.performers.appearance import Appearance, Room, brow_tone, display, linear
 from stages.performers.camera import Camera
 from stages.performers.head import PIVOT, HeadModel, rotation_matrix
 from stages.performers.mediapipe_points import Correspondence
@@ -106,7 +106,7 @@ class Performer:
         look = appearance
         colours = (look.skin, look.hair, look.lips, look.iris, look.cloth, look.glasses_colour, look.hand_skin or look.skin)
         self._buffers: tuple[npt.NDArray[np.int32], Floats] | None = None
-        self._tones = np.stack([linear(colour) for colour in colours])
+        self._tones = np.stack([*(linear(colour) for colour in colours), brow_tone(look.skin, look.hair)])
         stubble = {"bald": 0.0, "buzz": 0.75}.get(look.hair_style, 0.9)
         shine = {"buzz": 0.1, "curly": 0.25}.get(look.hair_style, 1.0)
         self._traits = np.array([look.freckles, look.beard, look.brows, stubble, shine], np.float32)

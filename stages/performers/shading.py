@@ -102,12 +102,12 @@ def _skin(p, wa, wb, wc, a, b, c, table, tones, traits, detail, albedo):  # type
     if brow < 1.3:
         where = wa * p[a, BROW_AT] + wb * p[b, BROW_AT] + wc * p[c, BROW_AT]
         slant = wa * p[a, BROW_SLANT] + wb * p[b, BROW_SLANT] + wc * p[c, BROW_SLANT]
-        shape = _step(1.15, 0.35, brow) * _step(-0.01, 0.10, where) * (1 - 0.45 * _step(0.75, 1.0, where))
+        shape = _step(1.15, 0.35, brow) * _step(-0.02, 0.16, where) * (1 - 0.45 * _step(0.75, 1.0, where))
         hairs = 0.5 + (grain(table, slant * 9, v * 1.6) - 0.5) * max(0.4, _visible(9.0, detail))
-        weight = min(0.95, traits[2] * shape * (0.35 + 1.15 * hairs))
+        weight = min(0.96, traits[2] * shape * (0.75 + 1.1 * hairs))
         for k in range(3):
-            albedo[k] = albedo[k] * (1 - weight) + weight * tones[1, k] * 0.75
-        gloss *= 1 - 0.6 * weight
+            albedo[k] = albedo[k] * (1 - weight) + weight * tones[7, k]
+        gloss *= 1 - 0.9 * weight
     lip = wa * p[a, LIP] + wb * p[b, LIP] + wc * p[c, LIP]
     if lip > -0.3:
         weight = _step(-0.10, 0.22, lip + 0.06 * fine)
@@ -147,8 +147,8 @@ def shade(
         triangles, kind: int32 [triangles, 3], [triangles]. paint: float32 [vertices, 15] (``stages.performers.paint``).
         vertices: float32 [vertices, 11]: place, normal, share of the key light, openness to the sky, direction of the strands.
         camera: float32 [3], centimetres. detail: pixels a centimetre. lights: [4, 3] direction of the key, colours of key, fill
-            and sky. tones: [7, 3] skin, hair, lips, iris, cloth, glasses, skin of the hands. eyes: [2, 2, 3] centre and gaze of
-            the left, then the right eye. traits: freckles, beard, brows, stubble, shine of the hair.
+            and sky. tones: [8, 3] skin, hair, lips, iris, cloth, glasses, skin of the hands, brows. eyes: [2, 2, 3] centre and
+            gaze of the left, then the right eye. traits: freckles, beard, brows, stubble, shine of the hair.
         table: ``raster.GRAIN``. shown: uint8 [``TONES``], from light to what a screen shows. background: float32 [h, w, 3].
     """
     height, width = labels.shape

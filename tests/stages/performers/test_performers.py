@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -12,7 +13,7 @@ import pytest
 from schemas.problems import ModelError
 from schemas.tables import LABELS
 from stages.detectors import FaceDetector
-from stages.performers.appearance import Appearance, Room, display, linear
+from stages.performers.appearance import HAIRS, SKINS, Appearance, Colour, Room, brow_tone, display, linear
 from stages.performers.casting import ACTS, Person, cast, empty_room, play
 from stages.performers.head import HeadModel, bend, rotation_matrix
 from stages.performers.mediapipe_points import Correspondence
@@ -286,6 +287,31 @@ def test_scenes_repeat_and_differ(model: HeadModel) -> None:
 def test_drawn_appearances_differ_and_repeat() -> None:
     assert Appearance.drawn(4) == Appearance.drawn(4)
     assert len({Appearance.drawn(seed).hair_style for seed in range(60)}) >= 7
+
+
+@pytest.mark.parametrize("skin", SKINS)
+@pytest.mark.parametrize("hair", [*HAIRS, (255.0, 255.0, 255.0)])
+def test_brows_are_darker_than_the_skin_on_people_of_any_colouring(skin: Colour, hair: Colour) -> None:
+    luminance = np.array([0.2126, 0.7152, 0.0722])
+    brow = brow_tone(skin, hair)
+    assert brow @ luminance <= 0.21 * (linear(skin) @ luminance)
+    assert (brow <= linear(hair)).all()
+
+
+def test_brows_can_be_seen_on_the_darkest_skin(model: HeadModel) -> None:
+    look = Appearance(skin=SKINS[-1], hair=HAIRS[3], hair_style="bald", brows=0.65)
+    camera = Camera(288, 288, 2.66, 90.0, (0.0, 1.0))
+    room = Room(kind="plain")
+    shots = [
+        Performer(model, np.zeros(5, np.float32), replace(look, brows=brows)).shoot(
+            camera, room, room.paint(288, 288), np.zeros(len(model.expression_names), np.float32), np.zeros(3, np.float32)
+        )
+        for brows in (0.65, 0.0)
+    ]
+    seen, bare = (shot.picture.astype(float).mean(-1) for shot in shots)
+    brows = seen < bare - 2
+    assert brows.sum() > 250
+    assert seen[brows].mean() < 0.75 * bare[brows].mean()
 
 
 def test_examples_are_complete_small_and_synthetic(examples: Path) -> None:
