@@ -28,6 +28,11 @@ PERFORMERS = "performers:"
 _COUNTS = {"seed": 0, "people": 5, "performances": 6, "held_out": 1, "frames": 48}
 """What ``performers:`` URLs can say, and what holds where they do not."""
 
+FOREIGN_REFERENCES = 0.5
+"""Share of performers' training samples whose reference is from another performance: at work the portrait comes from other light
+and a camera of its own, always. Not all of them, because within one clip the reference says more about the picture, from which
+skin and hair are learnt sooner; held-out samples keep to the paper's other frame of the same clip."""
+
 
 def run_training(
     preset: str,
@@ -153,12 +158,13 @@ def open_samples(
     if head_model is not None:
         check_weights(head_model, "npz", registry.entry("ict").arrays)
     performers, performers_held_out = (
-        PerformerSamples(file, cache, size=size, split=split, augmentation=augmentation, **chosen)
-        for split, augmentation in _performer_splits()
+        PerformerSamples(file, cache, size=size, split=split, augmentation=augmentation, foreign_references=share, **chosen)
+        for split, augmentation, share in _performer_splits()
     )
     told = (
         f"{chosen['people']} synthetic performers (seed {chosen['seed']}) rendered at {size} pixels, {chosen['performances']}"
         f" performances of {chosen['frames']} frames each at 25 frames a second, the last {chosen['held_out']} of each held out;"
+        f" in each performance another body; {FOREIGN_REFERENCES:.0%} of the references from another performance;"
         " augmented as in the paper"
     )
     return performers, performers_held_out, told
@@ -172,8 +178,8 @@ def _shard_splits() -> tuple[tuple[Literal["train", "validation"], Augmentation]
     return ("train", Augmentation()), ("validation", NO_AUGMENTATION)
 
 
-def _performer_splits() -> tuple[tuple[Literal["train", "held_out"], Augmentation], ...]:
-    return ("train", Augmentation()), ("held_out", NO_AUGMENTATION)
+def _performer_splits() -> tuple[tuple[Literal["train", "held_out"], Augmentation, float], ...]:
+    return ("train", Augmentation(), FOREIGN_REFERENCES), ("held_out", NO_AUGMENTATION, 0.0)
 
 
 def performer_options(data: str) -> tuple[dict[str, int], list[str]]:

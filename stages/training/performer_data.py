@@ -1,8 +1,8 @@
 """Training samples from performers: synthetic people rendered on the fly, with exact labels, opacity, landmarks and background.
 
-A person plays several performances, each in a room of its own; the last ones are held out, so that a network can be tried on
-people it knows doing what it has not seen. Rendered clips are kept in a folder, because rendering a frame costs far more than
-reading it.
+A person plays several performances, each in a room and on a body of its own; the last ones are held out, so that a network can be
+tried on people it knows doing what it has not seen. Rendered clips are kept in a folder, because rendering a frame costs far more
+than reading it.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from stages.video.crops import extract_crop, to_crop
 Pixels = npt.NDArray[np.uint8]
 Split = Literal["train", "held_out"]
 
-RECIPE = 1
+RECIPE = 2
 """Goes up when the same arguments give other clips, so that clips of an older recipe are rendered again."""
 
 CROP_SCALE = 2.6
@@ -130,6 +130,9 @@ class PerformerSamples:
         performances: of each person, the last ``held_out`` of which belong to the split ``held_out``.
         frames: of each performance. frames_per_second: of the performances.
         augmentation: how foreground and cloth are varied (``stages.training.augmentation``).
+        foreign_references: share of samples, 0..1, whose reference shows the person in another performance that is trained on:
+            in other clothes, another room, other light. In the rest it is another frame of the same clip, as in the paper; of
+            real people there is often no other clip.
 
     Raises:
         ValueError: for arguments that make no sense.
@@ -149,6 +152,7 @@ class PerformerSamples:
         frames_per_second: float = 25.0,
         split: Split = "train",
         augmentation: Augmentation | None = None,
+        foreign_references: float = 0.0,
     ) -> None:
         self.people = tuple(range(people)) if isinstance(people, int) else tuple(people)
         if not self.people or not 0 <= held_out < performances or frames < 2:
@@ -157,12 +161,16 @@ class PerformerSamples:
             raise ValueError(f"the size must be a multiple of 32 from 64 on, not {size}")
         if split == "held_out" and not held_out:
             raise ValueError("no performance is held out")
+        if not 0 <= foreign_references <= 1:
+            raise ValueError(
+                f"the share of references from other performances must lie between 0 and 1, not {foreign_references}"
+            )
         self.head_model, self.cache = Path(head_model), Path(cache)
         self.size, self.seed, self.frames, self.frames_per_second = size, seed, frames, frames_per_second
         kept = performances - held_out
         self.performances = tuple(range(kept) if split == "train" else range(kept, performances))
-        self.augmentation = augmentation or Augmentation()
-        self._performers: Recent[Performer] = Recent(1)
+        self.trained_on = tuple(range(kept))
+        self.augmentation, self.foreign_references = augmentation or Augmentation(), foreign_references
         self._clips: Recent[Clip] = Recent(128)
 
     def sample(self, number: int, frames: int) -> TrainingSample:
@@ -171,13 +179,35 @@ class PerformerSamples:
             raise ValueError(f"performances have {self.frames} frames; a window of {frames} cannot be cut from them")
         rng = np.random.default_rng([self.seed, number, frames, 17])
         person = self.people[number % len(self.people)]
-        clip = self.clip(person, self.performances[int(rng.integers(len(self.performances)))])
+        performance = self.performances[int(rng.integers(len(self.performances)))]
+        clip = self.clip(person, performance)
         start = int(rng.integers(self.frames - frames + 1))
-        others = np.flatnonzero((clip.reference_frames < start) | (clip.reference_frames >= start + frames))
-        others = others if len(others) else np.arange(len(clip.reference_frames))
-        reference = np.array(clip.references[others[int(rng.integers(len(others)))]])
+        reference = self._reference(person, performance, range(start, start + frames), rng)
         drawn = draw(self.augmentation, long_hair(), rng)
         return compose(clip.window(start, frames, self.name(person)), reference, drawn)
+
+    def _reference(self, person: int, performance: int, window: range, rng: np.random.Generator) -> Pixels:
+        """A head on white, uint8 [size, size, 3]: of a frame outside of the window, or of another performance."""
+        elsewhere = [other for other in self.trained_on if other != performance]
+        if self.foreign_references and elsewhere and rng.uniform() < self.foreign_references:
+            clip = self.clip(person, elsewhere[int(rng.integers(len(elsewhere)))])
+            return np.array(clip.references[int(rng.integers(len(clip.references)))])
+        clip = self.clip(person, performance)
+        others = np.flatnonzero((clip.reference_frames < window.start) | (clip.reference_frames >= window.stop))
+        others = others if len(others) else np.arange(len(clip.reference_frames))
+        return np.array(clip.references[others[int(rng.integers(len(others)))]])
+
+    def dressed(self, person: int, performance: int) -> Person:
+        """The person as it appears in a performance: its own head, hair and skin on the body of somebody else.
+
+        If a person always wore the same, a network would read off the collar whose head to draw, and the reference would be of
+        no use to it. Bodies drawn for each performance alone are not enough: among a few people most would be worn by one of them
+        only. Hence body number ``person ^ performance``, a Latin square: nobody wears the same twice; of 2^k people in 2^k
+        performances everybody wears everything; and who wears a body in a held-out performance has not worn it in training.
+        """
+        head = Person.drawn(int(np.random.default_rng([self.seed, person, 18]).integers(2**31)))
+        body = Person.drawn(int(np.random.default_rng([self.seed, person ^ performance, 21]).integers(2**31)))
+        return head.on_body_of(body)
 
     def name(self, person: int) -> str:
         """The person's name in samples."""
@@ -228,15 +258,12 @@ class PerformerSamples:
 
     def _render(self, person: int, performance: int) -> Clip:
         model = _head_model(self.head_model)
-        performer = self._performers.get(person, lambda: self._performer(model, person))
+        shown = self.dressed(person, performance)
+        performer = Performer(model, shown.identity, shown.appearance)
         seeds = [int(value) for value in np.random.default_rng([self.seed, person, performance, 19]).integers(2**31, size=3)]
         camera = camera_for(performer, self.size, np.random.default_rng(seeds[0]))
         acting = act(model, self.frames, self.frames_per_second, seeds[1])
         return record(performer, camera, Room.drawn(seeds[2]), acting, self.size, fill=performance % 2 == 1)
-
-    def _performer(self, model: HeadModel, person: int) -> Performer:
-        drawn = Person.drawn(int(np.random.default_rng([self.seed, person, 18]).integers(2**31)))
-        return Performer(model, drawn.identity, drawn.appearance)
 
 
 def act(model: HeadModel, frames: int, frames_per_second: float, seed: int) -> Performance:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from stages.crop_path import DROP, head_anchor
+from stages.performers.appearance import linear
+from stages.performers.casting import Person
+from stages.segmentation import CLOTH
 from stages.training.augmentation import NO_AUGMENTATION
 from stages.training.hair_bank import long_hair, render_masks
 from stages.training.performer_data import CROP_SCALE, Clip, PerformerSamples, Split
@@ -28,7 +32,9 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("clips")
 
 
-def source(head_model: Path, cache: Path, split: Split = "train", *, plain: bool = False) -> PerformerSamples:
+def source(
+    head_model: Path, cache: Path, split: Split = "train", *, plain: bool = False, foreign_references: float = 0.0
+) -> PerformerSamples:
     return PerformerSamples(
         head_model,
         cache,
@@ -39,7 +45,25 @@ def source(head_model: Path, cache: Path, split: Split = "train", *, plain: bool
         frames=FRAMES,
         split=split,
         augmentation=NO_AUGMENTATION if plain else None,
+        foreign_references=foreign_references,
     )
+
+
+BODY = ("cloth", "clothes_style", "build", "hand_skin")
+
+
+def unrendered(people: int = 5, split: Split = "train") -> PerformerSamples:
+    """As `headswap train --data performers:` opens them, where nothing needs to be rendered."""
+    return PerformerSamples(Path("none.npz"), Path("none"), people=people, size=64, seed=11, split=split)
+
+
+def body_of(shown: Person) -> tuple[object, ...]:
+    return tuple(getattr(shown.appearance, name) for name in BODY)
+
+
+def head_of(shown: Person) -> tuple[object, ...]:
+    look = {name: value for name, value in vars(shown.appearance).items() if name not in BODY}
+    return (shown.identity.tobytes(), *look.items())
 
 
 def test_samples_hold_what_the_contract_says(head_model: Path, cache: Path) -> None:
@@ -85,6 +109,74 @@ def test_held_out_performances_are_others(head_model: Path, cache: Path) -> None
     assert known.name(0) == held_out.name(0)
 
 
+def test_performances_of_one_person_differ_in_clothes_and_not_in_head() -> None:
+    for samples in (unrendered(), unrendered(split="held_out")):
+        assert len({head_of(samples.dressed(person, 0)) for person in samples.people}) == 5
+    for person in samples.people:
+        shown = [samples.dressed(person, performance) for performance in range(6)]
+        assert len({head_of(one) for one in shown}) == 1
+        assert len({body_of(one) for one in shown}) == 6
+        assert len({one.appearance.cloth for one in shown}) > 1
+        assert len({one.appearance.skin for one in shown}) == 1  # the neck is the head's
+        again = [unrendered().dressed(person, performance) for performance in range(6)]
+        assert [(head_of(one), body_of(one)) for one in again] == [(head_of(one), body_of(one)) for one in shown]
+
+
+def test_a_body_does_not_tell_the_person() -> None:
+    samples = unrendered()
+    worn = defaultdict(set)
+    for person in samples.people:
+        for performance in samples.performances:
+            worn[body_of(samples.dressed(person, performance))].add(person)
+    assert min(len(people) for people in worn.values()) >= 2
+    everybody = unrendered(people=8)
+    assert {frozenset(body_of(everybody.dressed(person, k)) for k in range(8)) for person in range(8)} == {
+        frozenset(body_of(everybody.dressed(0, k)) for k in range(8))
+    }
+
+
+def test_nobody_has_worn_in_training_what_it_wears_when_held_out() -> None:
+    samples, held_out = unrendered(), unrendered(split="held_out")
+    for person in samples.people:
+        known = {body_of(samples.dressed(person, performance)) for performance in samples.performances}
+        assert not known & {body_of(samples.dressed(person, performance)) for performance in held_out.performances}
+
+
+def test_clips_show_the_body_of_the_performance_and_the_head_of_the_person(head_model: Path, cache: Path) -> None:
+    samples = source(head_model, cache)
+    for person, performance in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        clip, look = samples.clip(person, performance), samples.dressed(person, performance).appearance
+        seen = linear(np.median(clip.pictures[clip.labels == CLOTH], axis=0))
+        told = linear(look.cloth)
+        # Light is nearly white, so that colours keep their hue whatever falls on them.
+        assert np.allclose(seen / seen.sum(), told / told.sum(), atol=0.08)
+
+
+def test_a_reference_is_another_frame_of_the_clip_unless_a_share_is_from_others(head_model: Path, cache: Path) -> None:
+    def of_clips(samples: PerformerSamples, number: int) -> set[int]:
+        reference = samples.sample(number, 2).reference
+        return {k for k in samples.trained_on if (samples.clip(number % 2, k).references == reference).all((1, 2, 3)).any()}
+
+    own, others = source(head_model, cache), source(head_model, cache, foreign_references=1.0)
+    mixed = source(head_model, cache, foreign_references=0.5)
+    differ = 0
+    for number in range(12):
+        clips = [of_clips(samples, number) for samples in (own, others)]
+        assert [len(found) for found in clips] == [1, 1]
+        assert not clips[0] & clips[1]  # the target is of the clip that the first one takes its reference from
+        differ += of_clips(mixed, number) == clips[1]
+    assert 2 < differ < 10
+    held_out = source(head_model, cache, "held_out", foreign_references=1.0)
+    assert all(of_clips(held_out, number) for number in range(2))
+
+
+def test_a_person_with_one_performance_lends_its_own_reference(head_model: Path, tmp_path: Path) -> None:
+    samples = PerformerSamples(
+        head_model, tmp_path, people=1, size=SIZE, performances=1, held_out=0, frames=4, foreign_references=1.0
+    )
+    assert (samples.clip(0, 0).references == samples.sample(0, 1).reference).all((1, 2, 3)).any()
+
+
 def test_another_process_with_an_empty_cache_makes_the_same_samples(head_model: Path, cache: Path, tmp_path: Path) -> None:
     here = [fingerprint(source(head_model, cache).sample(number, 2)) for number in (0, 2)]
     code = (
@@ -115,7 +207,14 @@ def test_the_shipped_long_hair_is_what_its_recipe_gives(head_model: Path) -> Non
 
 
 def test_arguments_that_make_no_sense_are_refused(tmp_path: Path) -> None:
-    for wrong in ({"size": 100}, {"people": 0}, {"held_out": 6}, {"frames": 1}, {"split": "held_out", "held_out": 0}):
+    for wrong in (
+        {"size": 100},
+        {"people": 0},
+        {"held_out": 6},
+        {"frames": 1},
+        {"split": "held_out", "held_out": 0},
+        {"foreign_references": 1.5},
+    ):
         with pytest.raises(ValueError, match=r"."):
             PerformerSamples(tmp_path / "no.npz", tmp_path, **{"people": 1, "size": 64, **wrong})  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="window of 60"):
