@@ -30,6 +30,7 @@ from schemas.catalogue import safe_id
 from schemas.problems import UsageError
 from schemas.tables import FOREGROUND_BLOCKS, HAIR_BLOCKS, LABELS, LANDMARKS
 from stages.condition_image import condition_image
+from stages.face3d.fitting import euler_angles
 from stages.plates import background_crop
 from stages.video.crops import extract_crop, opencv_matrix, to_crop
 from stages.video.decode import ClipReader, open_clip
@@ -253,7 +254,8 @@ def _crop_tiles(seen: _Seen) -> Iterator[Tile]:
         caption = f"frame {frame}, {_detection(row)}"
         fit = seen.rows("fit3dmm", "fit", frame)
         if fit is not None and array(fit, "detected")[0]:
-            caption += f", fit {100 * array(fit, 'residual')[0]:.1f} %"
+            yaw, pitch, roll = euler_angles(array(fit, "head_rotation")[0].reshape(3, 3))
+            caption += f", yaw {yaw:.0f} pitch {pitch:.0f} roll {roll:.0f}, fit {100 * array(fit, 'residual')[0]:.1f} %"
         yield Tile(cropped, caption)
 
 

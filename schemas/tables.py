@@ -112,10 +112,13 @@ def identity_table(directions: int) -> TableSchema:
 
 
 def fit_table(expressions: int) -> TableSchema:
-    """The morphable model per frame: landmarks = scale * projection(rotation @ shape) + translation, in frame pixels."""
+    """The morphable model per frame: landmarks = scale * projection(rotation @ shape) + translation, in frame pixels.
+
+    ``rotation`` is what explains the landmarks, ``head_rotation`` how the head is held: without the detector's measured errors.
+    """
     return TableSchema(
         "fit",
-        1,
+        2,
         (
             column("frame", pa.int32()),
             column("detected", pa.bool_()),
@@ -123,6 +126,7 @@ def fit_table(expressions: int) -> TableSchema:
             column("rotation", numbers(9)),
             column("translation", numbers(3)),
             column("scale", pa.float32()),
+            column("head_rotation", numbers(9)),
             column("residual", pa.float32()),  # root mean square, as a fraction of the inter-ocular distance
         ),
     )

@@ -82,19 +82,28 @@ def smooth_poses(poses: Poses, runs: NDArray[np.integer], frames: float) -> Pose
     """``steady`` for head poses ``[n]``; rotations are averaged where they are, on the sphere of rotations."""
     if frames <= 0:
         return poses
-    rotation = poses.rotation.copy()
     tremor = landmark_tremor(poses.scale)
+    rotation = smooth_rotations(poses.rotation, poses.scale, runs, frames)
+    translation = steady(poses.translation, runs, frames, tremor * poses.scale, np.array([0, 0, 1]))
+    scale = steady(poses.scale[:, None], runs, frames, _SCALE_TREMOR * tremor * poses.scale)[:, 0]
+    return Poses(rotation, translation, scale)
+
+
+def smooth_rotations(rotation: Floats, scale: Floats, runs: NDArray[np.integer], frames: float) -> Floats:
+    """``steady`` for rotations ``[n, 3, 3]`` of heads that are ``scale`` ``[n]`` pixels a model unit large."""
+    if frames <= 0:
+        return rotation
+    smooth = rotation.copy()
+    tremor = landmark_tremor(scale)
     for start, stop in _pieces(runs):
-        piece = poses.rotation[start:stop]
+        piece = rotation[start:stop]
         flat = gaussian_filter1d(piece.reshape(-1, 9), frames, axis=0, mode="nearest")
         left, _, right = np.linalg.svd(flat.reshape(-1, 3, 3))
         average = left @ right
         offset = vector_from_rotation(piece @ average.transpose(0, 2, 1))
         share = _motion(np.linalg.norm(offset, axis=1) / (_ROTATION_TREMOR * tremor[start:stop]))
-        rotation[start:stop] = rotation_from_vector(offset * share[:, None]) @ average
-    translation = steady(poses.translation, runs, frames, tremor * poses.scale, np.array([0, 0, 1]))
-    scale = steady(poses.scale[:, None], runs, frames, _SCALE_TREMOR * tremor * poses.scale)[:, 0]
-    return Poses(rotation, translation, scale)
+        smooth[start:stop] = rotation_from_vector(offset * share[:, None]) @ average
+    return smooth
 
 
 def _motion(size: Floats) -> Floats:

@@ -84,6 +84,7 @@ def artifacts(tmp_path: Path) -> dict[str, list[Artifact]]:
         "rotation": np.tile(np.eye(3, dtype=np.float32).ravel(), (FRAMES, 1)),
         "translation": np.zeros((FRAMES, 3), np.float32),
         "scale": np.ones(FRAMES, np.float32),
+        "head_rotation": np.tile(np.eye(3, dtype=np.float32).ravel(), (FRAMES, 1)),
         "residual": np.full(FRAMES, 0.02, np.float32),
     }
     found = {

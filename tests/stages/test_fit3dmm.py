@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from schemas.parameters import FitParameters
-from stages.face3d.fitting import euler_angles
+from stages.face3d.fitting import euler_angles, fit_frames
 from stages.face3d.model import FaceModel
 from stages.fit3dmm import Fit3dmm
 from storage.tables import array
@@ -39,6 +39,19 @@ def test_pose_and_expression_of_every_detected_frame(tmp_path):
     assert artifact.facts["frames_fitted"] == COUNT - 2
     assert artifact.facts["residual_median"] < 0.02
     assert int(array(artifact.table("identity"), "frames_used")[0]) == COUNT - 2
+
+
+def test_the_heads_own_turn_is_kept_beside_the_pose_that_explains_the_landmarks(tmp_path):
+    given = inputs(clip_track=subject(tmp_path / "track", performer(), COUNT))
+    artifact = run(Fit3dmm(), tmp_path / "fit", FitParameters(smoothing_frames=0.0), inputs=given)
+    table, track = artifact.table("fit"), given.table("track", "subject", "clip")
+    detected = array(table, "detected")
+    landmarks = array(track, "landmarks")[detected].reshape(-1, 478, 3)
+    fit = fit_frames(landmarks, MODEL, array(artifact.table("identity"), "coefficients")[0])
+    held = array(table, "head_rotation").reshape(-1, 3, 3)
+    np.testing.assert_allclose(held[detected], fit.rotation, atol=1e-4)
+    assert np.isnan(held[~detected]).all()
+    assert not np.allclose(held[detected], array(table, "rotation")[detected].reshape(-1, 3, 3), atol=1e-3)
 
 
 def test_identity_comes_from_at_most_the_frames_asked_for(tmp_path):
