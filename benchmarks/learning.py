@@ -3,7 +3,8 @@
     python -m benchmarks.learning PIPELINE --data performers:seed=11,people=5 --out DIR
 
 Generates held-out samples and compares the heads with the truth, with what simple means would give, and with each other's people;
-then puts every person's head on every other's body, where the head must be the reference's and not the body's.
+then puts every person's head on every other's body, where the head must be the reference's and not the body's. Several frames of
+each body, because a pair's single frame may succeed or fail by chance.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from stages.networks.registry import ModelRegistry
 from stages.networks.sampling import SamplingOptions
 from stages.training.batches import planes
 from stages.training.losses import psnr
-from stages.training.recipe import builtin_recipe
+from stages.training.recipe import builtin_recipe, read_recipe
 from stages.training.samples import SampleSource, TrainingSample
 from stages.training.validation import generate
 
@@ -44,6 +45,22 @@ WINDOW, WINDOWS = 8, 3
 
 TRAINING_HEADS = 200
 """Heads from which the mean heads are made."""
+
+
+@dataclass(frozen=True)
+class Swaps:
+    """Whose head was generated when every person's reference was put on every other's body.
+
+    Attributes:
+        to_reference, to_body, to_others: swaps whose head is nearest to the reference's person, to the one whose body,
+            landmarks and background they were, to anybody else.
+        sheet: a row for each reference: itself, then the generated picture on the first frame of each body, its own included.
+    """
+
+    to_reference: int
+    to_body: int
+    to_others: int
+    sheet: list[list[Pixels]]
 
 
 @dataclass(frozen=True)
@@ -102,11 +119,13 @@ def measure(
     options: SamplingOptions,
     dtype: torch.dtype,
     count: int,
+    bodies: int = 1,
 ) -> Measured:
     """All measurements.
 
     Args:
         pipeline: trained. train, held_out: samples. options: of the sampler. dtype: precision. count: held-out samples.
+        bodies: frames of each body that every other head is put on.
     """
     samples = [held_out.sample(number, 1) for number in range(count)]
     people = sorted({sample.person for sample in samples})
@@ -138,20 +157,8 @@ def measure(
         own += nearest(look(picture, head), known) == sample.person
     seen = [train.sample(number, 1) for number in range(count // 2)]
     trained = [head_psnr(generate(pipeline, sample, options, dtype)[0], sample.target[0], sample.head[0]) for sample in seen]
-    swaps, of_reference, of_body = [], 0, 0
-    first = {person: next(sample for sample in samples if sample.person == person) for person in people}
-    for person in people:
-        row = [first[person].reference]
-        for other in people:
-            body = first[other]
-            picture = generate(pipeline, replace(body, reference=first[person].reference), options, dtype)[0]
-            row.append(picture)
-            if other != person:
-                whose = nearest(look(picture, body.head[0]), looks)
-                of_reference += whose == person
-                of_body += whose == other
-        swaps.append(row)
-    pairs = len(people) * (len(people) - 1)
+    swaps = swap_heads(pipeline, samples, looks, options, dtype, bodies)
+    made = swaps.to_reference + swaps.to_body + swaps.to_others
     numbers: dict[str, object] = {
         "held_out_samples": count,
         "people": len(people),
@@ -162,12 +169,47 @@ def measure(
         },
         "head_psnr_db_on_training_samples": round(float(np.mean(trained)), 2),
         "nearest_is_own_person": f"{own} of {count}",
-        "swaps_nearest_to_the_reference": f"{of_reference} of {pairs}",
-        "swaps_nearest_to_the_body": f"{of_body} of {pairs}",
+        "swaps_nearest_to_the_reference": f"{swaps.to_reference} of {made}",
+        "swaps_nearest_to_the_body": f"{swaps.to_body} of {made}",
+        "swaps_nearest_to_somebody_else": f"{swaps.to_others} of {made}",
         "seconds_per_picture": round(seconds, 2),
         "sampler": {"steps": options.steps, "guidance": options.guidance_scale},
     }
-    return Measured(numbers, [sheet[person] for person in people], swaps)
+    return Measured(numbers, [sheet[person] for person in people], swaps.sheet)
+
+
+def swap_heads(
+    pipeline: HeadSwapPipeline,
+    samples: Sequence[TrainingSample],
+    looks: Sequence[tuple[str, NDArray[np.float32]]],
+    options: SamplingOptions,
+    dtype: torch.dtype,
+    bodies: int,
+) -> Swaps:
+    """Put every person's reference on every other's body, and see whose head comes out.
+
+    Args:
+        samples: held out, of one frame, several of each person; a person's first one lends the reference.
+        looks: persons and ``look`` of true heads to compare with. bodies: frames of each body; fewer where there are no more.
+    """
+    of_person: dict[str, list[TrainingSample]] = {}
+    for sample in samples:
+        of_person.setdefault(sample.person, []).append(sample)
+    counts = {"reference": 0, "body": 0, "others": 0}
+    sheet = []
+    for person in sorted(of_person):
+        reference = of_person[person][0].reference
+        row = [reference]
+        for other in sorted(of_person):
+            for number, body in enumerate(of_person[other][: 1 if other == person else bodies]):
+                picture = generate(pipeline, replace(body, reference=reference), options, dtype)[0]
+                if number == 0:
+                    row.append(picture)
+                if other != person:
+                    whose = nearest(look(picture, body.head[0]), looks)
+                    counts["reference" if whose == person else "body" if whose == other else "others"] += 1
+        sheet.append(row)
+    return Swaps(counts["reference"], counts["body"], counts["others"], sheet)
 
 
 def unsteadiness(pipeline: HeadSwapPipeline, held_out: SampleSource, options: SamplingOptions, dtype: torch.dtype) -> float:
@@ -214,10 +256,12 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="as it was given to headswap train")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--preset", default="demo")
+    parser.add_argument("--recipe", type=Path, help="as it was given to headswap train; default: the preset's own")
     parser.add_argument("--models", type=Path, help="folder of the registered models")
     parser.add_argument("--head-model", type=Path, help="packed ICT-FaceKit; default: the registered one")
     parser.add_argument("--clips", type=Path, help="folder of rendered clips; default: beside --out")
     parser.add_argument("--samples", type=int, default=40)
+    parser.add_argument("--bodies", type=int, default=3, help="frames of each body that every other head is put on")
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--guidance", type=float, default=1.5)
     parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
@@ -226,15 +270,14 @@ def main() -> None:
     given.out.mkdir(parents=True, exist_ok=True)
     clips = given.clips or given.out.with_name(f"{given.out.name}-clips")
     try:
-        train, held_out, told = open_samples(
-            given.data, builtin_recipe(given.preset), ModelRegistry(given.models), clips, given.head_model
-        )
+        recipe = builtin_recipe(given.preset) if given.recipe is None else read_recipe(given.recipe)
+        train, held_out, told = open_samples(given.data, recipe, ModelRegistry(given.models), clips, given.head_model)
         pipeline = load_pipeline(given.pipeline)
     except HeadswapError as error:
         parser.exit(2, f"{error}\n")
     options = SamplingOptions(steps=given.steps, guidance_scale=given.guidance, window=2, overlap=0)
     dtype = torch.bfloat16 if given.precision == "bfloat16" else torch.float32
-    found = measure(pipeline, train, held_out, options, dtype, given.samples)
+    found = measure(pipeline, train, held_out, options, dtype, given.samples, given.bodies)
     numbers = {"data": told, **found.numbers}
     numbers["unsteadiness"] = round(unsteadiness(pipeline, held_out, options, dtype), 2)
     if given.without_motion is not None:
