@@ -24,7 +24,7 @@ from stages.performers.sampling import IDENTITIES, RENDERS_PER_PERSON, Sampler
 
 PEOPLE_PER_SHARD = 40
 LARGEST_FILE = 1_000_000
-SAMPLES_VERSION = 2
+SAMPLES_VERSION = 3
 """Goes up when the renders change, so that old shards are not mixed with new ones."""
 
 Floats = npt.NDArray[np.floating]

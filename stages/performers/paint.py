@@ -17,6 +17,9 @@ freckles and of the beard; centimetres above the hairline and inside the lips; d
 share of its width, position along it, direction across its hairs; centimetres above the jaw; patches of tone;
 the vertex's place from back to front, centimetres."""
 
+LASH = BEARD
+"""Of eyelashes, which grow no beard: the share of the lash that is left towards its tip."""
+
 FAR = -9.0
 """Of signed distances where a feature is nowhere near."""
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from stages.performers import shading
 from stages.performers.appearance import Appearance
 from stages.performers.head import NECK_BOTTOM, NECK_TOP, HeadModel, following_height
-from stages.performers.paint import head_paint, plain_paint
+from stages.performers.paint import LASH, head_paint, plain_paint
 from stages.performers.posing import neighbour_mean, strand_directions
 from stages.performers.props import glasses, hand
 from stages.performers.raster import ambient_occlusion, vertex_normals
@@ -31,6 +31,9 @@ MATERIALS = {
     "M_IrisRight": shading.RIGHT_EYE,
     "M_EyeLashes": shading.LASHES,
 }
+SHORTER = 0.45
+"""Share of the head model's lashes that is left out: dark sheets of their length would look like the slit of an open eye."""
+
 LOWEST_LIT = -26.0
 """Height in centimetres below which shadows are not worth a look."""
 
@@ -111,15 +114,18 @@ def assemble(model: HeadModel, base: Floats, look: Appearance, openness: Floats 
     drawn = _drawn(model, base, kinds)
     first = kinds[model.material[drawn]]
     seed = float(look.texture_seed % 97)
+    lashes = _lash_length(model, base)
+    paint = head_paint(base, model.points68, seed)
+    paint[:, LASH] = np.where(model.vertices_of("M_EyeLashes"), lashes, paint[:, LASH])
     parts: dict[str, list[Any]] = {
         "vertices": [base],
         "triangles": [model.triangles[drawn]],
         "kind": [first],
-        "paint": [head_paint(base, model.points68, seed)],
+        "paint": [paint],
         "ragged": [np.where(first == shading.LASHES, 1.0, 0.0)],
         "strand": [base[:, 0]],
         "along": [np.zeros(len(base))],
-        "cut": [_lash_length(model, base)],
+        "cut": [lashes],
         "follow": [following_height(base)],
     }
     offset, corners = len(base), int(drawn.sum())
@@ -205,5 +211,5 @@ def _lash_length(model: HeadModel, base: Floats) -> Floats:
         chosen = lashes & (base[:, 0] * centre[0] > 0)
         reach = np.linalg.norm(base[chosen] - centre, axis=1)
         low, high = np.percentile(reach, [5, 98])
-        cut[chosen] = np.clip((high - reach) / (high - low), 0, 1) * 0.95
+        cut[chosen] = np.clip(((high - reach) / (high - low) - SHORTER) / (1 - SHORTER), 0, 1) * 0.95
     return cut

@@ -35,6 +35,9 @@ SHOWN = display(np.linspace(0, shading.BRIGHTEST, shading.TONES, dtype=np.float3
 LOOKS_ASIDE, LOOKS_UP = np.radians(30.0), np.radians(22.0)
 """How far eyes turn at weight 1 of ``eyeLook...``."""
 
+GIVES_WAY = 0.3
+"""By how many centimetres eyeballs give way to closed lids, which the head model lets cut into eyes that stand out."""
+
 SHADOW_MAP = 288
 SHADOW_REACH = 4
 """Size of the shadow map, and over how many of its pixels the shadow of a lamp of some size fades."""
@@ -103,6 +106,7 @@ class Performer:
         self._irises = [np.flatnonzero(model.vertices_of("M_Iris" + side)) for side in ("Left", "Right")]
         self._eyes = [np.union1d(ball, iris) for ball, iris in zip(self._eyeballs, self._irises, strict=True)]
         self._looks = {name: index for index, name in enumerate(model.expression_names) if name.startswith("eyeLook")}
+        self._blinks = [model.expression_names.index(f"eyeBlink_{side}") for side in "LR"]
         look = appearance
         colours = (look.skin, look.hair, look.lips, look.iris, look.cloth, look.glasses_colour, look.hand_skin or look.skin)
         self._buffers: tuple[npt.NDArray[np.int32], Floats] | None = None
@@ -121,16 +125,17 @@ class Performer:
         return vertices
 
     def _turn_eyes(self, vertices: Floats, expression: Floats) -> None:
-        """Turn the eyeballs about their middles, in place, before the head turns."""
+        """Turn the eyeballs about their middles, in place, before the head turns; they give way to closing lids."""
         weight = {name: float(expression[index]) for name, index in self._looks.items()}
         for k, (side, sign) in enumerate((("L", 1.0), ("R", -1.0))):
             aside = LOOKS_ASIDE * sign * (weight[f"eyeLookOut_{side}"] - weight[f"eyeLookIn_{side}"])
             down = LOOKS_UP * (weight[f"eyeLookDown_{side}"] - weight[f"eyeLookUp_{side}"])
-            if aside == 0 and down == 0:
-                continue
-            centre = self.base[self._eyeballs[k]].mean(0)
-            moved = (vertices[self._eyes[k]] - centre) @ rotation_matrix(aside, down, 0.0).T + centre
-            vertices[self._eyes[k]] = moved
+            back = GIVES_WAY * float(expression[self._blinks[k]]) ** 2
+            if aside != 0 or down != 0:
+                centre = self.base[self._eyeballs[k]].mean(0)
+                moved = (vertices[self._eyes[k]] - centre) @ rotation_matrix(aside, down, 0.0).T + centre
+                vertices[self._eyes[k]] = moved
+            vertices[self._eyes[k], 2] -= np.float32(back)
 
     def shoot(
         self,

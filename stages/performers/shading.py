@@ -21,6 +21,7 @@ from stages.performers.paint import (
     FRECKLES,
     HAIRLINE,
     JAW,
+    LASH,
     LAYER,
     LIP,
     PATCH,
@@ -286,8 +287,10 @@ def shade(
                     window = max(0.0, nx * 0.35 + ny * 0.42 + nz * 0.84)
                     specular += 0.35 * window**420
                 elif m == LASHES:
+                    # Lashes are finer than a sample: between them the lid shows, more so towards their tips.
+                    dense = 0.35 + 0.6 * (wa * p[a, LASH] + wb * p[b, LASH] + wc * p[c, LASH])
                     for k in range(3):
-                        albedo[k] = 0.03 + 0.15 * tones[1, k]
+                        albedo[k] = (1 - dense) * 0.85 * tones[0, k] + dense * (0.03 + 0.15 * tones[1, k])
                 elif m == GLASSES:
                     for k in range(3):
                         albedo[k] = tones[5, k]

@@ -12,7 +12,8 @@ import pytest
 
 from schemas.problems import ModelError
 from schemas.tables import LABELS
-from stages.detectors import FaceDetector
+from stages.detectors import FaceDetector, FaceMesh, Window
+from stages.face3d.retargeting import openings
 from stages.performers.appearance import HAIRS, SKINS, Appearance, Colour, Room, brow_tone, display, linear
 from stages.performers.casting import ACTS, Person, cast, empty_room, play
 from stages.performers.head import HeadModel, bend, rotation_matrix
@@ -287,6 +288,23 @@ def test_scenes_repeat_and_differ(model: HeadModel) -> None:
 def test_drawn_appearances_differ_and_repeat() -> None:
     assert Appearance.drawn(4) == Appearance.drawn(4)
     assert len({Appearance.drawn(seed).hair_style for seed in range(60)}) >= 7
+
+
+def test_closed_eyes_look_closed_to_the_detector(model: HeadModel) -> None:
+    camera, room, mesh = Camera(288, 288, 2.66, 90.0, (0.0, 1.0)), Room(kind="plain"), FaceMesh()
+    blink = np.array([name.startswith("eyeBlink") for name in model.expression_names], np.float32)
+    shut = []
+    for seed in range(6):
+        person = Person.drawn(seed)
+        performer = Performer(model, person.identity, replace(person.appearance, glasses=0.0))
+        rest, closed = (
+            performer.shoot(camera, room, room.paint(288, 288), share * blink, np.zeros(3, np.float32)) for share in (0.06, 1.0)
+        )
+        before, after = (
+            openings(mesh.landmarks(shot.picture, Window.around(rest.landmarks))[0][None])[0, :2] for shot in (rest, closed)
+        )
+        shut += (after < 0.35 * before).tolist()
+    assert np.mean(shut) > 0.8
 
 
 @pytest.mark.parametrize("skin", SKINS)
