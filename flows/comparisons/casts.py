@@ -22,7 +22,7 @@ from stages.performers.person import openness_of
 from stages.performers.proportions import Proportions
 from stages.performers.scene import Performer
 
-CASTS = "casts-v1"
+CASTS = "casts-v2"
 """Folder of the records; another name when they are made in another way, so that old ones are not mixed in."""
 
 FRAMES = 16

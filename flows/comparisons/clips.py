@@ -26,7 +26,7 @@ from storage.keys import digest_value
 from storage.pictures import decode_png, encode_png
 from storage.store import ArtifactStore
 
-CONDITIONS_VERSION = 1
+CONDITIONS_VERSION = 2
 """Goes up when the same seed gives other clips."""
 
 ROOMS: tuple[str, ...] = ("shelf", "window", "studio", "plain", "texture", "moving")

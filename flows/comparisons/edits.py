@@ -22,7 +22,7 @@ from stages.performers.head import HeadModel
 
 Floats = NDArray[np.float64]
 
-RECIPE = "edited-v1"
+RECIPE = "edited-v2"
 """Folder of the records; another name when they are made in another way."""
 
 EDITS: Mapping[str, Mapping[str, float]] = {
