@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from schemas.problems import UsageError
 
 Part = Literal["appearance_net", "denoising_net", "pose_guider", "image_encoder", "motion_modules"]
-Precision = Literal["float32", "bfloat16", "float16"]
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 class _Model(BaseModel):
@@ -33,7 +33,8 @@ class Optimisation(_Model):
         clip: largest norm of the gradient; larger ones are scaled down to it.
         accumulate: batches whose gradients are averaged before a step.
         ema: decay of the running mean of the weights, which is what a phase hands on; null for none.
-        precision: of the arithmetic; weights are float32. gradient_checkpointing: less memory, a third more time.
+        precision: of the arithmetic; weights are float32. ``auto``: bfloat16 where the machine computes it, else float32
+            (``settled``). gradient_checkpointing: less memory, a third more time.
     """
 
     learning_rate: float = Field(gt=0)
@@ -196,6 +197,22 @@ def read_recipe(path: Path) -> Recipe:
         raise UsageError(
             [f"{path}: {_where(item)}: {item['msg']}." for item in error.errors()], "See docs/training.md."
         ) from error
+
+
+def settled(recipe: Recipe, *, bfloat16: bool) -> Recipe:
+    """The recipe with every precision ``auto`` settled, so that what is written down is what ran.
+
+    Args:
+        bfloat16: whether the machine computes it. Where it is emulated, it takes longer than float32.
+    """
+    chosen: Precision = "bfloat16" if bfloat16 else "float32"
+
+    def of(phase: Phase) -> Phase:
+        if phase.optimisation.precision != "auto":
+            return phase
+        return phase.model_copy(update={"optimisation": phase.optimisation.model_copy(update={"precision": chosen})})
+
+    return recipe.model_copy(update={"phases": tuple(of(phase) for phase in recipe.phases)})
 
 
 def builtin_recipe(preset: str) -> Recipe:

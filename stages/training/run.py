@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from stages.training.diffusion import DiffusionTask
 from stages.training.identity_network import OnnxNetwork
 from stages.training.loop import Metrics, Task, Tell, run_phase
 from stages.training.model_card import Provenance, model_card
-from stages.training.recipe import AutoencoderPhase, DiffusionPhase, Phase, Recipe
+from stages.training.recipe import AutoencoderPhase, DiffusionPhase, Phase, Recipe, settled
 from stages.training.samples import SampleSource, TrainingSample
 from stages.training.validation import validate_autoencoder, validate_diffusion
 
@@ -85,9 +85,11 @@ def train(order: Order, *, resume: bool = False, tell: Tell | None = None) -> Pa
             another identity network.
         ModelError: ``training_diverged``, ``checkpoint_damaged``, and those of ``load_pipeline``.
     """
-    recipe, out = order.recipe, order.out
     folder, source = _start(order)
     processes = PartialState(cpu=order.device == "cpu")
+    fast = computes_bfloat16(processes.device)
+    order = replace(order, recipe=settled(order.recipe, bfloat16=fast))
+    recipe, out = order.recipe, order.out
     if processes.is_main_process:
         _begin(order, source, resume)
     processes.wait_for_everyone()
@@ -95,6 +97,12 @@ def train(order: Order, *, resume: bool = False, tell: Tell | None = None) -> Pa
     without = order.identity is None and processes.is_main_process
     if without and any(isinstance(phase, DiffusionPhase) and phase.identity for phase in recipe.phases):
         _log.warning("No identity network is registered (arcface): the identity term of L_id is off.")
+    slow = [phase.name for phase in recipe.phases if phase.optimisation.precision == "bfloat16" and not fast]
+    if slow and processes.is_main_process:
+        _log.warning(
+            "This machine only emulates bfloat16, which takes longer than float32 (precision: auto in the recipe): %s.",
+            ", ".join(slow),
+        )
     for phase in recipe.phases:
         finished = out / "pipelines" / phase.name
         if not finished.is_dir():
@@ -110,6 +118,13 @@ def train(order: Order, *, resume: bool = False, tell: Tell | None = None) -> Pa
     if not final.is_dir() and processes.is_main_process:
         _finish(order, folder, source, final)
     return final
+
+
+def computes_bfloat16(device: torch.device) -> bool:
+    """Whether a device has instructions for bfloat16; all others emulate it."""
+    if device.type == "cpu":
+        return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def measured(out: Path) -> dict[str, dict[str, float]]:

@@ -9,7 +9,7 @@ import yaml
 
 from schemas.problems import UsageError
 from stages.training.loop import learning_rate
-from stages.training.recipe import builtin_recipe, read_recipe
+from stages.training.recipe import Recipe, builtin_recipe, read_recipe, settled
 from stages.training.run import recipe_text
 from tests.stages.training.tiny_recipes import tiny_recipe
 
@@ -69,6 +69,23 @@ def test_files_that_are_no_recipes_are_told(tmp_path: Path) -> None:
         read_recipe(tmp_path / "broken.yaml")
     with pytest.raises(UsageError, match="cannot be read"):
         read_recipe(tmp_path / "missing.yaml")
+
+
+def with_precisions(*precisions: str) -> Recipe:
+    content = tiny_recipe().model_dump()
+    for phase, precision in zip(content["phases"], precisions, strict=True):
+        phase["optimisation"]["precision"] = precision
+    return Recipe.model_validate(content)
+
+
+def test_the_precision_is_settled_where_the_recipe_leaves_it_open() -> None:
+    recipe = with_precisions("auto", "bfloat16", "float32")
+    assert settled(recipe, bfloat16=True) == with_precisions("bfloat16", "bfloat16", "float32")
+    assert settled(recipe, bfloat16=False) == with_precisions("float32", "bfloat16", "float32")
+
+
+def test_the_recipe_for_any_machine_leaves_the_precision_to_the_machine() -> None:
+    assert {phase.optimisation.precision for phase in builtin_recipe("demo").phases} == {"auto"}
 
 
 def test_the_learning_rate_rises_and_falls_as_a_function_of_the_step() -> None:

@@ -20,7 +20,7 @@ from stages.networks.presets import TINY, build
 from stages.training.checkpoints import STATE, Checkpoints
 from stages.training.identity_network import load_identity_network
 from stages.training.recipe import Recipe
-from stages.training.run import Order, measured, train
+from stages.training.run import Order, computes_bfloat16, measured, train
 from tests.stages.training.made_up_networks import write_identity_network
 from tests.stages.training.made_up_samples import Discs
 from tests.stages.training.tiny_recipes import tiny_recipe
@@ -180,6 +180,25 @@ def test_a_run_does_not_go_on_with_another_recipe_or_other_data(finished: Path) 
     assert "phases.0.steps: the run says 2, the order 3" in told
     assert 'data: the run says "discs", the order "squares"' in told
     assert 'identity: the run says "sha256:made-up", the order null' in told
+
+
+@pytest.mark.parametrize("has_bfloat16", [True, False])
+def test_the_precision_that_the_machine_is_good_at_is_chosen_and_written_down(
+    has_bfloat16: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: has_bfloat16)
+    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: False)
+    assert computes_bfloat16(torch.device("cpu")) == has_bfloat16
+    content = tiny_recipe(steps=1).model_dump()
+    content["phases"] = content["phases"][:1]
+    content["phases"][0]["optimisation"]["precision"] = "auto"
+    train(order_of(tmp_path / "auto", Recipe.model_validate(content)))
+    chosen = json.loads((tmp_path / "auto" / "run.json").read_text())["recipe"]["phases"][0]["optimisation"]["precision"]
+    assert chosen == ("bfloat16" if has_bfloat16 else "float32")
+    assert "emulates" not in caplog.text
+    content["phases"][0]["optimisation"]["precision"] = "bfloat16"
+    train(order_of(tmp_path / "asked", Recipe.model_validate(content)))
+    assert ("only emulates bfloat16" in caplog.text) == (not has_bfloat16)
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_names_the_last_good_checkpoint(tmp_path: Path) -> None:
