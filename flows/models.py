@@ -38,7 +38,8 @@ def add(
         licence, commercial, origin: of a pipeline; default: what its model card says.
         allow_pickle: of a pipeline: take published ``.pth`` files, weights only.
         allow_unknown_digest: of a file: another version than the one on record.
-        tell: is given a line for every weight that does not fit, before the error that sums them up is raised.
+        tell: is given a line before each step that takes long (a pipeline of gigabytes), and one for every weight that does not
+            fit, before the error that sums them up is raised.
 
     Returns:
         What is registered now, as a plain mapping.
@@ -54,7 +55,8 @@ def add(
     from stages.networks.loading import MisfitError
 
     def make(destination: Path) -> Registration:
-        return import_pipeline(name, source, destination, Terms(licence, commercial, origin), allow_pickle=allow_pickle)
+        terms = Terms(licence, commercial, origin)
+        return import_pipeline(name, source, destination, terms, allow_pickle=allow_pickle, tell=tell)
 
     try:
         path = registry.add_pipeline(name, make)

@@ -49,6 +49,18 @@ class PublishedFiles:
     vae: Path
     image_encoder: Path
 
+    @property
+    def weights(self) -> list[Path]:
+        """All files of weights, also those inside the folders."""
+        files = [
+            self.reference_unet,
+            self.denoising_unet,
+            self.pose_guider,
+            *([self.motion_module] if self.motion_module else []),
+        ]
+        inside = [path for folder in (self.vae, self.image_encoder) for path in sorted(folder.glob("*.safetensors"))]
+        return files + inside
+
 
 def find_published(folder: Path) -> PublishedFiles:
     """The parts of a published model in a folder, under the names they are published with.
@@ -96,7 +108,7 @@ def convert(
     preset: Preset | None = None,
     *,
     allow_pickle: bool = False,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = torch.float32,
     solver: Solver = "ddim",
 ) -> HeadSwapPipeline:
     """A pipeline with published weights.
@@ -106,45 +118,53 @@ def convert(
         preset: its sizes; default: the preset that is as wide as the weights, normalising as the published scripts do. The kind
             of PoseGuider is taken from the weights.
         allow_pickle: take ``.pth`` files; weights only.
-        dtype: of the networks.
+        dtype: of the networks; None: each as it was published, and then its weights stay mapped from its file: converting
+            takes next to no memory.
         solver: of the scheduler.
 
     Raises:
         ModelError: a part is missing, damaged or does not fit; all parts that do not, with the names of their weights.
     """
-    guider = read_state_dict(files.pose_guider, allow_pickle=allow_pickle)
-    denoising = read_state_dict(files.denoising_unet, allow_pickle=allow_pickle)
-    motion = read_state_dict(files.motion_module, allow_pickle=allow_pickle) if files.motion_module else None
-    reference = read_state_dict(files.reference_unet, allow_pickle=allow_pickle)
-    sizes = preset or _preset_of(denoising)
-    parts: dict[str, Callable[[], Any]] = {
-        "vae": lambda: load_component(AutoencoderKL, files.vae, dtype, allow_pickle=allow_pickle),
-        "image_encoder": lambda: load_component(ImageEncoder, files.image_encoder, dtype, allow_pickle=allow_pickle),
-        "appearance_net": lambda: convert_appearance_net(reference, sizes, str(files.reference_unet), dtype),
-        "denoising_net": lambda: convert_denoising_net(denoising, motion, sizes, str(files.denoising_unet), dtype),
-        "pose_guider": lambda: convert_pose_guider(guider, sizes, str(files.pose_guider), dtype),
-    }
-    made: dict[str, Any] = {}
     problems: list[ModelError] = []
-    for name, make in parts.items():
+
+    def tried(make: Callable[[], Any]) -> Any:
+        """What it makes, or None and a problem more: all that is wrong is told at once."""
         try:
-            made[name] = make()
+            return make()
         except ModelError as error:
             problems.append(error)
+            return None
+
+    def read(path: Path | None) -> Any:
+        return tried(lambda: read_state_dict(path, allow_pickle=allow_pickle)) if path else None
+
+    reference, denoising, motion = read(files.reference_unet), read(files.denoising_unet), read(files.motion_module)
+    guider = read(files.pose_guider)
+    sizes = preset or _preset_of(denoising or reference or {})
+    parts: dict[str, Any] = {
+        "vae": tried(lambda: load_component(AutoencoderKL, files.vae, dtype, allow_pickle=allow_pickle)),
+        "image_encoder": tried(lambda: load_component(ImageEncoder, files.image_encoder, dtype, allow_pickle=allow_pickle)),
+    }
+    if reference is not None:
+        parts["appearance_net"] = tried(lambda: convert_appearance_net(reference, sizes, str(files.reference_unet), dtype))
+    if denoising is not None and (motion is not None or files.motion_module is None):
+        parts["denoising_net"] = tried(lambda: convert_denoising_net(denoising, motion, sizes, str(files.denoising_unet), dtype))
+    if guider is not None:
+        parts["pose_guider"] = tried(lambda: convert_pose_guider(guider, sizes, str(files.pose_guider), dtype))
     if problems:
         raise together(problems)
-    return HeadSwapPipeline(**made, scheduler=make_scheduler(solver))
+    return HeadSwapPipeline(**parts, scheduler=make_scheduler(solver))
 
 
-def _preset_of(denoising: Mapping[str, Tensor]) -> Preset:
-    first = denoising.get("conv_in.weight")
+def _preset_of(unet: Mapping[str, Tensor]) -> Preset:
+    first = unet.get("conv_in.weight")
     width = 0 if first is None else len(first)
     preset = next((preset for preset in presets.PRESETS.values() if preset.unet.channels[0] == width), presets.FULL)
     return replace(preset, background=True, pose=replace(preset.pose, normalisation="window"))
 
 
 def convert_appearance_net(
-    weights: Mapping[str, Tensor], preset: Preset, what: str = "reference_unet", dtype: torch.dtype = torch.float32
+    weights: Mapping[str, Tensor], preset: Preset, what: str = "reference_unet", dtype: torch.dtype | None = torch.float32
 ) -> AppearanceNet:
     """An AppearanceNet from a ``reference_unet``, or from a UNet of Stable Diffusion, whose output layers it does not have."""
     with torch.device("meta"):
@@ -158,7 +178,7 @@ def convert_denoising_net(
     motion: Mapping[str, Tensor] | None,
     preset: Preset,
     what: str = "denoising_unet",
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = torch.float32,
 ) -> DenoisingNet:
     """A DenoisingNet from a ``denoising_unet`` and a ``motion_module``.
 
@@ -170,7 +190,7 @@ def convert_denoising_net(
         motion: motion modules, or None.
         preset: its sizes. With a background, the first convolution's weights for it are zeros.
         what: names the weights in messages.
-        dtype: of the network.
+        dtype: of the network, see ``load_weights``.
     """
     merged = {**(motion or {}), **weights}
     has_motion = any(".motion_modules." in name for name in merged)
@@ -184,7 +204,7 @@ def convert_denoising_net(
 
 
 def convert_pose_guider(
-    weights: Mapping[str, Tensor], preset: Preset, what: str = "pose_guider", dtype: torch.dtype = torch.float32
+    weights: Mapping[str, Tensor], preset: Preset, what: str = "pose_guider", dtype: torch.dtype | None = torch.float32
 ) -> PoseGuider | SingleScalePoseGuider:
     """A PoseGuider of the layout that the weights have.
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
+from safetensors import SafetensorError
 
 from schemas.problems import ModelError, UsageError
 from stages.networks.convert import convert, find_published
@@ -28,6 +32,12 @@ PERMISSIVE = ("apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "cc0-1.0")
 """Licences, as model cards name them, that allow commercial use."""
 
 
+_WORTH_TELLING = 100_000_000
+"""Bytes: what is smaller is done before one could read that it has begun."""
+
+Tell = Callable[[str], None]
+
+
 @dataclass(frozen=True)
 class Terms:
     """What a person says of the weights; what is None is taken from the model card.
@@ -44,22 +54,31 @@ class Terms:
 
 
 def import_pipeline(
-    name: str, source: Path, destination: Path, terms: Terms, *, allow_pickle: bool = False, preset: Preset | None = None
+    name: str,
+    source: Path,
+    destination: Path,
+    terms: Terms,
+    *,
+    allow_pickle: bool = False,
+    preset: Preset | None = None,
+    tell: Tell = lambda line: None,
 ) -> Registration:
     """Write a pipeline into an empty folder and describe it.
 
     Args:
         name: to be registered under.
         source: a folder of ``HeadSwapPipeline.save_pretrained``, which is copied as it is, or of the files that AniPortrait or
-            AnimateAnyone publish (``stages.networks.convert``), which are converted to safetensors.
+            AnimateAnyone publish (``stages.networks.convert``), which are converted to safetensors, in the precision they have.
         destination: written to.
         terms: under which the weights may be used.
         allow_pickle: take published ``.pth`` files, of which only the weights are read.
         preset: sizes of published weights; default: the one whose width they have.
+        tell: is given a line before each thing that takes long.
 
     Raises:
         UsageError: no licence is given.
-        ModelError: what is there is no pipeline, is incomplete, damaged, misshapen or not finite; with everything that is wrong.
+        ModelError: what is there is no pipeline, is incomplete, damaged, misshapen or not finite, with everything that is wrong;
+            or does not fit onto the disk.
     """
     if not source.is_dir():
         missing = not source.exists()
@@ -77,20 +96,29 @@ def import_pipeline(
         )
     if (source / INDEX).is_file():
         layout: Layout = "headswap"
-        pipeline = load_pipeline(source, torch.float32)
-        for path in pipeline_files(source):
-            copy = destination / path.relative_to(source)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, copy)
-        if (source / CARD).is_file():
-            shutil.copyfile(source / CARD, destination / CARD)
+        _begin("Checking the weights:", _size(pipeline_files(source)), tell)
+        pipeline = load_pipeline(source, None)
     else:
-        pipeline = convert(find_published(source), preset, allow_pickle=allow_pickle)
+        published = find_published(source)
+        _begin("Checking the weights:", _size(published.weights), tell)
+        pipeline = convert(published, preset, allow_pickle=allow_pickle, dtype=None)
         layout = "aniportrait" if isinstance(pipeline.pose_guider, PoseGuider) else "animateanyone"
-        pipeline.save_pretrained(destination)
+    notes, background = untrained_parts(pipeline), pipeline.denoising_net.sees_background
+    if layout == "headswap":
+        pipeline.to("meta")  # its sizes are all that is still wanted; the memory is not
+        _copy(source, destination, tell)
+    else:
+        _save(pipeline, destination, tell)
     permissive = terms.licence is None and licence.strip().lower() in PERMISSIVE
     # Only a plain yes counts: the word "no" in quotes is a text like any other.
     commercial = terms.commercial if terms.commercial is not None else card.get("commercial", permissive) is True
+    files = pipeline_files(destination)
+    for path in files:
+        path.chmod(0o644)  # safetensors writes for its user alone, but a folder of models may be shared
+    _begin("Computing digests:", _size(files), tell)
+    with ThreadPoolExecutor(1) as beside:  # hashing lets go of the interpreter
+        digest = beside.submit(pipeline_digest, destination)
+        digests = {path.relative_to(destination).as_posix(): _sha256(path) for path in files}
     return Registration(
         name=name,
         licence=licence.strip(),
@@ -99,11 +127,64 @@ def import_pipeline(
         layout=layout,
         profile=profile_of(pipeline),
         picture_size=picture_size_of(pipeline) if layout == "headswap" else PUBLISHED_PICTURE_SIZE,
-        background=pipeline.denoising_net.sees_background,
-        digest=pipeline_digest(destination),
-        files={path.relative_to(destination).as_posix(): _sha256(path) for path in pipeline_files(destination)},
-        notes=tuple(untrained_parts(pipeline)),
+        background=background,
+        digest=digest.result(),
+        files=digests,
+        notes=tuple(notes),
     )
+
+
+def _copy(source: Path, destination: Path, tell: Tell) -> None:
+    files = pipeline_files(source)
+    _require_space(destination, _size(files))
+    for path in files:
+        _begin(f"Copying {path.relative_to(source)}:", path.stat().st_size, tell)
+        copy = destination / path.relative_to(source)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, copy)
+    if (source / CARD).is_file():
+        shutil.copyfile(source / CARD, destination / CARD)
+
+
+def _save(pipeline: HeadSwapPipeline, destination: Path, tell: Tell) -> None:
+    """What ``save_pretrained`` writes, a network at a time: each is forgotten when it is written, and only its sizes stay."""
+    networks: dict[str, Any] = {name: part for name, part in pipeline.components.items() if isinstance(part, torch.nn.Module)}
+    sizes = {name: sum(it.numel() * it.element_size() for it in part.state_dict().values()) for name, part in networks.items()}
+    _require_space(destination, sum(sizes.values()))
+    try:
+        for name, network in networks.items():
+            _begin(f"Writing {name}:", sizes[name], tell)
+            network.save_pretrained(destination / name)
+            network.to("meta")
+    except SafetensorError as error:
+        raise OSError(f"{error}") from error  # its writer has no other way to say that the disk is full
+    pipeline.scheduler.save_pretrained(destination / "scheduler")
+    pipeline.save_config(destination)
+
+
+def _require_space(folder: Path, size: int) -> None:
+    """``ModelError`` where a folder's disk has less room than is to be written."""
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        raise ModelError(
+            "models_folder",
+            f"The pipeline takes {_gigabytes(size)}, and the disk of {folder.parent} has {_gigabytes(free)} left.",
+            "Make room, or set HEADSWAP_MODELS to a folder on another disk.",
+            retryable=True,
+        )
+
+
+def _size(files: Iterable[Path]) -> int:
+    return sum(path.stat().st_size for path in files)
+
+
+def _begin(what: str, size: int, tell: Tell) -> None:
+    if size >= _WORTH_TELLING:
+        tell(f"{what} {_gigabytes(size)}")
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:.1f} GB"
 
 
 def picture_size_of(pipeline: HeadSwapPipeline) -> int:

@@ -32,7 +32,7 @@ from schemas.names import suggestion
 from schemas.problems import ModelError
 from stages.networks.downloading import download, extract
 from stages.networks.model_entries import KNOWN, ModelEntry, declared_entries
-from stages.networks.registered import SHIPPED, Registration, check_name, pipeline_digest, registrations
+from stages.networks.registered import SHIPPED, Registration, check_name, pipeline_files, registrations
 from stages.networks.weights import check_weights
 
 DEFAULT_FOLDER = "~/.cache/headswap/models"
@@ -173,7 +173,8 @@ class ModelRegistry:
             made = placeholder.with_name(placeholder.name + ".made")
             try:
                 made.mkdir()
-                make(made).write(made)
+                registration = make(made)
+                registration.write(made)
                 place = self.folder / name
                 if place.exists():
                     os.replace(place, placeholder.with_name(placeholder.name + ".old"))
@@ -182,7 +183,8 @@ class ModelRegistry:
                 for left in (made, placeholder.with_name(placeholder.name + ".old")):
                     shutil.rmtree(left, ignore_errors=True)
         self._find_pipelines()
-        self.digest(name)  # read once now, so that a run need not
+        # The digests on record are those of these files, read a moment ago: a run need not read them again, nor we now.
+        self._remember({f"{place}/{file}": _state_of(place / file, digest) for file, digest in registration.files.items()})
         return place
 
     def pull(
@@ -305,7 +307,7 @@ class ModelRegistry:
         """``ModelError`` where a file is not what its entry says; a pipeline's files are what their digests say."""
         if entry.kind != "pipeline":
             check_weights(path, entry.kind, entry.arrays)
-        elif pipeline_digest(path) != self._pipelines[entry.name][1].digest:
+        elif {file.relative_to(path).as_posix() for file in pipeline_files(path)} != set(self._pipelines[entry.name][1].files):
             raise ModelError("model_damaged", f"{path} holds other files than were registered.", "Add it again.")
 
     def _digest_of(self, path: Path, name: str) -> str:
@@ -315,16 +317,17 @@ class ModelRegistry:
         if (state.get("bytes"), state.get("changed")) == (status.st_size, status.st_mtime_ns):
             return str(state["sha256"])
         digest = _sha256(path)
-        self._remember(name, {**state, "bytes": status.st_size, "changed": status.st_mtime_ns, "sha256": digest})
+        self._remember({name: {**state, **_state_of(path, digest)}})
         return digest
 
-    def _remember(self, file: str, state: dict[str, Any]) -> None:
-        self._verified = {**_read_state(self.folder / _STATE_FILE), **self._verified, file: state}
+    def _remember(self, states: dict[str, dict[str, Any]]) -> None:
+        # What other processes wrote meanwhile stays written, but is not taken over: ``verify`` wants to read files itself.
+        self._verified = {**self._verified, **states}
         if not os.access(self.folder, os.W_OK):
             return  # a shared, read-only folder: this process remembers, the next one reads again
         handle, temporary = tempfile.mkstemp(dir=self.folder, prefix=".verified-")
         with os.fdopen(handle, "w") as stream:
-            json.dump(self._verified, stream, sort_keys=True)
+            json.dump({**_read_state(self.folder / _STATE_FILE), **self._verified}, stream, sort_keys=True)
         os.replace(temporary, self.folder / _STATE_FILE)
 
     @contextmanager
@@ -366,15 +369,20 @@ class ModelRegistry:
         with temporary.open("rb") as stream:
             os.fsync(stream.fileno())
         os.replace(temporary, path)
-        status = path.stat()
-        state = {"bytes": status.st_size, "changed": status.st_mtime_ns, "sha256": digest}
-        self._remember(entry.file, state if known else {**state, "accepted": digest})
+        state = _state_of(path, digest)
+        self._remember({entry.file: state if known else {**state, "accepted": digest}})
         return path
 
 
 def _sha256(path: Path) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _state_of(path: Path, digest: str) -> dict[str, Any]:
+    """What is remembered of a file whose digest is known."""
+    status = path.stat()
+    return {"bytes": status.st_size, "changed": status.st_mtime_ns, "sha256": digest}
 
 
 def _missing(entry: ModelEntry) -> ModelError:

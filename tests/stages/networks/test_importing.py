@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from schemas.problems import HeadswapError, ModelError, UsageError
 from stages.networks import presets
+from stages.networks.convert import convert, find_published
+from stages.networks.denoising_net import DenoisingNet
 from stages.networks.importing import Terms, import_pipeline
 from stages.networks.loading import MisfitError, load_pipeline
 from stages.networks.presets import TINY, PosePreset
-from stages.networks.registered import RECORD, Registration
+from stages.networks.registered import RECORD, Registration, pipeline_digest
 from stages.networks.registry import ModelRegistry
 
 PUBLISHED = replace(TINY, background=False, pose=PosePreset(heads=2, head_channels=4, normalisation="window"))
@@ -103,6 +108,107 @@ def test_published_weights_are_converted_and_draw_on_white_until_they_are_traine
     network = load_pipeline(folder).denoising_net
     assert network.config.in_channels == 8
     assert float(network.conv_in.weight[:, 4:].abs().max()) == 0
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_weights_of_half_precision_stay_of_half_precision_to_the_bit(published: Path, tmp_path: Path, suffix: str) -> None:
+    for name in ("denoising_unet", "reference_unet", "pose_guider"):
+        weights = {key: halved(tensor) for key, tensor in torch.load(published / f"{name}.pth").items()}
+        (published / f"{name}.pth").unlink()
+        if suffix == ".pth":
+            torch.save(weights, published / f"{name}.pth")
+        else:
+            save_file(weights, published / f"{name}.safetensors")
+    presets.vae(PUBLISHED).half().save_pretrained(published / "vae")
+    registry = ModelRegistry(tmp_path / "models")
+    assert added(registry, "half", published, allow_pickle=True).layout == "aniportrait"
+    folder = registry.require("half")
+    for part, precision in (
+        ("denoising_net", torch.float16),
+        ("appearance_net", torch.float16),
+        ("pose_guider", torch.float16),
+        ("vae", torch.float16),
+        ("image_encoder", torch.float32),
+    ):
+        (file,) = (folder / part).glob("*.safetensors")
+        assert {it.dtype for it in load_file(file).values() if it.is_floating_point()} == {precision}, part
+        assert file.stat().st_mode & 0o444 == 0o444, "others may read a shared folder of models"
+    loaded = load_pipeline(folder).pose_guider.state_dict()
+    path = published / f"pose_guider{suffix}"
+    original = load_file(path) if suffix == ".safetensors" else torch.load(path)
+    assert all(torch.equal(loaded[key], tensor.to(loaded[key].dtype)) for key, tensor in original.items())
+
+
+def halved(tensor: Tensor) -> Tensor:
+    return tensor.half() if tensor.is_floating_point() else tensor
+
+
+def test_what_is_written_is_what_save_pretrained_writes(published: Path, tmp_path: Path) -> None:
+    registry = ModelRegistry(tmp_path / "models")
+    found = added(registry, "relative", published, allow_pickle=True)
+    convert(find_published(published), allow_pickle=True).save_pretrained(tmp_path / "whole")
+    assert pipeline_digest(tmp_path / "whole") == found.digest
+
+
+def test_what_takes_long_is_told_before_it_begins(published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+
+    def make(made: Path) -> Registration:
+        return import_pipeline("mine", published, made, TERMS, allow_pickle=True, tell=told.append)
+
+    ModelRegistry(tmp_path / "models").add_pipeline("mine", make)
+    assert not told, "nothing here takes long"
+    monkeypatch.setattr("stages.networks.importing._WORTH_TELLING", 1)
+    ModelRegistry(tmp_path / "models").add_pipeline("mine", make)
+    assert [line.split(":")[0] for line in told] == [
+        "Checking the weights",
+        "Writing vae",
+        "Writing image_encoder",
+        "Writing appearance_net",
+        "Writing denoising_net",
+        "Writing pose_guider",
+        "Computing digests",
+    ]
+
+
+def test_a_disk_without_room_for_it_is_told_before_anything_is_written(
+    published: Path, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=1000))
+    for source in (published, saved):
+        assert code_of(ModelRegistry(tmp_path / "models"), source, allow_pickle=True) == "models_folder"
+
+
+def test_a_disk_that_fills_up_while_it_is_written_leaves_nothing_behind(
+    published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object, **options: object) -> None:
+        raise SafetensorError("No space left on device")
+
+    monkeypatch.setattr(DenoisingNet, "save_pretrained", full)
+    assert code_of(ModelRegistry(tmp_path / "models"), published, allow_pickle=True) == "models_folder"
+
+
+def test_an_import_reads_digests_once_and_verifying_reads_every_file_again(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = ModelRegistry(tmp_path / "models")
+    with monkeypatch.context() as patched:
+        patched.setattr("stages.networks.registry._sha256", lambda path: pytest.fail(f"{path} is read again"))
+        added(registry, "mine", saved)
+        assert ModelRegistry(tmp_path / "models").path("mine") == registry.path("mine")
+    folder = registry.require("mine")
+    files = sorted(path for path in folder.rglob("*.json") if path.name != RECORD)
+    for path in files:  # what no look at size and time of change tells
+        content, status = path.read_bytes(), path.stat()
+        path.write_bytes(content.replace(b"{", b"[", 1))
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+        (found,) = [status for status in ModelRegistry(tmp_path / "models").verify() if status.name == "mine"]
+        assert (found.state, str(path) in found.detail) == ("damaged", True)
+        path.write_bytes(content)
+    (folder / "vae" / "surplus.json").write_text("{}")
+    (found,) = [status for status in ModelRegistry(tmp_path / "models").verify() if status.name == "mine"]
+    assert (found.state, "other files" in found.detail) == ("damaged", True)
 
 
 def test_pickles_are_refused_unless_allowed(published: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from schemas.problems import ModelError
 from stages.networks import presets
 from stages.networks.convert import PublishedFiles, convert, convert_appearance_net, convert_denoising_net, find_published
-from stages.networks.loading import load_pipeline, read_state_dict
+from stages.networks.loading import check_finite, load_pipeline, read_state_dict
 from stages.networks.presets import TINY, PosePreset
 from stages.networks.registered import pipeline_digest
 
@@ -122,6 +122,33 @@ def test_weights_that_are_not_finite_are_named() -> None:
     with pytest.raises(ModelError, match=r"conv_in\.weight, mid_block\.resnets\.1\.conv2\.bias") as caught:
         convert_appearance_net(weights, TINY)
     assert caught.value.code == "weights_not_finite"
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_a_number_that_is_none_is_found_wherever_it_lies(dtype: torch.dtype, value: float) -> None:
+    sound = torch.linspace(-60000, 60000, 67).to(dtype)
+    others = {"empty": torch.empty(0, dtype=dtype), "counter": torch.tensor(7), "sound": sound, "one": sound[0]}
+    check_finite(others, "it")
+    for place in range(len(sound)):
+        broken = sound.clone()
+        broken[place] = value
+        with pytest.raises(ModelError, match="in broken, slice"):
+            check_finite({**others, "broken": broken, "slice": broken[place]}, "it")
+
+
+def test_all_files_that_cannot_be_read_are_told_with_what_does_not_fit_in_the_others(published: Path) -> None:
+    for name in ("denoising_unet.pth", "motion_module.pth"):
+        whole = (published / name).read_bytes()
+        (published / name).write_bytes(whole[: len(whole) // 2])
+    weights = torch.load(published / "pose_guider.pth")
+    torch.save({**weights, "surplus": torch.ones(1)}, published / "pose_guider.pth")
+    with pytest.raises(ModelError) as caught:
+        convert(find_published(published), allow_pickle=True)
+    assert caught.value.code == "model_damaged"
+    for told in ("denoising_unet.pth is damaged", "motion_module.pth is damaged", "1 extra: surplus"):
+        assert told in caught.value.message
+    assert "reference_unet" not in caught.value.message
 
 
 def test_files_that_are_cut_short_or_foreign_are_refused(published: Path, tmp_path: Path) -> None:
