@@ -28,7 +28,7 @@ from storage.keys import digest_value
 from storage.pictures import encode_png
 from storage.tables import ParquetTableWriter
 
-RENDERER_VERSION = 2
+RENDERER_VERSION = 3
 """Goes up when the same seed gives other pictures, so that clips of an older version are rendered again."""
 
 SMALLEST, LARGEST = 64, 2048
