@@ -9,7 +9,7 @@ from types import TracebackType
 import cv2
 import numpy as np
 
-from stages.segmentation import HeadFrame, polygon
+from stages.segmentation import HeadFrame, polygon, shrunk
 from stages.video.crops import to_crop
 from stages.video.view import FrameView, as_view
 
@@ -67,9 +67,11 @@ def hands_in_crop(network: HandNetwork, picture: np.ndarray | FrameView, crop: n
     if right - left < 2 or bottom - top < 2:
         return np.zeros((0, POINTS, 2))
     window = view.part(left, top, right, bottom)
+    factor = max(1, min(max(window.shape[:2]) // _SIDE, *window.shape[:2]))
+    window = shrunk(window, factor)
     scale = min(1.0, _SIDE / max(window.shape[:2]))
     small = cv2.resize(window, (round(window.shape[1] * scale), round(window.shape[0] * scale)), interpolation=cv2.INTER_AREA)
-    ratio = (window.shape[1] / small.shape[1], window.shape[0] / small.shape[0])
+    ratio = factor * np.array([window.shape[1] / small.shape[1], window.shape[0] / small.shape[0]])
     return to_crop(network(small) * ratio + (left, top), crop, size)
 
 

@@ -17,10 +17,9 @@ from stages.contract import Input, Scope, Stage, Work
 from stages.filling import Lama, fill_smooth
 from stages.plates import Camera, PlateBuilder, background_crop, chain, covered_box, crop_to_frame, greatest_motion, identity
 from stages.residue import residue, strands
-from stages.segmentation import BACKGROUND, GRID, HAIR
-from stages.video.crops import extract_crop
+from stages.segmentation import BACKGROUND, GRID, HAIR, small_crop
 from stages.video.decode import ClipReader, open_clip
-from stages.video.view import FrameView
+from stages.video.view import FrameView, crop_part
 from storage.artifacts import PictureReader
 from storage.tables import array
 
@@ -72,7 +71,7 @@ class InpaintStage(Stage):
     """One plate per shot for a camera that stands or turns; several where frames cannot be laid over each other."""
 
     name = "inpaint"
-    version = 4
+    version = 5
     scope = Scope.CLIP
     parameters = InpaintParameters
     inputs = (Input("ingest"), Input("track"), Input("masks"))
@@ -163,6 +162,8 @@ class _PlateMaker:
         self.camera = camera
         self.lost = 0
         self.width, self.height = clip.width, clip.height
+        self._held: dict[int, FrameView] = {}
+        """Samples for the first plate, by row, kept from when the camera was followed: decoding costs more than looking."""
 
     def plates(self) -> Iterator[_Plate]:
         rows = np.arange(len(self.shot.frames))
@@ -174,24 +175,51 @@ class _PlateMaker:
 
     def _stands_still(self) -> bool:
         """Whether the background moves by less than a pixel (of 640) in frames spread over the shot."""
-        camera = Camera()
-        rows = _spread(len(self.shot.frames), 10)
-        transforms = []
-        for row, view in self._read(rows):
-            transforms.append(camera.follow(view, partial(self._background, row)))
-        moved = [greatest_motion(transform[None], self.width, self.height) for transform in transforms]
-        return float(np.percentile(moved, 80)) < max(1.0, max(self.width, self.height) / 640)
+        camera = Camera(closely=False)
+        looked_at = _spread(len(self.shot.frames), 10)
+        limit = max(1.0, max(self.width, self.height) / 640)
+        decided = len(looked_at) - int(0.8 * (len(looked_at) - 1))  # so many that move, and the percentile is above the limit
+        moved: list[float] = []
+        for row, view in self._read_and_hold(looked_at):
+            transform = camera.follow(view, partial(self._background, row))
+            moved.append(greatest_motion(transform[None], self.width, self.height))
+            if sum(motion >= limit for motion in moved) >= decided:
+                return False
+        return float(np.percentile(moved, 80)) < limit
 
     def _follow(self, rows: np.ndarray) -> np.ndarray:
         camera = Camera()
-        transforms = [camera.follow(view, partial(self._background, row)) for row, view in self._read(rows)]
+        transforms = [camera.follow(view, partial(self._background, row)) for row, view in self._read_and_hold(rows)]
         self.lost = camera.lost
         return np.stack(transforms)
+
+    def _read_and_hold(self, rows: np.ndarray) -> Iterator[tuple[int, FrameView]]:
+        """Frames of ``rows``; on the way, the samples for the first plate are kept for :meth:`_build`, where memory allows it."""
+        every = np.arange(len(self.shot.frames))
+        still = np.tile(identity(), (len(every), 1, 1))
+        box = covered_box(still, self.shot.crops, self.width, self.height)
+        samples = _samples(len(every), int(box[2] - box[0]), int(box[3] - box[1]))
+        if len(samples) * 3 * self.width * self.height > SAMPLE_BYTES:
+            samples = samples[:0]
+        self._held.clear()
+        wanted, kept = set(rows.tolist()), set(samples.tolist())
+        for row, view in self._read(np.union1d(rows, samples)):
+            if row in kept:
+                self._held[row] = view
+            if row in wanted:
+                yield row, view
 
     def _read(self, rows: np.ndarray) -> Iterator[tuple[int, FrameView]]:
         views = self.clip.iterate_views([int(frame) for frame in self.shot.frames[rows]])
         for row, (_, view) in zip(rows, views, strict=True):
             yield int(row), view
+
+    def _samples(self, rows: np.ndarray) -> Iterator[tuple[int, FrameView]]:
+        """Frames of ``rows``, those that are held where that is all of them. Nothing is held afterwards."""
+        held, self._held = self._held, {}
+        if all(int(row) in held for row in rows):
+            return ((int(row), held.pop(int(row))) for row in rows)
+        return self._read(rows)
 
     def _background(self, row: int) -> np.ndarray:
         """Boolean [height, width]: not the person, nor what lies below the crop, where the body goes on."""
@@ -227,11 +255,11 @@ class _PlateMaker:
         transforms = np.stack([chain(offset, transform) for transform in transforms])
         width, height = int(box[2] - box[0]), int(box[3] - box[1])
         builder = PlateBuilder(width, height)
-        chosen = _spread(len(rows), max(6, min(SAMPLES, SAMPLE_BYTES // (4 * width * height))))
+        chosen = _samples(len(rows), width, height)
         hidden = []
-        for position, (row, view) in zip(chosen, self._read(rows[chosen]), strict=True):
+        for position, (row, view) in zip(chosen, self._samples(rows[chosen]), strict=True):
             picture, crop = view.rgb(), self.shot.crops[row]
-            shown = self.labels.person(int(self.shot.frames[row]), extract_crop(picture, crop, GRID))
+            shown = self.labels.person(int(self.shot.frames[row]), small_crop(*crop_part(view, crop)))
             person, inside = crop_to_frame(shown, crop, self.width, self.height)
             builder.add(picture, inside & ~person, transforms[position])
             hidden.append(builder.place(person, transforms[position]))
@@ -242,6 +270,11 @@ class _PlateMaker:
         difference = builder.differences(plate)
         nearest = np.searchsorted((chosen[:-1] + chosen[1:]) / 2, np.arange(len(rows)))  # of the sampled frames
         return _Plate(self.fill(plate, known), rows, transforms, np.asarray(seen)[nearest], np.asarray(difference)[nearest])
+
+
+def _samples(count: int, width: int, height: int) -> np.ndarray:
+    """Which of ``count`` frames a plate of ``width`` x ``height`` pixels is made of."""
+    return _spread(count, max(6, min(SAMPLES, SAMPLE_BYTES // (4 * width * height))))
 
 
 def _spread(count: int, most: int) -> np.ndarray:

@@ -14,7 +14,8 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike
 
-from stages.video.crops import crop_matrix, frame_matrix, opencv_matrix
+from stages.segmentation import shrunk
+from stages.video.crops import frame_matrix, opencv_matrix
 from stages.video.view import FrameView, as_view
 
 __all__ = [
@@ -52,6 +53,13 @@ def invert(transform: ArrayLike) -> np.ndarray:
 # ---------------------------------------------------------------------------------------------------------- registration
 
 
+LEVELS = 4
+"""How often pictures are halved for corners that may have moved far."""
+
+NEAR_LEVELS = (1, 0)
+"""The same, there and back, where it is known to some 20 pixels where they went."""
+
+
 @dataclass(frozen=True)
 class Registration:
     """Where a picture lies in the coordinates of another."""
@@ -79,12 +87,13 @@ class Reference:
         distance = max(5, gray.shape[1] // 80)
         self._points = cv2.goodFeaturesToTrack(gray, corners, 0.005, distance, mask=usable.astype(np.uint8))
 
-    def register(self, picture: np.ndarray, guess: np.ndarray | None = None) -> Registration | None:
+    def register(self, picture: np.ndarray, guess: np.ndarray | None = None, near: bool = False) -> Registration | None:
         """Similarity (turn, zoom, shift) from ``picture`` to this one, from its corners tracked there and back.
 
         Args:
             picture: gray uint8 [height, width] of the same size.
             guess: expected transform picture -> reference, float64 [2, 3].
+            near: whether the guess is good to some 20 pixels: corners are then looked for in half the time.
 
         Returns:
             None where too little of the background can be recognised.
@@ -96,8 +105,9 @@ class Reference:
         if guess is not None:
             back = opencv_matrix(invert(guess))
             start = (points.reshape(-1, 2) @ back[:, :2].T + back[:, 2]).astype(np.float32).reshape(-1, 1, 2)
-        found, status = _track(self.gray, picture, points, start)
-        again, status_back = _track(picture, self.gray, found, points.copy())
+        there_levels, back_levels = NEAR_LEVELS if near else (LEVELS, LEVELS)
+        found, status = _track(self.gray, picture, points, start, there_levels)
+        again, status_back = _track(picture, self.gray, found, points.copy(), back_levels)
         # A corner that does not come back to where it started was lost behind the person.
         good = status & status_back & (np.abs(again - points).max(axis=(1, 2)) < 0.7)
         if good.sum() < 8:
@@ -120,7 +130,9 @@ def register(
     return Reference(reference, usable, corners).register(picture, guess)
 
 
-def _track(before: np.ndarray, after: np.ndarray, points: np.ndarray, start: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _track(
+    before: np.ndarray, after: np.ndarray, points: np.ndarray, start: np.ndarray, levels: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Lucas-Kanade in a pyramid: where ``points`` went, searched for from ``start``, and which were found."""
     found, status, _ = cv2.calcOpticalFlowPyrLK(
         before,
@@ -128,7 +140,7 @@ def _track(before: np.ndarray, after: np.ndarray, points: np.ndarray, start: np.
         points,
         start,
         winSize=(21, 21),
-        maxLevel=4,
+        maxLevel=levels,
         criteria=(cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 20, 0.01),
         flags=cv2.OPTFLOW_USE_INITIAL_FLOW,
     )
@@ -144,7 +156,9 @@ class Camera:
 
     LONGEST_SIDE = 480
 
-    def __init__(self) -> None:
+    def __init__(self, closely: bool = True) -> None:
+        """``closely``: the frames follow each other, so that the camera has not gone far from one to the next."""
+        self._closely = closely
         self._reference: Reference | None = None
         self._to_first = identity()
         self._last = identity()
@@ -163,13 +177,19 @@ class Camera:
         height, width = view.height, view.width
         scale = min(1.0, self.LONGEST_SIDE / max(height, width))
         size = (max(16, round(width * scale)), max(16, round(height * scale)))
-        gray = cv2.resize(np.ascontiguousarray(view.brightness()), size, interpolation=cv2.INTER_AREA)
+        # By halves as far as possible: that takes a tenth of the time.
+        gray = view.brightness()
+        while gray.shape[1] >= 2 * size[0] and gray.shape[0] >= 2 * size[1]:
+            gray = shrunk(gray, 2)
+        gray = cv2.resize(np.ascontiguousarray(gray), size, interpolation=cv2.INTER_LINEAR)
         shrink = np.array([[size[0] / width, 0, 0], [0, size[1] / height, 0]])
         if self._reference is None:
             self._refer(gray, background)
             return identity()
         guess = chain(chain(shrink, chain(invert(self._to_first), self._last)), invert(shrink))
-        found = self._reference.register(gray, guess)
+        found = self._reference.register(gray, guess, near=self._closely)
+        if self._closely and (found is None or found.matches < 0.7 * self._most):
+            found = self._reference.register(gray, guess) or found
         if found is None:
             self.lost += 1
             return self._last
@@ -318,13 +338,14 @@ def crop_to_frame(mask: np.ndarray, crop: ArrayLike, width: int, height: int) ->
     """A crop's boolean mask [size, size] in the frame: (mask, inside the crop), boolean [height, width] each."""
     size = mask.shape[0]
     x, y, side = (float(value) for value in np.asarray(crop, np.float64))
-    left, right = (int(np.clip(value, 0, width)) for value in (x - side / 2 - 2, x + side / 2 + 3))
-    top, bottom = (int(np.clip(value, 0, height)) for value in (y - side / 2 - 2, y + side / 2 + 3))
     there, inside = np.zeros((height, width), bool), np.zeros((height, width), bool)
-    if right > left and bottom > top:
-        stacked = np.stack([mask, np.ones_like(mask)], -1).astype(np.uint8)
-        matrix = opencv_matrix(crop_matrix((x - left, y - top, side), size))
-        shape = (right - left, bottom - top)
-        found = cv2.warpAffine(stacked, matrix, shape, flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP)
-        there[top:bottom, left:right], inside[top:bottom, left:right] = found[..., 0] > 0, found[..., 1] > 0
+    columns, rows = (
+        np.floor((np.arange(length) + 0.5 - centre + side / 2) * (size / side)).astype(np.int64)
+        for length, centre in ((width, x), (height, y))
+    )
+    across, down = ((cells >= 0) & (cells < size) for cells in (columns, rows))
+    if across.any() and down.any():
+        (left, right), (top, bottom) = ((int(shown.argmax()), len(shown) - int(shown[::-1].argmax())) for shown in (across, down))
+        inside[top:bottom, left:right] = True
+        there[top:bottom, left:right] = mask[:, columns[across]][rows[down]]
     return there, inside

@@ -20,6 +20,7 @@ import numpy as np
 
 from schemas.problems import ModelError
 from schemas.tables import LABELS
+from stages.video.crops import crop_matrix, opencv_matrix
 
 BACKGROUND, HAIR, FACE, NECK, CLOTH, OTHER = range(len(LABELS))
 
@@ -163,6 +164,37 @@ def polygon(points: np.ndarray, grid: int, crop: int, mask: np.ndarray | None = 
 def oval_mask(landmarks: np.ndarray, grid: int, crop: int) -> np.ndarray:
     """The face oval, uint8 0 or 255 [grid, grid]."""
     return polygon(landmarks[list(FACE_OVAL)], grid, crop)
+
+
+def shrunk(picture: np.ndarray, factor: int) -> np.ndarray:
+    """``picture`` averaged over ``factor`` x ``factor`` pixels; up to ``factor`` - 1 rows and columns at its end are left out.
+
+    Whole factors take a fraction of the time that others take, and so does resampling what was made small before.
+    """
+    height, width = picture.shape[0] // factor, picture.shape[1] // factor
+    if factor <= 1 or not (height and width):
+        return picture
+    return np.asarray(
+        cv2.resize(picture[: height * factor, : width * factor], (width, height), interpolation=cv2.INTER_AREA), picture.dtype
+    )
+
+
+def small_crop(picture: np.ndarray, crop: np.ndarray) -> np.ndarray:
+    """A crop (centre x, centre y, side) at GRID pixels: less smooth than from ``extract_crop``, in a tenth of the time.
+
+    Args:
+        picture: uint8 [height, width, 3].
+        crop: float [3], pixels of ``picture``.
+
+    Returns:
+        uint8 [GRID, GRID, 3].
+    """
+    factor = max(1, min(int(float(crop[2]) // GRID), *picture.shape[:2]))
+    matrix = opencv_matrix(crop_matrix(np.asarray(crop, np.float64) / factor, GRID))
+    small = shrunk(picture, factor)
+    return np.asarray(
+        cv2.warpAffine(small, matrix, (GRID, GRID), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), np.uint8
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------- colour

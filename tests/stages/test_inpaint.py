@@ -9,6 +9,7 @@ import pytest
 
 from schemas.parameters import InpaintParameters
 from schemas.problems import ModelError
+from stages import inpaint
 from stages import segmentation as parts
 from stages.contract import Inputs, Work
 from stages.inpaint import InpaintStage, background_crop
@@ -115,6 +116,16 @@ def test_the_same_seed_gives_the_same_plate_bit_for_bit(tmp_path: Path) -> None:
     first, again, other = clip.run("first", seed=1), clip.run("again", seed=1), clip.run("other", seed=2)
     assert first.digest == again.digest
     assert first.digest != other.digest
+
+
+@pytest.mark.parametrize("pan", [0.0, 6.0])
+def test_frames_that_were_kept_give_the_plate_that_frames_read_again_give(
+    tmp_path: Path, pan: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip = _Clip(tmp_path, pan)
+    kept = clip.run("kept")
+    monkeypatch.setattr(inpaint._PlateMaker, "_samples", inpaint._PlateMaker._read)
+    assert clip.run("read").digest == kept.digest
 
 
 def test_asking_for_lama_without_its_weights_says_how_to_register_them(tmp_path: Path) -> None:

@@ -18,7 +18,8 @@ from stages.contract import Chunk, Inputs, Work
 from stages.hands import Awaiting, at_head, find_hands, hand_mask
 from stages.masks import MaskStage, outside_picture
 from stages.matte import foreground_colours, head_matte, reference_image, solve_matte
-from stages.segmentation import GRID, HairNetwork, HeadFrame, HeadParser, PersonNetwork, enlarge_labels
+from stages.segmentation import GRID, HairNetwork, HeadFrame, HeadParser, PersonNetwork, enlarge_labels, small_crop
+from stages.video.crops import extract_crop
 from stages.video.decode import open_clip
 from storage.artifacts import Artifact, ArtifactWriter
 from storage.tables import array
@@ -80,6 +81,17 @@ def test_outside_of_the_picture_there_is_background() -> None:
     person[outside] = -1
     parser = HeadParser.fit([picture], [landmarks], [person], [None])
     assert not parser.labels(picture, landmarks, person)[outside].any()
+
+
+@pytest.mark.parametrize("side", [180.0, 400.5, 611.3, 827.0])
+def test_a_crop_made_small_first_shows_what_the_smooth_one_shows(side: float) -> None:
+    picture = cv2.GaussianBlur(textured(720, 900), (0, 0), 4)
+    crop = np.array([430.3, 355.8, side])
+    found, expected = small_crop(picture, crop).astype(int), extract_crop(picture, crop, GRID).astype(int)
+    difference = np.abs(found - expected).mean()
+    shifted = min(np.abs(found[:, 1:] - expected[:, :-1]).mean(), np.abs(found[1:] - expected[:-1]).mean())
+    assert difference < 2
+    assert difference < 0.5 * shifted
 
 
 def test_the_hair_network_decides_where_colours_do_not() -> None:
