@@ -148,7 +148,8 @@ def convert(
     if reference is not None:
         parts["appearance_net"] = tried(lambda: convert_appearance_net(reference, sizes, str(files.reference_unet), dtype))
     if denoising is not None and (motion is not None or files.motion_module is None):
-        parts["denoising_net"] = tried(lambda: convert_denoising_net(denoising, motion, sizes, str(files.denoising_unet), dtype))
+        both = str(files.denoising_unet) + (f" with {files.motion_module.name}" if files.motion_module else "")
+        parts["denoising_net"] = tried(lambda: convert_denoising_net(denoising, motion, sizes, both, dtype))
     if guider is not None:
         parts["pose_guider"] = tried(lambda: convert_pose_guider(guider, sizes, str(files.pose_guider), dtype))
     if problems:

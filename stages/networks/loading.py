@@ -96,7 +96,8 @@ def read_state_dict(path: Path, *, allow_pickle: bool = False) -> dict[str, Tens
             "Convert it to safetensors.",
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        # Its first sentence: PyTorch goes on at length about what may have happened.
+        reason = str(error).splitlines()[0].split(". ")[0].rstrip(".") if str(error) else type(error).__name__
         raise ModelError("model_damaged", f"The file {path} is damaged: {reason}.", "Copy or download it again.") from error
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
