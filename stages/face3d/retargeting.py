@@ -46,10 +46,10 @@ UNEXPLAINED = 0.75
 """Share of the motion beyond the fitted expressions that is carried over."""
 
 _SURELY_OPEN, _WIDE_OPEN = 0.4, 0.7
-_CLOSED_LIPS = 0.02  # of the mouth's width: what MediaPipe leaves between closed lips
+_CLOSED_LIPS = 0.025  # of the mouth's width: what MediaPipe leaves between closed lips
 _PARTED_LIPS = 0.06
 _RESTING_LIPS, _WIDE_OPEN_LIPS = 0.06, 0.2
-_SURELY_RESTING = 0.7  # share of the gap between the driver's lips at rest that is no opening: the face at rest may be wrong
+_SURELY_RESTING = 0.8  # share of the gap between the driver's lips at rest that is no opening: the face at rest may be wrong
 _EYE_REACH = 0.16
 _MOUTH_REACH = 0.45
 _RATIO_LIMITS = (0.5, 2.0)
