@@ -181,7 +181,7 @@ class Camera:
         gray = view.brightness()
         while gray.shape[1] >= 2 * size[0] and gray.shape[0] >= 2 * size[1]:
             gray = shrunk(gray, 2)
-        gray = cv2.resize(np.ascontiguousarray(gray), size, interpolation=cv2.INTER_LINEAR)
+        gray = cv2.resize(np.ascontiguousarray(gray), size, interpolation=cv2.INTER_AREA)
         shrink = np.array([[size[0] / width, 0, 0], [0, size[1] / height, 0]])
         if self._reference is None:
             self._refer(gray, background)
