@@ -77,7 +77,7 @@ class Retarget(Stage):
     """Faces at rest, scale-aware retargeting, edits, the target's head pose."""
 
     name = "retarget"
-    version = 3
+    version = 4
     scope = Scope.JOB
     parameters = RetargetParameters
     inputs = (Input("track", "source"), Input("fit3dmm", "source"), Input("track", "target"), Input("fit3dmm", "target"))

@@ -159,7 +159,7 @@ METHODS: Mapping[str, Method] = {
 }
 REFERENCE = "both (the paper)"
 COLOURS = {"all": "#333333", "eyes": "#1f77b4", "brows": "#2ca02c", "mouth": "#d62728"}
-MEASURES_VERSION = 5
+MEASURES_VERSION = 6
 """Goes up when a method or a measure changes, so that old measurements are not taken for new ones."""
 
 

@@ -46,6 +46,7 @@ UNEXPLAINED = 0.75
 """Share of the motion beyond the fitted expressions that is carried over."""
 
 _SURELY_OPEN, _WIDE_OPEN = 0.4, 0.7
+_WINKS = (0.5, 0.8)  # opening of an eye beside a shut one up to which it is doubted, and from which it is believed
 _CLOSED_LIPS = 0.025  # of the mouth's width: what MediaPipe leaves between closed lips
 _PARTED_LIPS = 0.06
 _RESTING_LIPS, _WIDE_OPEN_LIPS = 0.06, 0.2
@@ -178,8 +179,7 @@ def retarget(
     """
     kernels = _kernels()
     moved = transferred(driver if believed is None else believed, driver_neutral, source_neutral, ratios)
-    for index, eye in enumerate(EYES):
-        share = opening_ratios(driver, driver_neutral, eye)
+    for index, (eye, share) in enumerate(zip(EYES, lid_openings(driver, driver_neutral), strict=True)):
         factor, more = _opened_otherwise(share, None if blinks is None else blinks[:, index])
         share = share * factor + more
         # Open eyes keep what the sum gives them; towards closing, the share of the opening takes over.
@@ -204,7 +204,7 @@ def closed_share(driver: Floats, driver_neutral: Floats) -> Floats:
 
     A fitted weight of ``eyeBlink`` says less: it is 0.4 to 0.7 when the eye is shut.
     """
-    shares = [closing(opening_ratios(driver, driver_neutral, eye)).mean(1) for eye in EYES]
+    shares = [closing(share).mean(1) for share in lid_openings(driver, driver_neutral)]
     return np.clip(1.0 - np.stack(shares, axis=1), 0.0, 1.0)
 
 
@@ -258,6 +258,23 @@ def opening_ratios(driver: Floats, neutral: Floats, eye: Eye) -> Floats:
     whole = gaps.mean(1, keepdims=True) / rest.mean()
     lean = 0.3 * rest.max()
     return np.asarray(np.clip((gaps + lean * whole) / (rest + lean), 0.0, 2.5))
+
+
+def lid_openings(driver: Floats, neutral: Floats) -> tuple[Floats, Floats]:
+    """``opening_ratios`` of the left and the right eye, ``[n, 7]`` each, of eyes that blink together.
+
+    Where one eye is shut and the other read as less than half open, the detector has mistaken the other one: it is read as its
+    neighbour is. In real clips that is what such frames show; an eye that winks leaves the other wider open than that.
+    """
+    left, right = (opening_ratios(driver, neutral, eye) for eye in EYES)
+    return _with_neighbour(left, right), _with_neighbour(right, left)
+
+
+def _with_neighbour(share: Floats, other: Floats) -> Floats:
+    own, beside = share.mean(1, keepdims=True), other.mean(1, keepdims=True)
+    doubted = (1.0 - _smoothstep(beside, CLOSED, _SURELY_OPEN)) * (1.0 - _smoothstep(own, *_WINKS))
+    believed = own + doubted * (np.minimum(own, beside) - own)
+    return np.asarray(share * believed / np.maximum(own, 1e-9))
 
 
 def closing(ratio: Floats) -> Floats:

@@ -17,6 +17,7 @@ from stages.face3d.retargeting import (
     face_size,
     feature_ratios,
     lid_gaps,
+    lid_openings,
     lip_gaps,
     mirrored_displacement,
     mirrored_landmarks,
@@ -160,6 +161,34 @@ def test_how_far_an_eye_is_closed_is_read_off_its_lids():
         half[list(eye.upper), 1] -= 0.5 * lid_gaps(AT_REST[None], eye)[0]
     closed = closed_share(np.stack([AT_REST, half, with_closed_eyes(AT_REST)]), AT_REST)
     np.testing.assert_allclose(closed, [[0, 0], [0.5, 0.5], [1, 1]], atol=0.03)
+
+
+def with_lids_at(left: float, right: float) -> np.ndarray:
+    """The face at rest with its eyes open by these shares of their opening."""
+    shape = AT_REST.copy()
+    for eye, share in zip(EYES, (left, right), strict=True):
+        shape[list(eye.upper), 1] -= (1 - share) * lid_gaps(AT_REST[None], eye)[0]
+    return shape
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_an_eye_read_as_half_shut_beside_a_shut_one_is_shut(mirrored):
+    pairs = [(0.05, 0.45), (0.05, 0.9), (0.45, 0.45), (0.2, 0.2), (1.0, 0.6)]
+    frames = np.stack([with_lids_at(*(pair[::-1] if mirrored else pair)) for pair in pairs])
+    openings = np.stack([share.mean(1) for share in lid_openings(frames, AT_REST)], axis=1)
+    if mirrored:
+        openings = openings[:, ::-1]
+    np.testing.assert_allclose(openings, [(0.05, 0.05), *pairs[1:]], atol=0.01)
+    result = retarget(frames, AT_REST, AT_REST, FeatureRatios())
+    assert all(np.abs(lid_gaps(result, eye)[0]).max() < 0.01 for eye in EYES)
+
+
+def test_an_eye_beside_a_shut_one_opens_without_a_jump():
+    frames = np.stack([with_lids_at(0.0, share) for share in np.linspace(0, 1, 101)])
+    right = lid_openings(frames, AT_REST)[1].mean(1)
+    steps = np.diff(right)
+    assert steps.min() >= -1e-9
+    assert steps.max() < 0.06
 
 
 def test_only_the_unexplained_part_of_a_motion_is_damped():
