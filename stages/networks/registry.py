@@ -23,13 +23,14 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from schemas.names import suggestion
 from schemas.problems import ModelError
+from stages.networks.additions import replace_folder, workplace
 from stages.networks.downloading import download, extract
 from stages.networks.model_entries import KNOWN, ModelEntry, declared_entries
 from stages.networks.registered import SHIPPED, Registration, check_name, pipeline_files, registrations
@@ -152,7 +153,8 @@ class ModelRegistry:
                 "model_wrong_kind", f"{source} is a folder; {name} is one {entry.kind} file.", "Give the file itself."
             )
         self._look_into(entry, source)
-        with self._temporary(entry) as temporary:
+        with self._workplace(entry) as place:
+            temporary = place / "weights"
             shutil.copyfile(source, temporary)
             return self._install(entry, temporary, str(source), allow_unknown_digest)
 
@@ -169,23 +171,17 @@ class ModelRegistry:
         """
         check_name(name, {entry.name: entry for entry in self.entries.values() if entry.kind != "pipeline"})
         entry = ModelEntry(name=name, file=name, kind="pipeline", licence="", commercial=False, serves="")
-        with self._temporary(entry) as placeholder:
-            made = placeholder.with_name(placeholder.name + ".made")
-            try:
-                made.mkdir()
-                registration = make(made)
-                registration.write(made)
-                place = self.folder / name
-                if place.exists():
-                    os.replace(place, placeholder.with_name(placeholder.name + ".old"))
-                os.replace(made, place)
-            finally:
-                for left in (made, placeholder.with_name(placeholder.name + ".old")):
-                    shutil.rmtree(left, ignore_errors=True)
+        with self._workplace(entry) as place:
+            made = place / name
+            made.mkdir()
+            registration = make(made)
+            registration.write(made)
+            replace_folder(made, self.folder, name, place)
         self._find_pipelines()
         # The digests on record are those of these files, read a moment ago: a run need not read them again, nor we now.
-        self._remember({f"{place}/{file}": _state_of(place / file, digest) for file, digest in registration.files.items()})
-        return place
+        folder = self.folder / name
+        self._remember({f"{folder}/{file}": _state_of(folder / file, digest) for file, digest in registration.files.items()})
+        return folder
 
     def pull(
         self,
@@ -217,7 +213,8 @@ class ModelRegistry:
             )
         if not entry.url:
             raise ModelError("model_no_url", f"There is no address from which {name} can be pulled.", entry.note or _hint(entry))
-        with self._temporary(entry) as temporary:
+        with self._workplace(entry) as place:
+            temporary = place / "weights"
             download(entry, temporary, maximum_bytes, progress)
             if entry.member:
                 extract(entry, temporary, maximum_bytes)
@@ -331,20 +328,19 @@ class ModelRegistry:
         os.replace(temporary, self.folder / _STATE_FILE)
 
     @contextmanager
-    def _temporary(self, entry: ModelEntry) -> Iterator[Path]:
-        """A file of the folder itself, so that moving it to its name is one step; gone afterwards whatever happens."""
+    def _workplace(self, entry: ModelEntry) -> Iterator[Path]:
+        """A folder in the folder of models to make an entry in; gone afterwards whatever happens."""
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(dir=self.folder, prefix=f".{entry.name}-")
-        except OSError as error:
-            raise ModelError(
-                "models_folder",
-                f"The folder of models {self.folder} cannot be written: {error.strerror}.",
-                f"Set {FOLDER_VARIABLE} to another.",
-            ) from error
-        os.close(handle)
-        try:
-            yield Path(name)
+            with ExitStack() as stack:
+                try:
+                    place = stack.enter_context(workplace(self.folder, entry.name))
+                except OSError as error:
+                    raise ModelError(
+                        "models_folder",
+                        f"The folder of models {self.folder} cannot be written: {error.strerror}.",
+                        f"Set {FOLDER_VARIABLE} to another.",
+                    ) from error
+                yield place
         except OSError as error:
             raise ModelError(
                 "models_folder",
@@ -352,8 +348,6 @@ class ModelRegistry:
                 "Is the disk full?",
                 retryable=True,
             ) from error
-        finally:
-            Path(name).unlink(missing_ok=True)
 
     def _install(self, entry: ModelEntry, temporary: Path, source: str, allow_unknown_digest: bool) -> Path:
         digest = _sha256(temporary)
