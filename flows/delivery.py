@@ -60,7 +60,7 @@ def deliver(planner: Planner, plan: JobPlan, output_url: str) -> JobOutcome:
     counts: dict[str, Any] = verdict.get("frames", {})
     cached = plan.record is not None
     if plan.record is None:
-        told = [*_media_notes(planner, plan), *_render_notes(planner, plan), *facts.get("notes", [])]
+        told = [*_media_notes(planner, plan), *_job_notes(planner, plan), *facts.get("notes", [])]
         plan.record = _commit_record(planner, plan, manifests, told)
     notes += cast(list[str], plan.record.facts.get("notes", []))
     return JobOutcome(
@@ -93,9 +93,9 @@ def _media_notes(planner: Planner, plan: JobPlan) -> list[str]:
     return notes
 
 
-def _render_notes(planner: Planner, plan: JobPlan) -> list[str]:
-    """What the renderer did otherwise than asked for, chunk by chunk."""
-    units = planner.step(Node(plan.job.id, "render")).units or []
+def _job_notes(planner: Planner, plan: JobPlan) -> list[str]:
+    """What retargeting and the renderer, chunk by chunk, did otherwise than asked for."""
+    units = [unit for stage in ("retarget", "render") for unit in planner.step(Node(plan.job.id, stage)).units or []]
     return [note for unit in units if unit.manifest for note in cast(list[str], unit.manifest.facts.get("notes", []))]
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from schemas.catalogue import Catalogue, Job, read_catalogue, resolve, safe_id
+from pydantic import ValidationError
+
+from schemas.catalogue import Catalogue, Job, edits_of, read_catalogue, resolve, safe_id
 from schemas.problems import ModelError, UsageError
 from stages.networks.registry import ModelRegistry
 
@@ -64,7 +66,7 @@ def single_job(
     """The job of one pair; refused like a catalogue's row, with every problem at once.
 
     Raises:
-        UsageError: no rights, an output that is no video file, ...
+        UsageError: no rights, an output that is no video file, edits that cannot be made, ...
     """
     problems = []
     if not rights.strip():
@@ -77,7 +79,7 @@ def single_job(
     if problems:
         raise UsageError(problems)
     here = str(Path.cwd() / "-")
-    return Job.model_validate(
+    job = _checked(
         {
             "id": safe_id(output.stem),
             "source": resolve(source, here),
@@ -90,3 +92,15 @@ def single_job(
             "output": output.name,
         }
     )
+    edits_of(job)
+    return job
+
+
+def _checked(values: dict[str, object]) -> Job:
+    try:
+        return Job.model_validate(values)
+    except ValidationError as error:
+        problems = [
+            f"{'.'.join(map(str, item['loc']))}: {item.get('ctx', {}).get('error', item['msg'])}" for item in error.errors()
+        ]
+        raise UsageError(problems) from error

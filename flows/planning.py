@@ -16,9 +16,8 @@ from urllib.parse import urlsplit
 
 from flows import pipeline
 from flows.problems import failure_of
-from schemas.catalogue import Job, load_edits
+from schemas.catalogue import Job, edits_of
 from schemas.configuration import Settings
-from schemas.edits import read_edits
 from schemas.parameters import StageParameters
 from schemas.problems import HeadswapError, UsageError
 from stages.contract import Chunk, Input, Owner, Scope
@@ -327,8 +326,7 @@ class Planner:
         for plan in self.jobs.values():
             if plan.failure is None and plan.edits is None:
                 try:
-                    where = f"edits of job {plan.job.id}"
-                    plan.edits = read_edits(load_edits(plan.job.edits), where).to_options()
+                    plan.edits = edits_of(plan.job).to_options()
                 except HeadswapError as error:
                     plan.failure = failure_of(error, stage="retarget", owner=plan.job.id)
 

@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from schemas.edits import Edits, read_edits
 from schemas.names import nearest, suggestion
 from schemas.problems import UsageError
 
@@ -122,9 +123,12 @@ class Job(BaseModel):
 
     @field_validator("edits")
     @classmethod
-    def _inline_edits_parse(cls, value: str | None) -> str | None:
+    def _inline_edits_can_be_made(cls, value: str | None) -> str | None:
         if value is not None and _is_inline(value):
-            parse_edits(value, "the edits")
+            try:
+                read_edits(parse_edits(value, "the edits"))
+            except UsageError as error:
+                raise ValueError("; ".join(error.problems)) from error
         return value
 
 
@@ -230,16 +234,44 @@ def load_edits(edits: str | None, *, storage_options: Mapping[str, Any] | None =
         raise UsageError([f"{error}."]) from error
 
 
+def edits_of(job: Job, *, storage_options: Mapping[str, Any] | None = None) -> Edits:
+    """The edits of a job, checked.
+
+    Raises:
+        UsageError: with every problem and its place: in the file, or in the job's own cell.
+    """
+    named = job.edits is not None and not _is_inline(job.edits)
+    where = f"{job.edits} (edits of job {job.id})" if named else f"edits of job {job.id}"
+    return read_edits(load_edits(job.edits, storage_options=storage_options), where)
+
+
 def parse_edits(text: str | bytes, name: str) -> dict[str, Any]:
     """Parse edits from JSON or YAML (of which JSON is a part); ``ValueError`` names what is wrong."""
     try:
         decoded = text.decode("utf-8-sig") if isinstance(text, bytes) else text
-        value = json.loads(decoded) if _is_inline(decoded) else yaml.safe_load(decoded)
+        value = json.loads(decoded, object_pairs_hook=_each_once) if _is_inline(decoded) else yaml.load(decoded, _EachOnce)
     except (ValueError, yaml.YAMLError, RecursionError) as error:  # ValueError: bad JSON or UTF-8, a number of 5,000 digits
         raise ValueError(f"{name} cannot be read as a JSON or YAML object: {str(error).splitlines()[0]}") from error
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
         raise ValueError(f'{name} must be an object with named entries, such as {{"curves": {{"mouthSmile": {{"scale": 0.5}}}}}}')
     return value
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON; of two entries with one name the last would win in silence."""
+    entries = dict(pairs)
+    if len(entries) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} is given twice")
+    return entries
+
+
+class _EachOnce(yaml.SafeLoader):
+    """YAML's safe loader, which refuses a mapping with one key twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        _each_once([(key.value, value) for key, value in node.value if isinstance(key, yaml.ScalarNode)])
+        return super().construct_mapping(node, deep)
 
 
 def resolve(path: str, base: str) -> str:
@@ -320,14 +352,20 @@ def _complaint(name: str, problem: Mapping[str, Any]) -> str:
 def _text_or_number(name: str, value: Any) -> Any:
     """Cells as the columns want them: numbers in text columns (an id of 7) as text, edits given as an object as JSON."""
     if name == "edits" and isinstance(value, dict):
-        # Parquet fills the fields that a struct does not have with nulls.
-        return json.dumps({key: entry for key, entry in value.items() if entry is not None}, sort_keys=True, default=str)
+        return json.dumps(_without_nulls(value), sort_keys=True, default=str)
     if name in ("id", "subject", "output", "rights") and isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if name == "seed":
         # 3.0 is what a data frame makes of an integer column with gaps.
         return value if not isinstance(value, bool) else str(value)
     return value.strip() if isinstance(value, str) and name != "edits" else value
+
+
+def _without_nulls(value: Any) -> Any:
+    """Parquet fills the fields that a struct does not have with nulls, at every depth."""
+    if isinstance(value, dict):
+        return {key: _without_nulls(entry) for key, entry in value.items() if entry is not None}
+    return [_without_nulls(entry) for entry in value] if isinstance(value, list) else value
 
 
 def _is_path(name: str, value: str) -> bool:

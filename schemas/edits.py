@@ -7,13 +7,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from schemas.names import suggestion
 from schemas.problems import UsageError
 
 SIDED = (
@@ -35,8 +36,12 @@ _SPELLINGS = {
 }
 
 
+LARGEST_TURN = 60.0
+"""Degrees that edits may add to an angle of the head: beyond, one portrait has nothing to show."""
+
+
 class _Edit(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Keyframe(_Edit):
@@ -76,9 +81,18 @@ class Curve(_Edit):
 class Angle(_Edit):
     """Degrees added to the head's own angle: a constant, or keyframes."""
 
-    offset: float = Field(0.0, ge=-60, le=60)
+    offset: float = Field(0.0, ge=-LARGEST_TURN, le=LARGEST_TURN)
     keyframes: Keyframes = ()
     interpolation: Literal["smooth", "linear", "hold"] = "smooth"
+
+    @model_validator(mode="after")
+    def _within_reach(self) -> Angle:
+        beyond = [keyframe.frame for keyframe in self.keyframes if abs(keyframe.value + self.offset) > LARGEST_TURN]
+        if beyond:
+            raise ValueError(
+                f"at frame {beyond[0]} keyframe and offset add more than {LARGEST_TURN:.0f} degrees, which no result could show"
+            )
+        return self
 
 
 def _angle(value: object) -> object:
@@ -98,20 +112,21 @@ class HeadPose(_Edit):
         return {name: _angle(value) for name, value in values.items()} if isinstance(values, dict) else values
 
 
+def canonical_name(name: str) -> str:
+    """The one spelling of an expression's name; ``ValueError`` with the nearest where there is none."""
+    if name.lower() not in _SPELLINGS:
+        known = (*SIDED, *MIDDLE)
+        raise ValueError(f"{name!r} is no expression; {suggestion(name, known)} Known: {', '.join(known)}")
+    return _SPELLINGS[name.lower()]
+
+
 class Edits(_Edit):
     """All edits of a job. Names of curves are ARKit's (``eyeBlinkLeft``, or ``eyeBlink_L``); without a side both are meant."""
 
-    curves: dict[str, Curve] = Field(default_factory=dict)
+    curves: dict[Annotated[str, AfterValidator(canonical_name)], Curve] = Field(default_factory=dict)
     head_pose: HeadPose = HeadPose()
     head_scale: float = Field(1.0, ge=0.5, le=2, description="size of the new head against what fits the body")
     mirror: bool = Field(False, description="swap the expression's left and right")
-
-    @model_validator(mode="after")
-    def _known_names(self) -> Edits:
-        unknown = sorted(name for name in self.curves if name.lower() not in _SPELLINGS)
-        if unknown:
-            raise ValueError(f"unknown expressions {', '.join(unknown)}; known: {', '.join((*SIDED, *MIDDLE))}")
-        return self
 
     def to_options(self) -> dict[str, Any]:
         """As JSON with nothing in it that is a default: equal edits have equal keys."""
@@ -124,11 +139,33 @@ def read_edits(document: Mapping[str, Any] | None, where: str = "edits") -> Edit
     Raises:
         UsageError: with every problem found, each with its place in the document.
     """
+    problems = _named_twice(document or {}, where)
+    edits = Edits()
     try:
-        return Edits.model_validate(document or {})
+        edits = Edits.model_validate(document or {})
     except ValidationError as error:
-        problems = [f"{'.'.join([where, *map(str, item['loc'])])}: {item['msg']}" for item in error.errors()]
-        raise UsageError(problems, "See docs/edits.md for what can be written.") from error
+        problems += [f"{_place(where, item['loc'])}: {_complaint(item)}" for item in error.errors()]
+    if problems:
+        raise UsageError(problems, "Mend these places; docs/edits.md says what can be written.")
+    return edits
+
+
+def _named_twice(document: Mapping[str, Any], where: str) -> list[str]:
+    """Curves given under two spellings of one name: which of them would count?"""
+    curves = document.get("curves")
+    spellings: dict[str, list[str]] = {}
+    for name in curves if isinstance(curves, Mapping) else ():
+        if isinstance(name, str) and name.lower() in _SPELLINGS:
+            spellings.setdefault(_SPELLINGS[name.lower()], []).append(name)
+    return [f"{where}.curves: {' and '.join(names)} are the same curve" for names in spellings.values() if len(names) > 1]
+
+
+def _place(where: str, path: Iterable[object]) -> str:
+    return ".".join([where, *(str(part) for part in path if part != "[key]")])
+
+
+def _complaint(item: Mapping[str, Any]) -> str:
+    return str(item["ctx"]["error"]) if item["type"] == "value_error" else str(item["msg"])
 
 
 def interpolate(

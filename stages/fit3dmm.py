@@ -13,7 +13,7 @@ from schemas.tables import fit_table, identity_table
 from stages.contract import Input, Scope, Stage, Work
 from stages.face3d.fitting import Poses, euler_angles, fit_frames, fit_identity
 from stages.face3d.model import FaceModel, builtin_digest
-from stages.face3d.smoothing import EXPRESSION_TREMOR, margin, smooth_poses, smooth_rotations, steady
+from stages.face3d.smoothing import EXPRESSION_TREMOR, margin, runs_of, smooth_poses, smooth_rotations, steady
 from storage.artifacts import Artifact
 from storage.tables import array
 
@@ -25,7 +25,7 @@ class Fit3dmm(Stage):
     """Identity from frames spread over the clip, then every frame in batches."""
 
     name = "fit3dmm"
-    version = 3
+    version = 4
     scope = Scope.CLIP
     parameters = FitParameters
     inputs = (Input("track"),)
@@ -92,7 +92,7 @@ def _fitted(track: Artifact, identity: NDArray[np.float64], smoothing: float) ->
         fit = fit_frames(landmarks[detected], _MODEL, identity)
         poses, expression, held = fit.poses, fit.expression, fit.rotation
         if smoothing > 0:
-            runs = shots[low:high][detected]
+            runs = runs_of(np.flatnonzero(detected), shots[low:high][detected])
             held = smooth_rotations(held, poses.scale, runs, smoothing)
             poses = smooth_poses(poses, runs, smoothing)
             expression = np.clip(steady(expression, runs, smoothing, EXPRESSION_TREMOR), 0, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from schemas.edits import Edits, read_edits
 from schemas.parameters import RetargetParameters
-from schemas.tables import aligned_table, neutral_table
+from schemas.tables import LANDMARKS, aligned_table, neutral_table
 from stages.contract import Input, Owner, Scope, Stage, Work
 from stages.face3d.editing import edit_displacement, edit_expression, edit_poses
 from stages.face3d.fitting import Poses, euler_angles
@@ -25,8 +26,6 @@ from stages.face3d.retargeting import (
     closed_share,
     face_size,
     feature_ratios,
-    lid_gaps,
-    lip_gaps,
     mirrored_displacement,
     nearly_neutral_frames,
     neutral_landmarks,
@@ -34,9 +33,10 @@ from stages.face3d.retargeting import (
     restlessness,
     retarget,
 )
-from stages.face3d.smoothing import landmark_tremor, margin, smooth_poses, steady
-from stages.face3d.topology import EYES, INNER_CORNERS, LEFT_EYE, LIPS, RIGHT_EYE
+from stages.face3d.smoothing import landmark_tremor, margin, runs_of, smooth_poses, steady
+from stages.face3d.topology import LEFT_EYE, LIPS, RIGHT_EYE
 from stages.fit3dmm import frontal_weights
+from stages.metrics.retargeting import invariants
 from stages.video.crops import to_crop
 from storage.artifacts import Artifact
 from storage.tables import array
@@ -106,14 +106,14 @@ class Retarget(Stage):
         ratios = feature_ratios(source_neutral, driver.neutral) if parameters.scale_aware else FeatureRatios()
         size = face_size(driver.neutral) / face_size(source_neutral) * edits.head_scale
         shift = driver.neutral.mean(0) - size * source_neutral.mean(0)
-        check = _Invariants()
+        check = _Invariants(edits)
         with work.output.table_writer(self.tables[0]) as writer:
             for rows, seen in target_clip.blocks(parameters.steadiness):
                 generated = np.isin(rows, seen.number)
-                shapes, poses, expression = _retarget(
+                shapes, poses, expression, acted = _retarget(
                     seen, driver.neutral, source_neutral, ratios, edits, target_clip, damped=joint
                 )
-                check.add(canonical_landmarks(seen.landmarks, seen.poses), shapes, driver.neutral, source_neutral)
+                check.add(acted, shapes, driver.neutral, source_neutral)
                 poses = Poses(
                     poses.rotation,
                     poses.project(np.broadcast_to(shift, (len(seen), 1, 3)))[:, 0],
@@ -125,7 +125,8 @@ class Retarget(Stage):
                         "frame": rows.astype(np.int32),
                         "generated": generated,
                         "landmarks": _spread(
-                            to_crop(poses.project(shapes), seen.crop, parameters.crop_size).reshape(len(seen), -1), generated
+                            to_crop(poses.project(shapes), seen.crop, parameters.crop_size).reshape(len(seen), 3 * LANDMARKS),
+                            generated,
                         ),
                         "expression": _spread(expression, generated),
                         "rotation": _spread(poses.rotation.reshape(-1, 9), generated),
@@ -145,6 +146,7 @@ class Retarget(Stage):
                 "s_mouth": _rounded(ratios.mouth),
                 "head_size": round(size, 4),
                 "invariants": check.facts(),
+                "notes": [*_frozen_elsewhere(edits, target_clip), *check.notes()],
                 "expressions": list(_MODEL.names),
             }
         )
@@ -205,10 +207,14 @@ class _Clip:
             ),
         )
 
+    def nearest_seen(self, frame: int) -> int:
+        """The detected frame nearest to a number."""
+        seen = np.flatnonzero(self._detected)
+        return int(seen[np.abs(seen - frame).argmin()])
+
     def expression_of(self, frame: int) -> tuple[Floats, Floats]:
         """Fitted weights ``[1, E]`` and shape ``[1, 478, 3]`` of the detected frame nearest to a number."""
-        seen = np.flatnonzero(self._detected)
-        nearest = int(seen[np.abs(seen - frame).argmin()])
+        nearest = self.nearest_seen(frame)
         found = self.frames(range(nearest, nearest + 1))
         return found.expression, canonical_landmarks(found.landmarks, found.poses)
 
@@ -289,8 +295,10 @@ def _retarget(
     target: _Clip,
     *,
     damped: bool,
-) -> tuple[Floats, Poses, Floats]:
+) -> tuple[Floats, Poses, Floats, Floats]:
     """Shapes ``[n, 478, 3]`` in model space, poses in the target's frame pixels, weights ``[n, E]``; edits applied.
+
+    Last what the target's face did, ``[n, 478, 3]`` in model space, mirrored where that is asked for, without the curves.
 
     ``damped``: motion that no expression explains is believed in part.
     """
@@ -299,7 +307,7 @@ def _retarget(
     if edits.mirror:
         driver = driver_neutral + mirrored_displacement(driver - driver_neutral)
         expression = expression[:, _MODEL.mirrored]
-    believed = driver
+    acted = believed = driver
     if damped:
         explained = _MODEL.displacement(_SOLVER.expression(driver, driver_neutral, expression))
         believed = believed_motion(driver, driver_neutral, explained)
@@ -319,7 +327,18 @@ def _retarget(
         unasked[:, _BLINKS] = np.isnan(blinks)
         expression = np.where(unasked, expression, edited.expression)
     shapes = retarget(driver, driver_neutral, source_neutral, ratios, blinks=blinks, believed=believed)
-    return shapes, edit_poses(seen.poses, seen.number, edits), expression
+    return shapes, edit_poses(seen.poses, seen.number, edits), expression, acted
+
+
+def _frozen_elsewhere(edits: Edits, target: _Clip) -> list[str]:
+    """Curves that keep the value of a frame that shows no face, or does not exist, and which frame's value they keep instead."""
+    told = []
+    for name, curve in edits.curves.items():
+        if curve.freeze is not None and (nearest := target.nearest_seen(curve.freeze)) != curve.freeze:
+            told.append(
+                f"Edit of {name}: the target shows no face in frame {curve.freeze}; the value of frame {nearest} is kept."
+            )
+    return told
 
 
 def _with_blinks(expression: Floats, shapes: Floats, neutral: Floats) -> Floats:
@@ -334,7 +353,7 @@ def _steadied(seen: Frames, steadiness: float) -> Frames:
     """Landmarks and poses without the detector's tremor. Frames that do not follow each other are not mixed."""
     if steadiness <= 0:
         return seen
-    runs = np.cumsum(np.concatenate([[0], (np.diff(seen.number) > 1) | (np.diff(seen.shot) != 0)]))
+    runs = runs_of(seen.number, seen.shot)
     shapes = canonical_landmarks(seen.landmarks, seen.poses)
     poses = smooth_poses(seen.poses, runs, steadiness)
     steadied = steady(shapes.reshape(len(seen), -1), runs, steadiness, landmark_tremor(seen.poses.scale), _GROUPS)
@@ -356,27 +375,40 @@ _GROUPS = _groups()
 
 
 class _Invariants:
-    """Counts frames in which the driver's eyes or mouth are closed, and those in which the source's are then not."""
+    """Counts the frames in which the target's eyes or mouth are closed or open, and those in which the new face keeps them so.
 
-    def __init__(self) -> None:
-        self._counts = {"eye_closed": 0, "eye_left_open": 0, "mouth_closed": 0, "mouth_left_open": 0}
+    What edits change on purpose is not counted: no eyes where a curve of theirs is edited, no mouth likewise.
+    """
+
+    def __init__(self, edits: Edits) -> None:
+        moved = {part for part, stems in _EDITED_BY.items() for name in edits.curves if name.startswith(stems)}
+        self._counts = {
+            f"{part}_{state}": {"cases": 0, "held": 0} for part in _EDITED_BY if part not in moved for state in ("closed", "open")
+        }
 
     def add(self, driver: Floats, result: Floats, driver_neutral: Floats, source_neutral: Floats) -> None:
-        for eye in EYES:
-            closed = lid_gaps(driver, eye).mean(1) < 0.1 * lid_gaps(driver_neutral[None], eye).mean()
-            still = lid_gaps(result, eye).mean(1) > 0.05 * lid_gaps(source_neutral[None], eye).mean()
-            self._counts["eye_closed"] += int(closed.sum())
-            self._counts["eye_left_open"] += int((closed & still).sum())
-        closed, still = (
-            lip_gaps(shapes).mean(1) > 0.01 * np.linalg.norm(shapes[:, INNER_CORNERS[0]] - shapes[:, INNER_CORNERS[1]], axis=-1)
-            for shapes in (driver, result)
-        )
-        self._counts["mouth_closed"] += int((~closed).sum())
-        self._counts["mouth_left_open"] += int((~closed & still).sum())
+        if len(driver):
+            for name, kept in invariants(result, source_neutral, driver, driver_neutral).items():
+                if name in self._counts:
+                    self._counts[name]["cases"] += kept.cases
+                    self._counts[name]["held"] += kept.held
 
     def facts(self) -> dict[str, object]:
-        held = self._counts["eye_left_open"] == 0 and self._counts["mouth_left_open"] == 0
-        return {**self._counts, "held": held}
+        return dict(self._counts)
+
+    def notes(self) -> list[str]:
+        """What a person should look at."""
+        told = []
+        for part, state in itertools.product(_EDITED_BY, ("closed", "open")):
+            count = self._counts.get(f"{part}_{state}", {"cases": 0, "held": 0})
+            lost = count["cases"] - count["held"]
+            if lost > max(1, _FEW_LOST * count["cases"]):
+                told.append(f"The target's {part} are {state} {count['cases']} times; on the new face {lost} of them are not.")
+        return told
+
+
+_EDITED_BY = {"eyes": ("eye", "cheekSquint", "cheekRaiser"), "mouth": ("mouth", "jaw", "cheekPuff")}
+_FEW_LOST = 0.02
 
 
 def _spread(values: Floats, present: NDArray[np.bool_]) -> NDArray[np.float32]:

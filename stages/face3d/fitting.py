@@ -1,8 +1,10 @@
 """Fits the face model to detected landmarks: batched linear algebra in closed form, no per-frame iterative optimiser.
 
-Three steps alternate a few times: the pose (a similarity, from the landmarks that expressions hardly move), the expression
-weights (ridge least squares within bounds), and, over several frames at once, the identity. Landmarks that do not fit (a hand,
-a bad mesh) pull with bounded force. Depth counts less than x and y: MediaPipe estimates it from one picture.
+The pose is a similarity from the landmarks that expressions hardly move. Expression weights are read off what the person's face
+at rest leaves, by filters that come with the model (``stages.face3d.reading``); a model without filters has them by ridge least
+squares within bounds, in turns with the pose. The identity, over several frames at once, is always found by least squares.
+Landmarks that do not fit (a hand, a bad mesh) are put back to where the others let them be expected, or pull with bounded force.
+Depth counts less than x and y: MediaPipe estimates it from one picture.
 
 Coordinates: landmarks have x to the right, y down and z away from the viewer, in pixels; model axes have y up and z to the
 viewer. With ``F = diag(1, -1, -1)`` the pose says ``landmarks = scale * F @ rotation @ shape + translation``.
@@ -130,7 +132,7 @@ def align(
         # Everything a step needs are moments of the points, in homogeneous coordinates.
         points = np.concatenate([turned, np.ones((*turned.shape[:2], 1))], axis=2)
         weighted = np.ascontiguousarray(((weight * trust)[..., None] * points).transpose(0, 2, 1))
-        moments = (weighted @ points).reshape(len(seen), -1)
+        moments = (weighted @ points).reshape(len(seen), 16)
         normal = (moments @ _normal_from_moments(depth_weight)).reshape(-1, 7, 7)
         right = np.einsum("aik,nka,a->ni", _JACOBIAN, weighted @ error, (1.0, 1.0, depth_weight))[..., None]
         step = np.linalg.solve(normal, right)[..., 0]
@@ -144,7 +146,7 @@ def fit_frames(landmarks: ArrayLike, model: FaceModel, identity: ArrayLike) -> F
     """Poses and expression weights of frames, given identity coefficients ``[K]`` of the subject, or ``[n, K]`` of each frame's.
 
     Args:
-        landmarks: pixels, ``[n, 478, 3]``, all of them finite.
+        landmarks: pixels, ``[n, 478, 3]``, all of them finite; n may be 0.
     """
     landmarks = np.asarray(landmarks, np.float64)
     if not np.isfinite(landmarks).all():
@@ -294,13 +296,13 @@ class _Solver:
         for _ in range(2):
             model = self.model.displacement(weights)
             target = model + _winsorised(residuals - model)
-            right = target.reshape(len(target), -1) @ self.expression_right
+            right = target.reshape(len(target), len(self.expression_right)) @ self.expression_right
             weights = _bounded_least_squares(normal, right, weights)
         return weights
 
     def rigid_displacement(self, weights: Floats) -> Floats:
         """What an expression adds to the rigid landmarks, ``[n, E]`` -> ``[n, R, 3]``."""
-        return np.asarray((weights @ self.rigid).reshape(len(weights), -1, 3))
+        return np.asarray((weights @ self.rigid).reshape(len(weights), self.rigid.shape[1] // 3, 3))
 
     def identity(self, left: Floats, before: Floats) -> Floats:
         """Coefficients ``[people, K]`` given what is left unexplained ``[people, 1434]`` with the coefficients ``before``."""
@@ -359,8 +361,8 @@ def _lengths(vectors: Floats, weights: tuple[float, float, float] = (1.0, 1.0, 1
 
 
 def _typical(distance: Floats) -> Floats:
-    """A robust size of the distances of each frame, ``[n, p]`` -> ``[n]``."""
-    return np.asarray(np.median(distance, axis=1) * 1.2)
+    """A robust size of the distances of each frame, ``[n, p]`` -> ``[n]``; of perfect landmarks not nothing, but very small."""
+    return np.asarray(np.maximum(np.median(distance, axis=1) * 1.2, 1e-9))
 
 
 def _umeyama(shapes: Floats, seen: Floats, weight: Floats) -> tuple[Floats, Floats, Floats]:

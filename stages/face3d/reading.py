@@ -51,12 +51,12 @@ class Reading:
     def cleaned(self, residuals: Floats) -> Floats:
         """Residuals with outliers put back to where the other landmarks let them be expected."""
         basis = self.modes.reshape(len(self.modes), -1)
-        given = residuals.reshape(len(residuals), -1)
+        given = residuals.reshape(len(residuals), basis.shape[1])
         clean = given
         rows = np.arange(len(given))
         for number in range(_PASSES):
             expected = (clean[rows] @ basis.T) @ basis
-            left = (given[rows] - expected).reshape(len(rows), -1, 3)
+            left = (given[rows] - expected).reshape(len(rows), *residuals.shape[1:])
             squared = np.square(left) @ np.ones(3)
             suspect = squared.max(1) > _LEAST_BOUND**2
             if not suspect.any():
@@ -74,7 +74,7 @@ class Reading:
     def expression(self, residuals: Floats) -> Floats:
         """Expression weights ``[n, E]``, 0..1."""
         filters = self.weights.reshape(len(self.weights), -1)
-        return np.asarray(np.clip(residuals.reshape(len(residuals), -1) @ filters.T + self.offset, 0.0, 1.0))
+        return np.asarray(np.clip(residuals.reshape(len(residuals), filters.shape[1]) @ filters.T + self.offset, 0.0, 1.0))
 
     def turned(self, shapes: Floats, rotation: Floats) -> Floats:
         """By how much rotations ``[n, 3, 3]`` are wrong, read off the landmarks they were found from (less the mean face).
@@ -82,7 +82,9 @@ class Reading:
         Axis times angle in the head's axes, ``[n, 3]``.
         """
         filters = self.turn.reshape(3, -1)
-        return np.asarray(shapes.reshape(len(shapes), -1) @ filters.T + angle_terms(rotation) @ self.turn_by_angles.T)
+        return np.asarray(
+            shapes.reshape(len(shapes), filters.shape[1]) @ filters.T + angle_terms(rotation) @ self.turn_by_angles.T
+        )
 
 
 def angle_terms(rotation: Floats) -> Floats:

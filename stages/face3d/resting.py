@@ -115,7 +115,8 @@ class RestSolver:
         model = self.model.displacement(start)
         target = model + _shortened(displacement - model)
         weights = np.array(start.T, order="C")  # a copy: what it starts from is somebody's
-        gradient = normal @ weights - (target.reshape(len(target), -1) @ self._expression_right).T
+        right = target.reshape(len(target), len(self._expression_right)) @ self._expression_right
+        gradient = normal @ weights - right.T
         diagonal = np.diag(normal)
         for _ in range(_SWEEPS):
             for index in range(len(weights)):

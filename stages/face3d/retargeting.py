@@ -46,7 +46,7 @@ UNEXPLAINED = 0.75
 """Share of the motion beyond the fitted expressions that is carried over."""
 
 _SURELY_OPEN, _WIDE_OPEN = 0.4, 0.7
-_WINKS = (0.5, 0.8)  # opening of an eye beside a shut one up to which it is doubted, and from which it is believed
+_WINKS = (0.4, 0.6)  # opening of an eye beside a shut one up to which it is doubted, and from which it is believed
 _CLOSED_LIPS = 0.025  # of the mouth's width: what MediaPipe leaves between closed lips
 _PARTED_LIPS = 0.06
 _RESTING_LIPS, _WIDE_OPEN_LIPS = 0.06, 0.2
@@ -323,14 +323,17 @@ def _kernels() -> _Kernels:
         weight[list(points)] = np.eye(len(points))
         return np.asarray(weight)
 
+    def between(corners: tuple[int, int]) -> Floats:
+        """Height, at every landmark's place across, of the line from one corner to the other, level beyond them."""
+        left, right = sorted(corners, key=lambda corner: float(mean[corner, 0]))
+        return np.asarray(np.interp(mean[:, 0], mean[[left, right], 0], mean[[left, right], 1]))
+
     lids = []
     for eye in EYES:
-        line = np.interp(mean[:, 0], *np.sort(mean[list(eye.corners)], axis=0).T)
-        above = mean[:, 1] > line
+        above = mean[:, 1] > between(eye.corners)
         above[[*eye.corners, *eye.lower, *eye.iris_points]] = False
         lids.append(spread(eye.upper, 0.06, 0.07, above))
-    corners = np.sort(mean[list(INNER_CORNERS)], axis=0)
-    middle = np.interp(mean[:, 0], corners[:, 0], corners[:, 1])
+    middle = between(INNER_CORNERS)
     free = np.ones(len(mean), bool)
     free[[*INNER_CORNERS, *OUTER_CORNERS]] = False
     upper = spread(INNER_UPPER, 0.1, 0.16, free & (mean[:, 1] > middle))

@@ -43,6 +43,13 @@ def margin(frames: float) -> int:
     return int(np.ceil(4 * frames)) + int(np.ceil(4 * _REACH)) + 1 if frames > 0 else 0
 
 
+def runs_of(frames: NDArray[np.integer], shots: NDArray[np.integer]) -> NDArray[np.int64]:
+    """A number per row, ``[n]``, that changes where frames do not follow each other or the shot changes: given to ``steady``."""
+    if not len(frames):
+        return np.zeros(0, np.int64)
+    return np.cumsum(np.concatenate([[0], (np.diff(frames) > 1) | (np.diff(shots) != 0)])).astype(np.int64)
+
+
 def steady(
     values: Floats,
     runs: NDArray[np.integer],

@@ -13,7 +13,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.catalogue import COLUMNS, REQUIRED, Catalogue, Job, load_edits, parse_edits, read_catalogue, resolve, safe_id
+from schemas.catalogue import (
+    COLUMNS,
+    REQUIRED,
+    Catalogue,
+    Job,
+    edits_of,
+    load_edits,
+    parse_edits,
+    read_catalogue,
+    resolve,
+    safe_id,
+)
 from schemas.problems import UsageError
 
 ROW = {"id": "anna", "source": "anna.png", "target": "scene.mp4", "rights": "own likeness"}
@@ -45,11 +56,11 @@ def test_a_minimal_csv_gives_complete_jobs(tmp_path: Path) -> None:
 
 
 def test_csv_with_byte_order_mark_quotes_blank_lines_and_windows_line_ends(tmp_path: Path) -> None:
-    text = '\ufeffid,source,target,rights,edits\r\n\r\na,"s,1.png",t.mp4,"Müller, ""release"" 7","{""smile"": 0.5}"\r\n,,,,\r\n'
+    text = '\ufeffid,source,target,rights,edits\r\n\r\na,"s,1.png",t.mp4,"Müller, ""release"" 7","{""mirror"": true}"\r\n,,,,\r\n'
     (job,) = read_catalogue(written(tmp_path, text)).jobs
     assert job.source.endswith("/s,1.png")
     assert job.rights == 'Müller, "release" 7'
-    assert load_edits(job.edits) == {"smile": 0.5}
+    assert load_edits(job.edits) == {"mirror": True}
 
 
 def test_csv_json_lines_and_parquet_of_the_same_rows_are_the_same_catalogue(tmp_path: Path) -> None:
@@ -73,10 +84,13 @@ def test_csv_json_lines_and_parquet_of_the_same_rows_are_the_same_catalogue(tmp_
 
 
 def test_edits_may_be_an_object_in_json_lines_and_parquet(tmp_path: Path) -> None:
-    row = {**ROW, "edits": {"smile": {"scale": 0.5}}}
-    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "jobs.parquet")
+    edits = {"curves": {"jawOpen": {"scale": 0.5}}}
+    row = {**ROW, "edits": edits}
+    # The second row's struct gives every field of the first one's a null, and has one of its own.
+    other = {**ROW, "id": "b", "edits": {"curves": {"jawOpen": {"offset": 0.1}}}}
+    pq.write_table(pa.Table.from_pylist([row, other]), tmp_path / "jobs.parquet")
     for path in (written(tmp_path, json.dumps(row), "jobs.jsonl"), tmp_path / "jobs.parquet"):
-        assert load_edits(read_catalogue(path).jobs[0].edits) == {"smile": {"scale": 0.5}}
+        assert load_edits(read_catalogue(path).jobs[0].edits) == edits
 
 
 def test_every_problem_is_reported_at_once_with_row_and_column(tmp_path: Path) -> None:
@@ -218,6 +232,34 @@ def test_edits_from_a_file_are_resolved_beside_the_catalogue(tmp_path: Path) -> 
 def test_bad_inline_edits_are_a_problem_of_their_row(tmp_path: Path) -> None:
     (problem,) = problems_of(written(tmp_path, 'id,source,target,rights,edits\na,s.png,t.mp4,own,"{smile"\n'))
     assert problem.startswith("row 1 (line 2), column 'edits': ")
+
+
+@pytest.mark.parametrize(
+    ("edits", "told"),
+    [
+        ({"curves": {"jawOpn": {}, "mouthPucker": {"scale": 9}}}, ("curves.jawOpn", "'jawOpen'", "curves.mouthPucker.scale")),
+        ({"curves": {"jawOpen": {"keyframes": [{"frame": 0, "value": float("nan")}]}}}, ("keyframes.0.value", "finite")),
+    ],
+)
+def test_inline_edits_that_cannot_be_made_are_found_before_anything_runs(
+    tmp_path: Path, edits: dict[str, object], told: tuple[str, ...]
+) -> None:
+    (problem,) = problems_of(written(tmp_path, json.dumps({**ROW, "edits": edits}) + "\n", "jobs.jsonl"))
+    assert problem.startswith("row 1 (line 1), column 'edits': ")
+    assert all(part in problem for part in told), problem
+
+
+@pytest.mark.parametrize("text", ['{"curves": {"jawOpen": {}, "jawOpen": {"scale": 2}}}', "head_scale: 1\nhead_scale: 2\n"])
+def test_an_entry_given_twice_is_refused_in_json_and_yaml(text: str) -> None:
+    with pytest.raises(ValueError, match="given twice"):
+        parse_edits(text, "The edits")
+
+
+def test_what_is_wrong_in_a_file_of_edits_names_the_file(tmp_path: Path) -> None:
+    path = written(tmp_path, "curves:\n  jawOpen: {scale: .nan}\n", "wide.yaml")
+    (job,) = read_catalogue(written(tmp_path, f"id,source,target,rights,edits\na,s.png,t.mp4,own,{path.name}\n")).jobs
+    with pytest.raises(UsageError, match=r"wide\.yaml \(edits of job a\)\.curves\.jawOpen\.scale"):
+        edits_of(job)
 
 
 def test_a_number_too_long_to_read_is_a_problem_of_its_row(tmp_path: Path) -> None:

@@ -17,8 +17,12 @@ def test_every_problem_is_told_at_once_with_its_place():
             "jawOpen": {"scale": 9},
             "mouthPucker": {"keyframes": [{"frame": 5, "value": 0}, {"frame": 2, "value": 1}]},
             "eyeBlink": {"freeze": 3, "keyframes": [{"frame": 0, "value": 0}]},
+            "tongueOut": {},
+            "browDown_L": {},
+            "browDownLeft": {"offset": 0.1},
+            "mouthSmile": {"offset": float("inf")},
         },
-        "head_pose": {"yaw": 90},
+        "head_pose": {"yaw": 90, "roll": {"offset": 10, "keyframes": [{"frame": 7, "value": 55}]}},
         "size": 2,
     }
     with pytest.raises(UsageError) as caught:
@@ -28,7 +32,11 @@ def test_every_problem_is_told_at_once_with_its_place():
         "job 7 edits.curves.jawOpen.scale",
         "curves.mouthPucker.keyframes",
         "curves.eyeBlink",
+        "curves.tongueOut: 'tongueOut' is no expression",
+        "edits.curves: browDown_L and browDownLeft are the same curve",
+        "curves.mouthSmile.offset",
         "head_pose.yaw",
+        "head_pose.roll: at frame 7",
         "edits.size",
     ):
         assert place in told
@@ -37,6 +45,25 @@ def test_every_problem_is_told_at_once_with_its_place():
 def test_an_unknown_expression_is_named():
     with pytest.raises(UsageError, match="tongueOut"):
         read_edits({"curves": {"tongueOut": {}}})
+
+
+def test_a_spelling_does_not_change_what_is_meant():
+    one, other = ({"curves": {name: {"scale": 0.5}}} for name in ("eyeBlinkLeft", "EYEBLINK_L"))
+    assert read_edits(one).to_options() == read_edits(other).to_options()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_numbers_that_are_none_are_refused_everywhere(value):
+    keyframes = [{"frame": 0, "value": value}]
+    for document in (
+        {"curves": {"jawOpen": {"keyframes": keyframes}}},
+        {"curves": {"jawOpen": {"scale": value}}},
+        {"head_pose": {"yaw": value}},
+        {"head_pose": {"pitch": {"keyframes": keyframes}}},
+        {"head_scale": value},
+    ):
+        with pytest.raises(UsageError):
+            read_edits(document)
 
 
 def test_nothing_is_no_edit():

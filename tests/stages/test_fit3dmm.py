@@ -76,3 +76,17 @@ def test_smoothing_takes_tremor_and_leaves_the_rest(tmp_path):
     assert tremor(calm) <= tremor(raw)
     jaw = MODEL.indices("jawOpen")[0]
     np.testing.assert_allclose(array(calm, "expression")[44, jaw], array(raw, "expression")[44, jaw], atol=0.08)
+
+
+def test_frames_before_and_after_a_loss_of_the_face_are_not_mixed(tmp_path):
+    before, after = list(range(20)), list(range(50, 70))
+    both = Performer(
+        7, before + after, turns={frame: (20.0 if frame >= 50 else -20.0, 0.0, 0.0) for frame in range(70)}, noise=0.003
+    )
+    alone = Performer(7, before, turns=dict.fromkeys(range(70), (-20.0, 0.0, 0.0)), noise=0.003)
+    fits = []
+    for name, person in (("both", both), ("alone", alone)):
+        track = subject(tmp_path / name / "track", person, 70)
+        fits.append(run(Fit3dmm(), tmp_path / name / "fit", FitParameters(smoothing_frames=1.0), inputs=inputs(clip_track=track)))
+    turned = [euler_angles(array(fit.table("fit"), "rotation")[19].reshape(1, 3, 3).astype(float))[0, 0] for fit in fits]
+    assert abs(turned[0] - turned[1]) < 1.0

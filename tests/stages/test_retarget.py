@@ -100,10 +100,41 @@ def test_the_sources_own_expression_is_gone_and_the_targets_is_there(tmp_path):
 
 def test_invariants_are_reported(tmp_path):
     facts = retargeted(tmp_path).facts
-    assert facts["invariants"]["eye_closed"] == 2
-    assert facts["invariants"]["mouth_closed"] > 30
-    assert facts["invariants"]["held"] is True
+    assert facts["invariants"]["eyes_closed"] == {"cases": 2, "held": 2}
+    assert facts["invariants"]["mouth_closed"]["cases"] > 30
+    assert facts["invariants"]["mouth_closed"]["held"] == facts["invariants"]["mouth_closed"]["cases"]
+    assert facts["notes"] == []
     assert facts["neutral_frame"] not in (BLINK, TALK, SMILE)
+
+
+def test_what_an_edit_opens_is_no_broken_invariant(tmp_path):
+    facts = retargeted(tmp_path, edits={"curves": {"jawOpen": {"offset": 0.5}}}).facts
+    assert sorted(facts["invariants"]) == ["eyes_closed", "eyes_open"]
+    assert facts["notes"] == []
+
+
+def test_a_frozen_frame_without_a_face_is_told(tmp_path):
+    facts = retargeted(tmp_path, edits={"curves": {"eyeBlink": {"freeze": 45}, "jawOpen": {"freeze": 999}}}).facts
+    kept = [note.split(";")[1].strip() for note in facts["notes"]]
+    assert kept == ["the value of frame 44 is kept.", "the value of frame 49 is kept."]
+
+
+@pytest.mark.parametrize("edits", [None, {"curves": {"jawOpen": {"scale": 0.5}}, "mirror": True}])
+def test_long_stretches_without_a_face_are_frames_without_a_result(tmp_path, edits):
+    count, seen = 1100, range(40)
+    driver = Performer(11, list(seen), x=300, y=200, size=50)
+    tracks = {
+        "source": subject(tmp_path / "source" / "track", smiling_source(), 1),
+        "target": subject(tmp_path / "target" / "track", driver, count),
+    }
+    given = {}
+    for owner, track in tracks.items():
+        given[f"{owner}_track"] = track
+        given[f"{owner}_fit3dmm"] = run(Fit3dmm(), tmp_path / owner / "fit", inputs=inputs(clip_track=track))
+    options = {"edits": edits} if edits else {}
+    artifact = run(Retarget(), tmp_path / "retarget", RetargetParameters(), inputs=inputs(**given), options=options)
+    generated = array(artifact.table("aligned"), "generated")
+    np.testing.assert_array_equal(generated, np.arange(count) < len(seen))
 
 
 def test_without_neutralising_the_source_smile_stays(tmp_path):

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages.face3d.fitting import (
+    FLIP,
     Poses,
     align,
     euler_angles,
@@ -18,6 +19,7 @@ from stages.face3d.fitting import (
     rotation_from_vector,
 )
 from stages.face3d.model import FaceModel
+from stages.face3d.resting import RestSolver
 
 MODEL = FaceModel.builtin()
 angles = st.tuples(st.floats(-60, 60), st.floats(-60, 60), st.floats(-60, 60))
@@ -136,6 +138,19 @@ def test_frames_do_not_influence_each_other():
     together = fit_frames(landmarks, MODEL, identity)
     alone = fit_frames(landmarks[280:281], MODEL, identity)
     np.testing.assert_allclose(together.expression[280], alone.expression[0], atol=1e-9)
+
+
+def test_no_frames_are_fitted_to_no_frames():
+    fit = fit_frames(np.zeros((0, 478, 3)), MODEL, np.zeros(len(MODEL.identity)))
+    assert fit.expression.shape == (0, len(MODEL.names))
+    assert fit.rotation.shape == fit.poses.rotation.shape == (0, 3, 3)
+    assert RestSolver(MODEL).expression(np.zeros((0, 478, 3)), MODEL.mean, fit.expression).shape == fit.expression.shape
+
+
+def test_landmarks_without_any_error_are_aligned():
+    poses = align(MODEL.mean, (MODEL.mean * FLIP * 128 + 256)[None])
+    assert poses.scale[0] == pytest.approx(128, rel=1e-6)
+    np.testing.assert_allclose(poses.rotation[0], np.eye(3), atol=1e-6)
 
 
 def test_undetected_frames_are_refused():

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from stages.face3d.model import FaceModel
 from stages.face3d.retargeting import (
+    CLOSED,
     UNEXPLAINED,
     FeatureRatios,
     believed_motion,
@@ -178,7 +179,8 @@ def test_an_eye_read_as_half_shut_beside_a_shut_one_is_shut(mirrored):
     openings = np.stack([share.mean(1) for share in lid_openings(frames, AT_REST)], axis=1)
     if mirrored:
         openings = openings[:, ::-1]
-    np.testing.assert_allclose(openings, [(0.05, 0.05), *pairs[1:]], atol=0.01)
+    assert openings[0].max() < CLOSED
+    np.testing.assert_allclose(openings[1:], pairs[1:], atol=0.01)
     result = retarget(frames, AT_REST, AT_REST, FeatureRatios())
     assert all(np.abs(lid_gaps(result, eye)[0]).max() < 0.01 for eye in EYES)
 
@@ -188,7 +190,7 @@ def test_an_eye_beside_a_shut_one_opens_without_a_jump():
     right = lid_openings(frames, AT_REST)[1].mean(1)
     steps = np.diff(right)
     assert steps.min() >= -1e-9
-    assert steps.max() < 0.06
+    assert steps.max() < 0.08
 
 
 def test_only_the_unexplained_part_of_a_motion_is_damped():
@@ -196,6 +198,16 @@ def test_only_the_unexplained_part_of_a_motion_is_damped():
     tremor = np.random.default_rng(0).normal(size=smile.shape) * 0.01
     believed = believed_motion(AT_REST + smile + tremor, AT_REST, smile)
     np.testing.assert_allclose(believed - AT_REST - smile, UNEXPLAINED * tremor)
+
+
+def test_corrections_spread_over_the_same_skin_left_and_right():
+    mirrored = mirrored_landmarks()
+    left, right = np.zeros((2, 478, 3))
+    for eye, shape in zip(EYES, (left, right), strict=True):
+        closed = with_lids_at(0.0, 1.0) if eye is LEFT_EYE else with_lids_at(1.0, 0.0)
+        shape += retarget(closed[None], AT_REST, AT_REST, FeatureRatios())[0] - AT_REST
+    moved_left, moved_right = (np.abs(shape[:, 1]) > 1e-6 for shape in (left, right))
+    np.testing.assert_array_equal(moved_left, moved_right[mirrored])
 
 
 def test_scaling_fades_smoothly_between_regions():
