@@ -115,8 +115,7 @@ class HeadPose(_Edit):
 def canonical_name(name: str) -> str:
     """The one spelling of an expression's name; ``ValueError`` with the nearest where there is none."""
     if name.lower() not in _SPELLINGS:
-        known = (*SIDED, *MIDDLE)
-        raise ValueError(f"{name!r} is no expression; {suggestion(name, known)} Known: {', '.join(known)}")
+        raise ValueError(f"{name!r} is no expression; {suggestion(name, (*SIDED, *MIDDLE))}")
     return _SPELLINGS[name.lower()]
 
 
