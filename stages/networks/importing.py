@@ -87,7 +87,7 @@ def import_pipeline(
             f"There is no folder {source}." if missing else f"{source} is a file; a pipeline is a folder.",
             "Give the folder that holds reference_unet, denoising_unet, pose_guider, vae and image_encoder, or model_index.json.",
         )
-    card = _front_matter(source / CARD)
+    card = front_matter(source / CARD)
     stated = card.get("license") or ""  # hubs allow a list
     licence = terms.licence or (", ".join(map(str, stated)) if isinstance(stated, list) else str(stated))
     if not licence.strip():
@@ -220,7 +220,7 @@ def profile_of(pipeline: HeadSwapPipeline) -> str:
     return "custom"
 
 
-def _front_matter(card: Path) -> dict[str, object]:
+def front_matter(card: Path) -> dict[str, object]:
     """The YAML between the first two lines of dashes of a model card; nothing where there is none."""
     if not card.is_file():
         return {}
