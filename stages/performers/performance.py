@@ -205,7 +205,7 @@ def _passing_hands(seconds: Doubles, count: int, rng: np.random.Generator) -> Do
         start, lasting = (k + rng.uniform(0.05, 0.25)) * length, min(rng.uniform(1.2, 2.2), 0.7 * length)
         up = _bump(seconds, start, 0.35 * lasting, 0.3 * lasting, 0.35 * lasting)
         progress = np.clip((seconds - start) / max(lasting, 1e-6), 0, 1)
-        top, across = rng.uniform(-14, -6), rng.uniform(-5, 5)
+        top, across = rng.uniform(-17, -9), rng.uniform(-5, 5)
         x = side * (9 - 14 * progress) + across
         y = -52 + (top + 52) * up
         shown = (progress > 0) & (progress < 1)
