@@ -22,7 +22,7 @@ from stages.networks.denoising_net import DenoisingNet
 from stages.networks.image_encoder import reference_tokens, to_unit_range
 from stages.networks.pose_guider import PoseGuider, SingleScalePoseGuider
 from stages.networks.sampling import OnStep, SamplingOptions, denoise
-from stages.networks.schedulers import require_deterministic
+from stages.networks.schedulers import require_deterministic, set_steps
 from stages.networks.windows import frame_noise
 
 Note = Callable[[str], None]
@@ -134,8 +134,8 @@ class HeadSwapPipeline(DiffusionPipeline):
         """
         options = options or SamplingOptions()
         options.check()
-        require_deterministic(self.scheduler)
-        self.scheduler.set_timesteps(options.steps)
+        self.scheduler = require_deterministic(self.scheduler)
+        set_steps(self.scheduler, options.steps)
         chunk = shot if chunk is None else chunk
         if not len(chunk):
             return

@@ -8,13 +8,21 @@ from itertools import pairwise
 
 import pytest
 import torch
+from diffusers import DDIMScheduler, DDPMScheduler, EulerAncestralDiscreteScheduler, LCMScheduler, TCDScheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from schemas.problems import UsageError
 from stages.networks.sampling import SamplingOptions, computed_ahead, denoise
-from stages.networks.schedulers import NOISE_SCHEDULE, Solver, make_scheduler, require_deterministic
+from stages.networks.schedulers import (
+    NOISE_SCHEDULE,
+    ExactDDIMScheduler,
+    Solver,
+    make_scheduler,
+    require_deterministic,
+    set_steps,
+)
 from stages.networks.windows import Window, blending_weights, frame_noise, plan_chunk, windows_of
 
 SHAPE = (2, 3, 3)
@@ -181,26 +189,75 @@ def test_chunks_blended_at_every_step_come_nearer_to_the_whole_with_context() ->
     assert differences[-1] < 1e-6
 
 
+@pytest.mark.parametrize("steps", [7, 15, 24, 40, 60, 61])
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_solvers_find_the_answer_that_is_known(solver: Solver) -> None:
+def test_solvers_find_the_answer_that_is_known(solver: Solver, steps: int) -> None:
     """For data of one normal distribution the best prediction is known in closed form, and so is the noise's way to the data."""
     mean, deviation = 0.8, 0.3
     scheduler = make_scheduler(solver)
-    scheduler.set_timesteps(40)
+    set_steps(scheduler, steps)
+
+    expected: dict[int, Tensor] = {}
 
     def exact(window: Window, latents: Tensor, step: int) -> Tensor:
         alpha = float(scheduler.alphas_cumprod[int(scheduler.timesteps[step])])
         signal, sigma = alpha**0.5, (1 - alpha) ** 0.5
         data = mean + signal * deviation**2 / (signal**2 * deviation**2 + sigma**2) * (latents - signal * mean)
+        expected.update(zip(window, data.unbind(1), strict=True))
         return signal * (latents - signal * data) / sigma - sigma * data
 
-    made = dict(denoise(windows_of(range(20)), exact, scheduler, noise))
-    # The last step goes from the last time step's noise straight to the data expected there.
+    made = dict(denoise(windows_of(range(16)), exact, scheduler, noise))
+    # The last step goes from the last time step's noise straight to the data expected there: no noise is left.
     alpha = float(scheduler.alphas_cumprod[int(scheduler.timesteps[-1])])
     scale = alpha**0.5 * deviation**2 / (alpha * deviation**2 + 1 - alpha) ** 0.5
     tolerance = 0.05 if solver == "ddim" else 0.01
     for frame, latents in made.items():
+        assert torch.allclose(latents, expected[frame], atol=1e-5)
         assert torch.allclose(latents, mean + scale * noise(frame), atol=tolerance)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_every_number_of_steps_is_taken_from_the_first_time_step_to_before_the_clean_picture(solver: Solver) -> None:
+    scheduler = make_scheduler(solver)
+    for steps in (*range(1, 130), 201, 999, 1000):
+        set_steps(scheduler, steps)
+        assert len(scheduler.timesteps) == steps
+        assert scheduler.timesteps[0] == 999
+        assert (scheduler.timesteps.diff() < 0).all()
+        assert scheduler.timesteps[-1] >= 0
+        if solver != "ddim":
+            assert (len(scheduler.sigmas), float(scheduler.sigmas[-1])) == (steps + 1, 0)
+
+
+def test_ddim_equals_that_of_diffusers_to_the_bit_where_the_steps_divide_the_schedule() -> None:
+    for steps in (5, 8, 25, 40, 50):
+        ours, theirs = make_scheduler("ddim"), DDIMScheduler.from_config(make_scheduler("ddim").config)
+        ours.set_timesteps(steps)
+        theirs.set_timesteps(steps)
+        latents = noise(1)
+        for timestep in ours.timesteps:
+            expected = theirs.step(noise(int(timestep)), timestep, latents)
+            found = ours.step(noise(int(timestep)), timestep, latents)
+            assert torch.equal(found.prev_sample, expected.prev_sample)
+            assert torch.equal(found.pred_original_sample, expected.pred_original_sample)
+            latents = found.prev_sample
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "sample", "v_prediction"])
+def test_ddim_takes_every_kind_of_prediction_to_the_same_clean_latents(kind: str) -> None:
+    scheduler = make_scheduler("ddim", {**NOISE_SCHEDULE, "prediction_type": kind, "rescale_betas_zero_snr": False})
+    scheduler.set_timesteps(7)
+    clean, added = noise(1), noise(2)
+    for timestep in scheduler.timesteps:
+        alpha = scheduler.alphas_cumprod[timestep]
+        latents = alpha**0.5 * clean + (1 - alpha) ** 0.5 * added
+        velocity = alpha**0.5 * added - (1 - alpha) ** 0.5 * clean
+        predicted = {"epsilon": added, "sample": clean, "v_prediction": velocity}[kind]
+        stepped, found = scheduler.step(predicted, timestep, latents, return_dict=False)
+        assert torch.allclose(found, clean, atol=1e-3)
+    assert torch.allclose(stepped, clean, atol=1e-3)
+    with pytest.raises(ValueError, match="500 is none of the time steps"):
+        scheduler.step(predicted, 500, latents)
 
 
 def test_solvers_can_be_exchanged_and_keep_the_schedule() -> None:
@@ -209,12 +266,24 @@ def test_solvers_can_be_exchanged_and_keep_the_schedule() -> None:
     assert changed.config.prediction_type == "v_prediction"
 
 
-def test_schedulers_that_draw_noise_are_refused() -> None:
-    scheduler = make_scheduler("dpm++", {**NOISE_SCHEDULE})
-    require_deterministic(scheduler)
-    scheduler.register_to_config(algorithm_type="sde-dpmsolver++")
-    with pytest.raises(UsageError, match="draws noise"):
-        require_deterministic(scheduler)
+def test_schedulers_that_draw_noise_are_refused_and_those_that_do_not_are_named() -> None:
+    for solver in SOLVERS:
+        scheduler = make_scheduler(solver)
+        assert require_deterministic(scheduler) is scheduler
+    sde = make_scheduler("dpm++")
+    sde.register_to_config(algorithm_type="sde-dpmsolver++")
+    for drawing in (sde, LCMScheduler(), TCDScheduler(), DDPMScheduler(), EulerAncestralDiscreteScheduler()):
+        with pytest.raises(UsageError, match=r"draws noise at every step.*ExactDDIMScheduler, DPMSolver.*, UniPC"):
+            require_deterministic(drawing)
+
+
+def test_the_ddim_of_diffusers_is_replaced_by_the_exact_one_on_its_schedule() -> None:
+    exact = require_deterministic(DDIMScheduler.from_config({**NOISE_SCHEDULE, "beta_end": 0.02}))
+    assert isinstance(exact, ExactDDIMScheduler)
+    assert exact.config.beta_end == 0.02
+
+
+def test_solvers_that_there_are_not_are_refused() -> None:
     with pytest.raises(UsageError, match="no solver 'heun'"):
         make_scheduler("heun")  # type: ignore[arg-type]
 
