@@ -20,7 +20,7 @@ from stages.networks import presets
 from stages.networks.appearance_net import AppearanceNet
 from stages.networks.denoising_net import DenoisingNet
 from stages.networks.image_encoder import ImageEncoder
-from stages.networks.loading import load_component, load_weights, read_state_dict, together
+from stages.networks.loading import check_fits_together, load_component, load_weights, read_state_dict, together
 from stages.networks.pipeline import HeadSwapPipeline
 from stages.networks.pose_guider import PoseGuider, SingleScalePoseGuider
 from stages.networks.presets import Preset
@@ -154,6 +154,7 @@ def convert(
         parts["pose_guider"] = tried(lambda: convert_pose_guider(guider, sizes, str(files.pose_guider), dtype))
     if problems:
         raise together(problems)
+    check_fits_together(parts, str(files.reference_unet.parent))
     return HeadSwapPipeline(**parts, scheduler=make_scheduler(solver))
 
 

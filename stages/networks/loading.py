@@ -20,18 +20,26 @@ from torch import Tensor, nn
 
 from schemas.problems import ModelError
 from stages.networks import pose_guider
+from stages.networks import vae as autoencoder
 from stages.networks.appearance_net import AppearanceNet
 from stages.networks.denoising_net import DenoisingNet
 from stages.networks.image_encoder import ImageEncoder
 from stages.networks.pipeline import HeadSwapPipeline
+from stages.networks.schedulers import ExactDDIMScheduler
 from stages.networks.weights import check_weights
 
 _LISTED = 20
 """Names of one kind in a message; the rest is counted."""
 
+LATENT_PIXELS = 8
+"""Pixels of a side that one pixel of the latents stands for; the PoseGuiders are built for it."""
+
 Network = TypeVar("Network", bound=nn.Module)
 
 _REMEDY = "Check that it belongs to this architecture and these sizes."
+
+PRECISIONS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+"""Those that weights may be stored in, by their names in safetensors. Quantised ones mean nothing without their scales."""
 
 
 class MisfitError(ModelError):
@@ -122,17 +130,47 @@ def load_weights(
 
     Raises:
         ModelError: ``weights_do_not_fit`` with the names of all that is missing, too much or of another shape;
-            ``weights_not_finite`` with the names of tensors that hold NaN or infinity.
+            ``weights_precision`` with the names of those in none of ``PRECISIONS``; ``weights_not_finite`` with the names of
+            tensors that hold NaN or infinity.
     """
     expected = network.state_dict()
     misfits = _misfits({name: tensor.shape for name, tensor in expected.items()}, weights)
     if any(misfits.values()):
         raise _misfit(what, type(network).__name__, misfits)
+    _check_precisions({name: tensor.dtype for name, tensor in weights.items()}, expected, what)
     check_finite(weights, what)
     dtype = dtype or common_dtype(tensor.dtype for tensor in weights.values())
     converted = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
     network.load_state_dict(converted, assign=True)
     return network
+
+
+def _check_precisions(stored: Mapping[str, torch.dtype | str], network: Mapping[str, Tensor], what: str) -> None:
+    """``ModelError`` (``weights_precision``) that names the stored tensors in no precision that can be computed with.
+
+    Args:
+        stored: precisions by name; those that PyTorch or this program have no word for as safetensors calls them.
+        network: its state. Integers belong where it has integers, such as counters.
+        what: names the weights.
+    """
+    floating = {name for name, tensor in network.items() if tensor.is_floating_point()}
+    bad = [
+        f"{name} ({str(dtype).removeprefix('torch.')})"
+        for name, dtype in stored.items()
+        if dtype not in PRECISIONS.values() and (name in floating or not _is_integer(dtype))
+    ]
+    if bad:
+        raise ModelError(
+            "weights_precision",
+            f"{what} holds weights in a precision that is not read: {_list(bad)}.",
+            "Convert them to float16, bfloat16, float32 or float64.",
+        )
+
+
+def _is_integer(dtype: torch.dtype | str) -> bool:
+    if isinstance(dtype, str):
+        return dtype.startswith(("I", "U", "BOOL"))
+    return not (dtype.is_floating_point or dtype.is_complex)
 
 
 def check_finite(weights: Mapping[str, Tensor], what: str) -> None:
@@ -163,7 +201,8 @@ def load_pipeline(folder: Path, dtype: torch.dtype | None = torch.float32) -> He
         dtype: of all networks; None: each as it is stored.
 
     Raises:
-        ModelError: ``model_missing``, ``model_damaged``, ``model_wrong_kind``, ``weights_do_not_fit``, ``weights_not_finite``.
+        ModelError: ``model_missing``, ``model_damaged``, ``model_wrong_kind``, ``weights_do_not_fit`` (also where its parts do
+            not fit together), ``weights_precision``, ``weights_not_finite``.
     """
     index = _read_json(folder / "model_index.json")
     if index.get("_class_name") != "HeadSwapPipeline":
@@ -189,8 +228,64 @@ def load_pipeline(folder: Path, dtype: torch.dtype | None = torch.float32) -> He
     factor = parts["vae"].config.get("scaling_factor")
     if not isinstance(factor, int | float) or not factor > 0:
         raise ModelError("model_damaged", f"{folder}: the scaling_factor of the VAE is {factor!r}.", "Copy it again.")
+    check_fits_together(parts, str(folder))
     parts["scheduler"] = _scheduler(folder, _named(index, "scheduler"))
     return HeadSwapPipeline(**parts)
+
+
+def check_fits_together(parts: Mapping[str, Any], what: str) -> None:
+    """``MisfitError`` (``weights_do_not_fit``) with everything in which the networks of a pipeline do not belong together.
+
+    Each may be whole and still be another pipeline's; without this look it would fail in the midst of a job.
+
+    Args:
+        parts: ``vae``, ``image_encoder``, ``appearance_net``, ``denoising_net`` and ``pose_guider``.
+        what: names the pipeline.
+    """
+    vae, encoder, guider = parts["vae"].config, parts["image_encoder"].config, parts["pose_guider"]
+    appearance, denoising = parts["appearance_net"], parts["denoising_net"]
+    latents, seen = denoising.config.out_channels, denoising.config.in_channels
+    tokens, widths = denoising.config.token_channels, tuple(denoising.config.channels)
+    problems = [
+        f"{part} {found}, not {wanted}"
+        for part, found, wanted in (
+            ("token_channels of appearance_net are", appearance.config.token_channels, tokens),
+            ("projection_dim of image_encoder is", encoder.projection_dim, tokens),
+            ("num_channels of image_encoder are", encoder.num_channels, 3),
+            ("in_channels of vae are", vae.in_channels, 3),
+            ("out_channels of vae are", vae.out_channels, 3),
+            ("latent_channels of vae are", vae.latent_channels, latents),
+            ("pixels of a latent pixel's side in vae are", autoencoder.scale_factor(parts["vae"]), LATENT_PIXELS),
+            ("in_channels of appearance_net are", appearance.config.in_channels, latents),
+            *((("in_channels of denoising_net are", seen, 2 * latents),) if seen != latents else ()),
+            *_pose_sizes(guider, widths),
+        )
+        if found != wanted
+    ]
+    there, wanted = _places(appearance), _places(denoising)
+    for place in sorted(there.keys() | wanted.keys()):
+        if there.get(place) != wanted.get(place):
+            found = f"has {there[place]} channels" if place in there else "is missing"
+            needed = f"{wanted[place]} in denoising_net" if place in wanted else "there is none in denoising_net"
+            problems.append(f"{place} of appearance_net {found}; {needed}")
+    if problems:
+        message = f"The parts of {what} do not belong together: {'; '.join(problems[:_LISTED])}."
+        raise MisfitError(message, [f"{what}: {problem}" for problem in problems])
+
+
+def _pose_sizes(guider: Any, widths: tuple[int, ...]) -> list[tuple[str, Any, Any]]:
+    """Sizes of a PoseGuider beside those that the DenoisingNet adds its features to."""
+    if isinstance(guider, pose_guider.PoseGuider):
+        return [("channels of pose_guider are", tuple(guider.config.channels), widths)]
+    return [
+        ("out_channels of pose_guider are", guider.config.out_channels, widths[0]),
+        ("pixels of a latent pixel's side in pose_guider are", 2 ** (len(guider.config.channels) - 1), LATENT_PIXELS),
+    ]
+
+
+def _places(network: AppearanceNet | DenoisingNet) -> dict[str, int]:
+    """Channels of each spatial transformer, whose features one network hands to the other, by its place."""
+    return {place: int(transformer.norm.num_channels) for place, transformer in network.transformers()}
 
 
 def _named(index: Mapping[str, Any], part: str) -> str:
@@ -201,6 +296,8 @@ def _named(index: Mapping[str, Any], part: str) -> str:
 
 def _scheduler(folder: Path, name: str) -> Any:
     kind: Any = getattr(diffusers, name, None) if name else None
+    if name == ExactDDIMScheduler.__name__:
+        kind = ExactDDIMScheduler
     known = isinstance(kind, type) and issubclass(kind, diffusers.SchedulerMixin) and hasattr(kind, "from_config")
     if not known:
         raise ModelError("model_wrong_kind", f"{folder}: the scheduler is of the unknown kind {name!r}.", _REMEDY)
@@ -232,7 +329,10 @@ def load_component(kind: Any, folder: Path, dtype: torch.dtype | None, *, allow_
     if not files and not allow_pickle:
         code = "model_pickle" if any(folder.glob("*.bin")) else "model_missing"
         raise ModelError(code, f"{folder} holds no weights in safetensors.", "Convert them, or allow pickles explicitly.")
-    dtype = dtype or common_dtype(dtype for file in files for dtype in _stored_dtypes(file))
+    stored: dict[str, torch.dtype | str] = {}
+    for file in files or sorted(folder.glob("*pytorch_model*.bin")):
+        stored |= _stored_dtypes(file)
+    dtype = dtype or (common_dtype(it for it in stored.values() if not isinstance(it, str)) if files else torch.float32)
     transformers.utils.logging.disable_progress_bar()
     diffusers.utils.logging.set_verbosity_error()  # it warns of entries that its own networks write into their configuration
     try:
@@ -250,6 +350,7 @@ def load_component(kind: Any, folder: Path, dtype: torch.dtype | None, *, allow_
     }
     if any(misfits.values()):
         raise _misfit(str(folder), kind.__name__, misfits)
+    _check_precisions(stored, network.state_dict(), str(folder))
     check_finite(network.state_dict(), str(folder))
     if isinstance(network, diffusers.ConfigMixin):
         # Where it was read from is no property of a network: it would be saved with it, and be part of its digest.
@@ -257,16 +358,19 @@ def load_component(kind: Any, folder: Path, dtype: torch.dtype | None, *, allow_
     return network.eval()
 
 
-def _stored_dtypes(file: Path) -> set[torch.dtype]:
-    """Of the tensors of a safetensors file, whose header alone is read; of precisions only that they are neither half one."""
-    half = {"F16": torch.float16, "BF16": torch.bfloat16}
-    integers = ("I", "U", "BOOL")
+def _stored_dtypes(file: Path) -> dict[str, torch.dtype | str]:
+    """Precisions of the tensors of a file by name; of safetensors the header alone is read, pickles are mapped.
+
+    What is none of ``PRECISIONS`` is called as safetensors does.
+    """
+    if file.suffix != ".safetensors":
+        return {name: tensor.dtype for name, tensor in read_state_dict(file, allow_pickle=True).items()}
     try:
         with safe_open(file, "pt") as content:
-            names = [content.get_slice(name).get_dtype() for name in content.keys()]  # noqa: SIM118  (it is no mapping)
+            names = {name: content.get_slice(name).get_dtype() for name in content.keys()}  # noqa: SIM118  (it is no mapping)
     except SafetensorError as error:
         raise ModelError("model_damaged", f"The file {file} is damaged: {error}.", "Copy or download it again.") from error
-    return {half.get(name, torch.float32) for name in names if not name.startswith(integers)}
+    return {name: PRECISIONS.get(dtype, dtype) for name, dtype in names.items()}
 
 
 def _misfits(expected: Mapping[str, torch.Size], weights: Mapping[str, Tensor]) -> dict[str, list[str]]:

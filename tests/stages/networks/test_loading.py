@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from diffusers import AutoencoderKL, AutoencoderTiny
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from schemas.problems import ModelError
 from stages.networks import presets
 from stages.networks.convert import PublishedFiles, convert, convert_appearance_net, convert_denoising_net, find_published
-from stages.networks.loading import check_finite, load_pipeline, read_state_dict
-from stages.networks.presets import TINY, PosePreset
+from stages.networks.denoising_net import DenoisingNet
+from stages.networks.loading import MisfitError, check_finite, load_pipeline, read_state_dict
+from stages.networks.presets import TINY, PosePreset, Preset
 from stages.networks.registered import pipeline_digest
 
 PUBLISHED = replace(TINY, background=False, pose=PosePreset(heads=2, head_channels=4, normalisation="window"))
@@ -135,6 +140,111 @@ def test_a_number_that_is_none_is_found_wherever_it_lies(dtype: torch.dtype, val
         broken[place] = value
         with pytest.raises(ModelError, match="in broken, slice"):
             check_finite({**others, "broken": broken, "slice": broken[place]}, "it")
+
+
+WIDER = replace(TINY, unet=replace(TINY.unet, channels=(16, 16)))
+VAE = "sd-vae-ft-mse/diffusion_pytorch_model"
+SINGLE = replace(TINY.pose, scales="single")
+
+
+def a_unet(**sizes: Any) -> Preset:
+    return replace(TINY, unet=replace(TINY.unet, **sizes))
+
+
+def a_vae(**sizes: Any) -> AutoencoderKL:
+    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
+    return AutoencoderKL(block_out_channels=(4,) * 4, layers_per_block=1, norm_num_groups=2, **blocks, **sizes)
+
+
+FOREIGN: dict[str, tuple[str, Callable[[], torch.nn.Module], str]] = {
+    "longer token": ("image_encoder", lambda: presets.image_encoder(a_unet(token_channels=32)), "image_encoder is 32, not 16"),
+    "more latents": ("vae", lambda: a_vae(latent_channels=16), "latent_channels of vae are 16, not 4"),
+    "grey pictures": ("vae", lambda: a_vae(in_channels=1, out_channels=1), "in_channels of vae are 1, not 3; out_channels of"),
+    "finer latents": (
+        "vae",
+        lambda: AutoencoderTiny(3, 3, (4,) * 3, (4,) * 3, num_encoder_blocks=(1,) * 3, num_decoder_blocks=(1,) * 3),
+        "side in vae are 4, not 8",
+    ),
+    "wider poses": ("pose_guider", lambda: presets.pose_guider(WIDER), r"pose_guider are \(16, 16\), not \(8, 16\)"),
+    "wider pose": ("pose_guider", lambda: presets.pose_guider(replace(WIDER, pose=SINGLE)), "pose_guider are 16, not 8"),
+    "finer pose": (
+        "pose_guider",
+        lambda: presets.pose_guider(replace(TINY, pose=replace(SINGLE, channels=(4, 8, 8)))),
+        "side in pose_guider are 4, not 8",
+    ),
+    "fewer places": (
+        "appearance_net",
+        lambda: presets.appearance_net(a_unet(attention=(True, False))),
+        r"down_blocks\.1\.attentions\.0 of appearance_net is missing; 16 in denoising_net",
+    ),
+    "more places": (
+        "appearance_net",
+        lambda: presets.appearance_net(a_unet(layers=2)),
+        "channels; there is none in denoising_net",
+    ),
+    "wider places": ("appearance_net", lambda: presets.appearance_net(WIDER), "appearance_net has 16 channels; 8 in"),
+    "shorter token": ("appearance_net", lambda: presets.appearance_net(a_unet(token_channels=8)), "appearance_net are 8, not 16"),
+    "odd input": ("denoising_net", lambda: DenoisingNet(7, 4, (8, 16), 1, (True, True), 2, 16, 4), "denoising_net are 7, not 8"),
+}
+
+
+@pytest.mark.parametrize("case", FOREIGN)
+def test_parts_of_another_pipeline_are_told_when_it_is_loaded(case: str, tmp_path: Path) -> None:
+    part, network, told = FOREIGN[case]
+    pipeline = presets.build(TINY)
+    pipeline.register_modules(**{part: network()})
+    pipeline.save_pretrained(tmp_path)
+    with pytest.raises(MisfitError, match=told) as caught:
+        load_pipeline(tmp_path)
+    assert caught.value.code == "weights_do_not_fit"
+
+
+def test_parts_of_another_model_are_told_when_published_weights_are_converted(published: Path) -> None:
+    a_vae(latent_channels=16).save_pretrained(published / "sd-vae-ft-mse")
+    presets.image_encoder(a_unet(token_channels=32)).save_pretrained(published / "image_encoder")
+    with pytest.raises(MisfitError) as caught:
+        convert(find_published(published), allow_pickle=True)
+    assert [line.split(": ")[1] for line in caught.value.listing] == [
+        "projection_dim of image_encoder is 32, not 16",
+        "latent_channels of vae are 16, not 4",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "name"),
+    [
+        ("pose_guider.pth", "pose_guider.pth", "final_proj.weight"),
+        ("reference_unet.safetensors", "reference_unet.safetensors", "conv_in.weight"),
+        (f"{VAE}.safetensors", f"{VAE}.safetensors", "encoder.conv_in.weight"),
+        (f"{VAE}.safetensors", f"{VAE}.bin", "encoder.conv_in.weight"),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.int8, torch.complex64])
+def test_weights_in_a_precision_that_nothing_computes_in_are_named(
+    published: Path, old: str, new: str, name: str, dtype: torch.dtype
+) -> None:
+    weights = {key: tensor.clone() for key, tensor in read_state_dict(published / old, allow_pickle=True).items()}
+    weights[name] = torch.zeros_like(weights[name]).to(dtype)
+    (published / old).unlink()
+    if new.endswith(".safetensors"):
+        save_file(weights, published / new, metadata={"format": "pt"})
+    else:
+        torch.save(weights, published / new)
+    with pytest.raises(ModelError, match=rf"precision that is not read: {re.escape(name)} \(") as caught:
+        convert(find_published(published), allow_pickle=True, dtype=None)
+    assert caught.value.code == "weights_precision"
+    assert "float16, bfloat16, float32 or float64" in caught.value.remedy
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_weights_in_any_precision_that_networks_compute_in_are_taken(published: Path, dtype: torch.dtype) -> None:
+    weights = torch.load(published / "pose_guider.pth")
+    torch.save(
+        {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in weights.items()},
+        published / "pose_guider.pth",
+    )
+    made = convert(find_published(published), allow_pickle=True, dtype=None).pose_guider
+    assert made.final_proj.weight.dtype == (torch.float32 if dtype == torch.float64 else dtype)
 
 
 def test_all_files_that_cannot_be_read_are_told_with_what_does_not_fit_in_the_others(published: Path) -> None:
