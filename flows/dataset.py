@@ -35,6 +35,7 @@ from schemas.configuration import Settings
 from schemas.dataset import DatasetClip, DatasetParameters
 from schemas.problems import HeadswapError, MediaError
 from stages.networks.registry import ModelRegistry
+from stages.processes import one_thread_each
 from stages.training.selection import REASONS, exclusions, segments
 from stages.training.shard_format import (
     MANIFEST,
@@ -193,8 +194,7 @@ def _written(missing: Sequence[Shard], job: _Job) -> Iterator[None]:
             write_one(shard, _only(job, shard))
             yield
         return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread) as pool:
+    with one_thread_each(), ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         futures = [pool.submit(write_one, shard, _only(job, shard)) for shard in missing]
         try:
             for future in futures:
@@ -203,11 +203,6 @@ def _written(missing: Sequence[Shard], job: _Job) -> Iterator[None]:
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-
-
-def _one_thread() -> None:
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
-        os.environ[name] = "1"
 
 
 def _only(job: _Job, shard: Shard) -> _Job:

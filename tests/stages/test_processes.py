@@ -1,0 +1,65 @@
+"""Processes of pools have one thread each, those that start late too, and the process that asks for them stays as it is."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from multiprocessing import get_context
+
+import pytest
+
+from stages.processes import THREAD_SETTINGS, one_thread_each, process_pool
+
+pytestmark = pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="counts threads where Linux lists them")
+
+
+def threads_after_work(_: int = 0) -> tuple[int, int, int]:
+    """Threads of the process once its libraries have computed, and how many numba and OpenCV would use."""
+    import cv2
+    import numba
+    import numpy as np
+    import scipy.linalg
+
+    square = np.random.default_rng(0).random((400, 400))
+    scipy.linalg.inv(square @ square.T + np.eye(400))
+    cv2.GaussianBlur(square.astype(np.float32), (0, 0), 3)
+    return len(os.listdir("/proc/self/task")), numba.config.NUMBA_NUM_THREADS, cv2.getNumThreads()
+
+
+@contextmanager
+def asked_for(threads: str) -> Iterator[None]:
+    """As on a machine with more cores than this one may have."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in THREAD_SETTINGS:
+            patch.setenv(name, threads)
+        yield
+
+
+def test_the_processes_of_a_pool_compute_in_one_thread() -> None:
+    with asked_for("3"), process_pool(1) as pool:
+        assert pool.map(threads_after_work, range(1)) == [(1, 1, 1)]
+
+
+def test_processes_that_start_late_do_so_too() -> None:
+    with asked_for("3"), one_thread_each(), ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        assert [pool.submit(threads_after_work).result() for _ in range(2)] == [(1, 1, 1)] * 2
+
+
+def test_the_environment_is_as_before_even_after_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in THREAD_SETTINGS[1:]:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(THREAD_SETTINGS[0], "7")
+    before = dict(os.environ)
+    seen: dict[str, str] = {}
+
+    def stopped() -> None:
+        with one_thread_each():
+            seen.update(os.environ)
+            raise ValueError("in the midst")
+
+    with pytest.raises(ValueError, match="in the midst"):
+        stopped()
+    assert [seen[name] for name in THREAD_SETTINGS] == ["1"] * len(THREAD_SETTINGS)
+    assert dict(os.environ) == before
