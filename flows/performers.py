@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import functools
+import io
 import json
-import multiprocessing
 import os
+import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -24,12 +26,19 @@ from schemas.problems import UsageError
 from stages.performers.casting import Scene, cast, play, portrait
 from stages.performers.head import HeadModel
 from stages.performers.scene import Shot
-from storage.keys import digest_value
+from stages.processes import process_pool
+from storage.keys import digest_file, digest_value
 from storage.pictures import encode_png
 from storage.tables import ParquetTableWriter
 
 RENDERER_VERSION = 3
 """Goes up when the same seed gives other pictures, so that clips of an older version are rendered again."""
+
+DESCRIPTION = "performer.json"
+"""In a clip's folder: what it shows. Written last: where it lies, the clip is complete."""
+
+HEAD_MODEL = "head_model.digest"
+"""In a folder of renders: of the head model with which everything in it was made."""
 
 SMALLEST, LARGEST = 64, 2048
 
@@ -86,14 +95,9 @@ def render_performers(
     missing = [number for number in range(order.count) if not _complete(out, order, number)]
     started, done = time.perf_counter(), order.count - len(missing)
     work = functools.partial(render_clip, str(head_model), str(out), order)
-    if workers == 1 or len(missing) == 1:
-        for number in missing:
-            work(number)
-            done += 1
-            if tell is not None:
-                tell(done, order.count)
-    elif missing:
-        with multiprocessing.get_context("spawn").Pool(min(workers, len(missing)), _one_thread) as pool:
+    if missing:
+        # One worker is a process as well: with the threads of this one, sums would have other last bits.
+        with process_pool(min(workers, len(missing))) as pool:
             for _ in pool.imap_unordered(work, missing):
                 done += 1
                 if tell is not None:
@@ -111,20 +115,20 @@ def render_performers(
 
 
 def render_clip(head_model: str, out: str, order: RenderOrder, number: int) -> None:
-    """Render one clip with its truth, and its swap."""
-    model = _head_model(head_model)
+    """Render one clip with its truth, and its swap; nothing of an earlier clip with this number is left."""
+    model = loaded_head_model(head_model)
     scene = cast(
         model, number, seed=order.seed, frames=order.frames, frames_per_second=order.rate, width=order.size, height=order.size
     )
-    folder = _clip(Path(out), number)
+    folder, target = _clip(Path(out), number), Path(out) / "portraits" / f"{number:04d}.png"
+    clear_clip(folder / DESCRIPTION)
+    target.unlink(missing_ok=True)
     if order.swaps:
-        target = Path(out) / "portraits" / f"{number:04d}.png"
         target.parent.mkdir(exist_ok=True)
         target.write_bytes(encode_png(portrait(model, scene, order.size).picture))
         _write_clip(folder / "swap", order, scene, play(model, scene, scene.other.on_body_of(scene.person)))
     _write_clip(folder, order, scene, play(model, scene, scene.person))
-    # Written last: where it lies, the clip is complete.
-    (folder / "performer.json").write_text(json.dumps(_description(model, order, scene), indent=1) + "\n")
+    write_json(folder / DESCRIPTION, _description(model, order, scene))
 
 
 def _write_clip(folder: Path, order: RenderOrder, scene: Scene, shots: Iterable[Shot]) -> None:
@@ -183,8 +187,7 @@ def _recipe(order: RenderOrder, number: int) -> str:
 
 
 def _complete(out: Path, order: RenderOrder, number: int) -> bool:
-    path = _clip(out, number) / "performer.json"
-    return path.is_file() and json.loads(path.read_text()).get("recipe") == _recipe(order, number)
+    return is_described(_clip(out, number) / DESCRIPTION, _recipe(order, number))
 
 
 def _clip(out: Path, number: int) -> Path:
@@ -195,7 +198,7 @@ def _write_lists(out: Path, order: RenderOrder) -> None:
     clips, jobs = [], []
     for number in range(order.count):
         folder = _clip(out, number)
-        told = json.loads((folder / "performer.json").read_text())
+        told = json.loads((folder / DESCRIPTION).read_text())
         row = {
             "id": f"{number:04d}",
             "act": told["act"],
@@ -209,20 +212,91 @@ def _write_lists(out: Path, order: RenderOrder) -> None:
         clips.append(row)
     for name, rows in (("performers.csv", clips), ("catalogue.csv", jobs)):
         if rows:
-            with (out / name).open("w", newline="") as file:
-                writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-                writer.writeheader()
-                writer.writerows(rows)
+            _write_whole(out / name, _as_csv(rows))
+        else:
+            (out / name).unlink(missing_ok=True)  # of an order with swaps
+    if not order.swaps:
+        with suppress(OSError):  # there is none, or clips beyond this order's have portraits in it
+            (out / "portraits").rmdir()
+
+
+def _as_csv(rows: Sequence[Mapping[str, str]]) -> str:
+    file = io.StringIO()
+    writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return file.getvalue()
+
+
+# ------------------------------------------------------------------------------------------- what all that render share
 
 
 @functools.cache
-def _head_model(path: str) -> HeadModel:
+def loaded_head_model(path: str) -> HeadModel:
+    """The head model, read once in a process.
+
+    Raises:
+        ModelError: ``head_model_unreadable`` (``HeadModel.load``).
+    """
     return HeadModel.load(Path(path))
 
 
-def _one_thread() -> None:
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
-        os.environ[name] = "1"
+def take_folder(folder: Path, head_model: Path, option: str = "--out") -> None:
+    """Make a folder for renders, and see that what is kept there was made with the same head model.
+
+    Args:
+        option: of the command, with which another folder is given.
+
+    Raises:
+        UsageError: it cannot be written, or holds what was made with another head model.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        mark = folder / HEAD_MODEL
+        if not head_model.is_file():
+            return  # told by whoever reads it
+        digest = digest_file(head_model)
+        if not mark.is_file():
+            _write_whole(mark, digest + "\n")
+        known = mark.read_text().strip()
+    except OSError as error:
+        raise UsageError(
+            [f"The folder {folder} cannot be used: {error}."], f"Give {option} a folder that can be written."
+        ) from error
+    if known != digest:
+        raise UsageError(
+            [f"The folder {folder} holds renders of another head model than {head_model}."], f"Give {option} another folder."
+        )
+
+
+def is_described(description: Path, recipe: str) -> bool:
+    """Whether a clip's JSON file says that it is complete and made by this recipe; a file that cannot be read says nothing."""
+    try:
+        told = json.loads(description.read_text())
+    except (OSError, ValueError):
+        return False
+    return isinstance(told, dict) and told.get("recipe") == recipe
+
+
+def clear_clip(description: Path) -> None:
+    """Remove the folder of a clip: another order's frames, or half a clip.
+
+    What describes it goes first, so that whoever is stopped in the midst of this leaves nothing that passes for complete.
+    """
+    description.unlink(missing_ok=True)
+    if description.parent.exists():
+        shutil.rmtree(description.parent)
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a JSON file that appears at once and whole, whenever the process ends."""
+    _write_whole(path, json.dumps(value, indent=1) + "\n")
+
+
+def _write_whole(path: Path, text: str) -> None:
+    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
+    partial.write_text(text, newline="")
+    os.replace(partial, path)
 
 
 class VideoFile:

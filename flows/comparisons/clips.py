@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -12,9 +11,8 @@ from typing import Any, get_args
 import numpy as np
 import numpy.typing as npt
 
-from flows.comparisons import head_model as loaded
 from flows.execution import describe, perform
-from flows.performers import VideoFile
+from flows.performers import VideoFile, clear_clip, is_described, loaded_head_model, write_json
 from flows.planning import Clip, Node, Planner
 from schemas.configuration import Settings
 from stages.networks.registry import ModelRegistry
@@ -126,10 +124,10 @@ def render_for_comparison(head_model: Path, out: Path, order: ClipOrder, number:
     asked = {name: value for name, value in asdict(order).items() if name != "count"}
     recipe = digest_value({"version": CONDITIONS_VERSION, "number": number, **asked})
     described = folder / "clip.json"
-    if described.is_file() and json.loads(described.read_text())["recipe"] == recipe:
+    if is_described(described, recipe):
         return folder
-    model = loaded(str(head_model))
-    shutil.rmtree(folder, ignore_errors=True)  # of another order, or stopped: more frames than this one's may lie there
+    model = loaded_head_model(str(head_model))
+    clear_clip(described)
     scene, conditions = scene_of(model, order, number)
     for name in ("labels", "alpha", "room"):
         (folder / name).mkdir(parents=True, exist_ok=True)
@@ -139,7 +137,7 @@ def render_for_comparison(head_model: Path, out: Path, order: ClipOrder, number:
             for name, picture in (("labels", shot.labels), ("alpha", shot.alpha), ("room", empty)):
                 (folder / name / f"{frame:06d}.png").write_bytes(encode_png(picture))
     # Written last: where it lies, the clip is complete.
-    described.write_text(json.dumps({"recipe": recipe, "order": asdict(order), **asdict(conditions)}, indent=1) + "\n")
+    write_json(described, {"recipe": recipe, "order": asdict(order), **asdict(conditions)})
     return folder
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -11,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cli import app
-from flows.performers import RenderOrder, render_performers
+from flows.performers import RenderOrder, clear_clip, is_described, render_performers
 from schemas.catalogue import read_catalogue
 from schemas.problems import UsageError
 from schemas.tables import LABELS
@@ -88,3 +90,41 @@ def test_a_second_run_renders_only_what_is_missing_and_gives_the_same(rendered: 
     (rendered / "clips" / "0001" / "performer.json").unlink()
     assert render_performers(head_model, rendered, ORDER, workers=1)["rendered"] == 1
     assert (rendered / "clips" / "0001" / "pictures" / "000002.png").read_bytes() == before
+
+
+def test_of_another_order_nothing_is_left(head_model: Path, tmp_path: Path) -> None:
+    longer = RenderOrder(count=1, frames=4, size=64, swaps=True, stills=True)
+    shorter = replace(longer, frames=2, swaps=False, stills=False)
+    for order in (longer, shorter):
+        render_performers(head_model, tmp_path / "changed", order, workers=1)
+    render_performers(head_model, tmp_path / "fresh", shorter, workers=1)
+    changed, fresh = (
+        sorted(path.relative_to(top) for path in top.rglob("*")) for top in (tmp_path / "changed", tmp_path / "fresh")
+    )
+    assert changed == fresh
+    assert len(list((tmp_path / "fresh/clips/0000/labels").iterdir())) == 2
+
+
+def test_a_clip_whose_description_is_cut_off_is_rendered_again(rendered: Path, head_model: Path) -> None:
+    description = rendered / "clips" / "0000" / "performer.json"
+    whole = description.read_text()
+    for broken in (whole[:100], "", "[]"):
+        description.write_text(broken)
+        assert not is_described(description, json.loads(whole)["recipe"])
+    assert render_performers(head_model, rendered, ORDER, workers=1)["rendered"] == 1
+    assert description.read_text() == whole
+
+
+def test_a_clip_that_is_being_removed_never_passes_for_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    description = tmp_path / "0000" / "performer.json"
+    description.parent.mkdir()
+    description.write_text('{"recipe": "this"}')
+    assert is_described(description, "this")
+
+    def stopped(folder: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shutil, "rmtree", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        clear_clip(description)
+    assert not is_described(description, "this")
