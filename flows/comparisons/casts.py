@@ -12,17 +12,18 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from flows.comparisons import Arrays, head_model
+from flows.comparisons import Arrays
+from flows.performers import loaded_head_model
 from stages.detectors import FaceMesh, Window
 from stages.performers.appearance import Appearance, Room
 from stages.performers.camera import Camera
 from stages.performers.head import HeadModel, rotation_matrix
 from stages.performers.performance import Performance, perform
-from stages.performers.person import openness_of
 from stages.performers.proportions import Proportions
+from stages.performers.sampling import LOWEST_TIPS, SharedOpenness
 from stages.performers.scene import Performer
 
-CASTS = "casts-v2"
+CASTS = "casts-v3"
 """Folder of the records; another name when they are made in another way, so that old ones are not mixed in."""
 
 FRAMES = 16
@@ -75,7 +76,7 @@ class Cast:
 
 def record(path: str, seed: int, number: int) -> Arrays:
     """Render a cast, look at it, and keep what was seen beside the truth: the arrays of a ``Cast``."""
-    model, place = head_model(path), studio(path)
+    model, place = loaded_head_model(path), studio(path)
     rng = np.random.default_rng([seed, number, 21])
     names = model.expression_names
     performance = perform(
@@ -221,19 +222,16 @@ class Studio:
     """Detector, head model and what costs much to find once."""
 
     def __init__(self, path: str) -> None:
-        self._model, self._mesh = head_model(path), FaceMesh()
-        self._proportions = Proportions(self._model)
-        self._openness: dict[str, Floats] = {}
+        self._model, self._mesh = loaded_head_model(path), FaceMesh()
+        self._proportions, self._openness = Proportions(self._model), SharedOpenness(self._model)
 
     def sitter(self, rng: np.random.Generator, room: Room) -> Sitter:
         """Somebody at random."""
         identity = (rng.normal(size=_IDENTITIES) * _IDENTITY_SPREAD).astype(np.float32)
         look = Appearance.drawn(int(rng.integers(2**31)))
-        look = replace(look, glasses=0.0, clothes_style="crew", tips=max(look.tips, -13.0))
-        style = look.hair_style
-        if style not in self._openness:  # nearly that of anybody with such hair
-            self._openness[style] = openness_of(self._model, self._model.neutral, look)
-        return Sitter(self._model, self._proportions.of(identity), identity, look, room, self._openness[style], self._mesh)
+        look = replace(look, glasses=0.0, clothes_style="crew", tips=max(look.tips, LOWEST_TIPS))
+        own, openness = self._proportions.of(identity), self._openness.of(look)
+        return Sitter(self._model, own, identity, look, room, openness, self._mesh)
 
 
 @functools.cache

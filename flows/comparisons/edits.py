@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flows.comparisons import Arrays, Order, Outcome, ResultTable, head_model, resumable
+from flows.comparisons import Arrays, Order, Outcome, ResultTable, resumable
 from flows.comparisons.casts import Act, own_expression, studio
 from flows.comparisons.retargeting import Person
+from flows.performers import loaded_head_model
 from schemas.edits import read_edits
 from stages.face3d.editing import edit_displacement, edit_expression
 from stages.face3d.model import FaceModel
@@ -22,7 +23,7 @@ from stages.performers.head import HeadModel
 
 Floats = NDArray[np.float64]
 
-RECIPE = "edited-v2"
+RECIPE = "edited-v3"
 """Folder of the records; another name when they are made in another way."""
 
 EDITS: Mapping[str, Mapping[str, float]] = {
@@ -48,7 +49,7 @@ PARTS: Mapping[str, NDArray[np.intp]] = {
 
 def record(path: str, seed: int, number: int) -> Arrays:
     """A person with and without each edit: exact and detected landmarks, [edits + 1, frames, 478, 3], the unedited first."""
-    model, room_rng = head_model(path), np.random.default_rng([seed, number, 22])
+    model, room_rng = loaded_head_model(path), np.random.default_rng([seed, number, 22])
     room = Room.drawn(int(room_rng.integers(2**31)), plain=True)
     sitter = studio(path).sitter(room_rng, room)
     nowhere = np.zeros(3, np.float32)

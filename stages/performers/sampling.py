@@ -29,6 +29,9 @@ CAMERA = Camera(288, 288, 2.66, 90.0, (0.0, 1.0))
 TURNS = np.radians([32.0, 18.0, 10.0])
 """Largest yaw, pitch and roll."""
 
+LOWEST_TIPS = -13.0
+"""Height of the ends of long hair, centimetres, at the lowest: what hangs lower is not in these pictures."""
+
 Detector = Callable[[npt.NDArray[np.uint8], Floats], tuple[Floats, float]]
 """Picture and a guess of the landmarks -> landmarks [478, 3] in pixels, presence of a face 0..1."""
 
@@ -83,6 +86,36 @@ def random_expression(names: Sequence[str], rng: np.random.Generator) -> npt.NDA
     return np.array([weights[name] for name in names], np.float32)
 
 
+class SharedOpenness:
+    """Openness to the sky of the average head, found once for each kind of hair, clothes and glasses: nearly that of anybody so.
+
+    It depends on the kind alone, not on who was met first: people are the same in whatever order and process they are rendered.
+    """
+
+    def __init__(self, model: HeadModel) -> None:
+        self.model = model
+        self._found: dict[Appearance, npt.NDArray[np.float32]] = {}
+
+    def of(self, look: Appearance) -> npt.NDArray[np.float32]:
+        """For ``Performer``'s ``openness``: float32 [vertices], shares 0..1."""
+        kind = typical(look)
+        if kind not in self._found:
+            self._found[kind] = openness_of(self.model, self.model.neutral, kind)
+        return self._found[kind]
+
+
+def typical(look: Appearance) -> Appearance:
+    """The middle of all who wear such hair, such clothes and glasses or none."""
+    return Appearance(
+        hair_style=look.hair_style,
+        clothes_style=look.clothes_style,
+        parting=0.0,
+        wave=0.3,
+        tips=-5.75 if look.hair_style == "bob" else LOWEST_TIPS,
+        glasses=0.5 if look.glasses > 0 else 0.0,
+    )
+
+
 class Sampler:
     """Renders people by number; the same number gives the same person and pictures.
 
@@ -92,15 +125,15 @@ class Sampler:
 
     def __init__(self, model: HeadModel, detect: Detector, seed: int) -> None:
         self.model, self.detect, self.seed = model, detect, seed
-        self._openness: dict[tuple[str, str, bool], npt.NDArray[np.float32]] = {}
+        self._openness = SharedOpenness(model)
 
     def person(self, number: int) -> list[Sample]:
         """All samples of one person."""
         rng = np.random.default_rng([self.seed, number])
         identity = (rng.normal(size=IDENTITIES) * IDENTITY_SPREAD).astype(np.float32)
         look = Appearance.drawn(int(rng.integers(2**31)))
-        look = replace(look, glasses=look.glasses if rng.uniform() < 0.5 else 0.0, tips=max(look.tips, -13.0))
-        performer = Performer(self.model, identity, look, openness=self._shared_openness(look))
+        look = replace(look, glasses=look.glasses if rng.uniform() < 0.5 else 0.0, tips=max(look.tips, LOWEST_TIPS))
+        performer = Performer(self.model, identity, look, openness=self._openness.of(look))
         samples = []
         for _ in range(RENDERS_PER_PERSON):
             room = Room.drawn(int(rng.integers(2**31)), plain=True)
@@ -125,10 +158,3 @@ class Sampler:
             np.asarray(landmarks if presence >= 0.5 else np.full_like(landmarks, np.nan), np.float32),
             presence,
         )
-
-    def _shared_openness(self, look: Appearance) -> npt.NDArray[np.float32]:
-        """Openness to the sky of the average head with such hair and clothes: nearly that of anybody, and found once."""
-        key = (look.hair_style, look.clothes_style, look.glasses > 0)
-        if key not in self._openness:
-            self._openness[key] = openness_of(self.model, self.model.neutral, look)
-        return self._openness[key]
