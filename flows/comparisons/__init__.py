@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import importlib
 import json
-import multiprocessing
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -23,27 +22,29 @@ import numpy.typing as npt
 from rich.console import Console
 from rich.table import Table
 
+from flows.performers import take_folder
 from schemas.problems import UsageError
-from stages.performers.head import HeadModel
-from storage.keys import digest_file
-
-HEAD_MODEL = "head_model.digest"
-"""In a comparison's folder: of the head model with which everything in it was made."""
+from stages.processes import process_pool
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A module of this package, what it compares, and on how many pairs of people (or clips) when nobody says."""
+    """A module of this package, what it compares, and on how many pairs of people (or clips) when nobody says.
+
+    ``fewest``: with which there is an interval.
+    """
 
     module: str
     what: str
     pairs: int
+    fewest: int = 2
 
 
+# Pairs of one cast share people and say nothing of how casts differ: six pairs are one (``casts.PAIRS``).
 COMPARISONS: Mapping[str, Comparison] = {
-    "retargeting": Comparison("flows.comparisons.retargeting", "ways to carry an expression over to another face", 216),
+    "retargeting": Comparison("flows.comparisons.retargeting", "ways to carry an expression over to another face", 216, fewest=7),
     "edits": Comparison("flows.comparisons.edits", "what an edit of an expression moves, and what it should not", 100),
     "masks": Comparison("flows.comparisons.masks", "label maps and background plates with the truth", 24),
     "leakage": Comparison("flows.comparisons.leakage", "how much of a head's shape the condition image tells", 200),
@@ -118,36 +119,15 @@ def run_comparison(name: str, order: Order) -> tuple[dict[str, Any], Outcome]:
             head model.
     """
     found = comparison(name)
-    if order.pairs < 2:
-        raise UsageError([f"{order.pairs} are too few for an interval."], "Give at least --pairs 2.")
-    _take_folder(order)
+    if order.pairs < found.fewest:
+        raise UsageError([f"{order.pairs} pairs are too few for an interval."], f"Give at least --pairs {found.fewest}.")
+    take_folder(order.out, order.head_model)
     outcome: Outcome = importlib.import_module(found.module).compare(order)
     document = {"comparison": name, "pairs": order.pairs, "seed": order.seed, **outcome.numbers}
     as_json, as_text = (order.out / f"{name}.{kind}" for kind in ("json", "md"))
     as_json.write_text(json.dumps(document, indent=1) + "\n")
     as_text.write_text("\n".join(table.markdown() for table in outcome.tables))
     return {**document, "files": [str(file) for file in (as_json, as_text, *outcome.files)]}, outcome
-
-
-def _take_folder(order: Order) -> None:
-    """Make the order's folder, and see that what is kept there was made with the same head model."""
-    try:
-        order.out.mkdir(parents=True, exist_ok=True)
-        mark = order.out / HEAD_MODEL
-        if not order.head_model.is_file():
-            return  # told by whoever reads it
-        digest = digest_file(order.head_model)
-        if not mark.is_file():
-            mark.write_text(digest + "\n")
-        known = mark.read_text().strip()
-    except OSError as error:
-        raise UsageError(
-            [f"The folder {order.out} cannot be used: {error}."], "Give --out a folder that can be written."
-        ) from error
-    if known != digest:
-        raise UsageError(
-            [f"The folder {order.out} holds renders of another head model than {order.head_model}."], "Give --out another folder."
-        )
 
 
 def resumable(order: Order, folder: str, make: Callable[[str, int, int], Arrays], count: int | None = None) -> list[Path]:
@@ -163,29 +143,13 @@ def resumable(order: Order, folder: str, make: Callable[[str, int, int], Arrays]
     files = [place / f"{number:05d}.npz" for number in range(order.pairs if count is None else count)]
     missing = [number for number, file in enumerate(files) if not file.is_file()]
     work = functools.partial(_make, make, str(order.head_model), str(place), order.seed)
-    done = len(files) - len(missing)
-
-    def tell() -> None:
-        if order.tell is not None:
-            order.tell(done, len(files))
-
-    if order.workers == 1 or len(missing) < 2:
-        for number in missing:
-            work(number)
-            done += 1
-            tell()
-    else:
-        with multiprocessing.get_context("spawn").Pool(min(order.workers, len(missing)), _one_thread) as pool:
-            for _ in pool.imap_unordered(work, missing):
-                done += 1
-                tell()
+    if missing:
+        # One worker is a process as well: with the threads of this one, sums would have other last bits.
+        with process_pool(min(order.workers, len(missing))) as pool:
+            for done, _ in enumerate(pool.imap_unordered(work, missing), len(files) - len(missing) + 1):
+                if order.tell is not None:
+                    order.tell(done, len(files))
     return files
-
-
-@functools.cache
-def head_model(path: str) -> HeadModel:
-    """The head model, read once in a process."""
-    return HeadModel.load(Path(path))
 
 
 def _make(make: Callable[[str, int, int], Arrays], path: str, place: str, seed: int, number: int) -> None:
@@ -194,8 +158,3 @@ def _make(make: Callable[[str, int, int], Arrays], path: str, place: str, seed: 
     with os.fdopen(descriptor, "wb") as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
     os.replace(temporary, Path(place) / f"{number:05d}.npz")
-
-
-def _one_thread() -> None:
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
-        os.environ[name] = "1"

@@ -11,7 +11,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from flows.comparisons import Arrays, Order, Outcome, ResultTable, head_model, resumable
+from flows.comparisons import Arrays, Order, Outcome, ResultTable, resumable
+from flows.performers import loaded_head_model
 from schemas.tables import FOREGROUND_BLOCKS, LABELS
 from stages.blocks import dilate, expand_grid, hair_grid, shape_agnostic_grid, shape_agnostic_mask, shoulder_rectangles
 from stages.condition_image import surviving_cloth
@@ -140,7 +141,7 @@ def compare(order: Order) -> Outcome:
 
 def render_person(path: str, seed: int, number: int) -> Arrays:
     """A person who looks about straight ahead, in the crop that the track stage would choose, from the truth."""
-    model = head_model(path)
+    model = loaded_head_model(path)
     rng = np.random.default_rng([seed, number, 41])
     person = Person.drawn(int(rng.integers(2**31)))
     performer = Performer(model, person.identity, person.appearance)

@@ -14,8 +14,9 @@ import numpy as np
 from matplotlib import pyplot
 from numpy.typing import ArrayLike, NDArray
 
-from flows.comparisons import Order, Outcome, ResultTable, head_model, resumable
+from flows.comparisons import Order, Outcome, ResultTable, resumable
 from flows.comparisons.casts import CASTS, PAIRS, Cast, record
+from flows.performers import loaded_head_model
 from schemas.comparisons import RETARGETING_COMPARISON, RETARGETING_COUNTS, RETARGETING_ERRORS
 from stages.face3d.fitting import FLIP, fit_frames, fit_identity
 from stages.face3d.model import FaceModel, builtin_digest
@@ -157,6 +158,9 @@ METHODS: Mapping[str, Method] = {
     "ours": _joint,
     "(true faces at rest)": _best,
 }
+OURS, TOLD = "ours", "(true faces at rest)"
+"""What stage ``retarget`` does, and what knows more than it can."""
+
 REFERENCE = "both (the paper)"
 COLOURS = {"all": "#333333", "eyes": "#1f77b4", "brows": "#2ca02c", "mouth": "#d62728"}
 MEASURES_VERSION = 6
@@ -192,7 +196,7 @@ def _measured(order: Order, file: Path, number: int) -> list[dict[str, Any]]:
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         partial, cast = path.with_suffix(".part"), Cast.load(file)
-        smiling = head_model(str(order.head_model)).expression_names.index("mouthSmile_L")
+        smiling = loaded_head_model(str(order.head_model)).expression_names.index("mouthSmile_L")
         # A third of the casts is enough to see whether the results hang on how expressions differ between people.
         kinds = [kind for kind in KINDS if kind != "alike" or number % 3 == 0]
         partial.write_text(json.dumps(measure_cast(cast, cast.own_expression[:, smiling].tolist(), kinds)))
@@ -249,8 +253,9 @@ def _sizes(rest: ArrayLike) -> tuple[float, float]:
 
 
 def _summary(rows: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Any]:
-    """Of one kind of landmarks, by method: mean errors and differences to the paper's method with intervals over casts, shares.
+    """Of one kind of landmarks, by method: mean errors with intervals over casts, what was kept, and paired differences.
 
+    ``less_than_paper`` is what the method has less than the paper's, ``ours_less`` what ours has less than the method.
     Also by how unlike the two faces are: ``unlike`` is the third of the pairs whose eyes or mouths differ most in size.
     """
     pairs = sorted({int(row["pair"]) for row in rows})
@@ -262,11 +267,12 @@ def _summary(rows: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Any]:
     unlike = [pair for pair in pairs if unlikeness[pair] >= border]
     result: dict[str, Any] = {}
     for name, own in by_method.items():
-        reference = by_method[REFERENCE]
+        reference, ours = by_method[REFERENCE], by_method[OURS]
         result[name] = {
             "pairs": len(pairs),
             "errors": {error: _interval(own, None, error, pairs, seed) for error in errors},
             "less_than_paper": {error: _interval(reference, own, error, pairs, seed) for error in errors},
+            "ours_less": {error: _interval(own, ours, error, pairs, seed) for error in errors},
             "unlike": {error: _interval(own, None, error, unlike, seed) for error in errors},
             "kept": {
                 what: {part: int(sum(own[pair][f"{what}_{part}"] for pair in pairs)) for part in ("held", "cases")}
@@ -284,19 +290,22 @@ Rows = Mapping[int, Mapping[str, Any]]
 """One method's rows, by pair."""
 
 
-def _interval(one: Rows, less: Rows | None, error: str, pairs: Sequence[int], seed: int) -> list[float]:
-    """Mean and 95 % interval of an error, or of what another method has less.
+Interval = Sequence[float | None]
+"""Mean, and lower and upper end of its 95 % interval, which one cast alone does not have."""
 
-    Pairs of one cast share people: casts are drawn, not pairs.
-    """
+
+def _interval(one: Rows, less: Rows | None, error: str, pairs: Sequence[int], seed: int) -> Interval:
+    """Of an error, or of what another method has less. Pairs of one cast share people: casts are drawn, not pairs."""
     values = np.array([one[pair][error] - (less[pair][error] if less is not None else 0.0) for pair in pairs])
     groups = np.array([pair // PAIRS for pair in pairs])
+    if len(np.unique(groups)) < 2:
+        return [round(float(values.mean()), 4), None, None]
     low, high = bootstrap_interval(values, groups, seed=seed)
     return [round(float(values.mean()), 4), round(low, 4), round(high, 4)]
 
 
 def tables(measured: Mapping[str, Any]) -> list[ResultTable]:
-    """Errors and what was kept, for each kind of landmarks; then paired differences to the paper's method."""
+    """Errors, what was kept, and paired differences to the paper's method, for each kind of landmarks; then to ours."""
     found = []
     for kind, methods in measured.items():
         first = next(iter(methods.values()))
@@ -313,12 +322,29 @@ def tables(measured: Mapping[str, Any]) -> list[ResultTable]:
             if name != REFERENCE
         )
         found.append(ResultTable(f"less than {REFERENCE}, paired; {kind}", ("method", *first["errors"]), less))
-    return found
+    return [*found, _ours_less(measured["detected"], measured["exact"])]
 
 
-def _with_interval(value: Sequence[float]) -> str:
+def _ours_less(detected: Mapping[str, Any], exact: Mapping[str, Any]) -> ResultTable:
+    """What ours has less than every other method that knows no more than it does."""
+    rows = tuple(
+        (name, *(_from_to(value) for value in told["ours_less"].values()), _from_to(exact[name]["ours_less"]["all"]))
+        for name, told in detected.items()
+        if name not in (OURS, TOLD)
+    )
+    first, *others = detected[OURS]["ours_less"]
+    columns = ("less than", f"detected: {first}", *others, "exact: all")
+    return ResultTable("what ours has less than the others, paired, mean and 95 % interval", columns, rows)
+
+
+def _with_interval(value: Interval) -> str:
     mean, low, high = value
-    return f"{mean:.2f} ±{(high - low) / 2:.2f}"
+    return f"{mean:.2f}" if low is None or high is None else f"{mean:.2f} ±{(high - low) / 2:.2f}"
+
+
+def _from_to(value: Interval) -> str:
+    mean, low, high = value
+    return f"{mean:.2f}" if low is None else f"{mean:.2f} ({low:.2f} to {high:.2f})"
 
 
 def draw(measured: Mapping[str, Any], file: Path) -> None:
@@ -329,7 +355,8 @@ def draw(measured: Mapping[str, Any], file: Path) -> None:
             for offset, (region, colour) in enumerate(COLOURS.items()):
                 mean, low, high = told["errors"][region]
                 place = position + 0.18 * (offset - 1.5)
-                axis.plot([low, high], [place, place], color=colour, linewidth=2, solid_capstyle="round")
+                if low is not None:
+                    axis.plot([low, high], [place, place], color=colour, linewidth=2, solid_capstyle="round")
                 axis.plot([mean], [place], "o", color=colour, markersize=4.5, label=region if position == 0 else None)
         axis.set_title(f"{kind} landmarks", fontsize=10)
         axis.set_xlabel("error, % of the inter-ocular distance", fontsize=9)
