@@ -26,6 +26,7 @@ from flows.contact_sheet import Tile, contact_sheet, overlay_labels, save_sheet
 from schemas.comparisons import MASK_COMPARISON, MASK_MEASURES, PLATE_MEASURES
 from schemas.configuration import Settings, load_settings
 from stages.metrics import masks as measures
+from stages.metrics.retargeting import bootstrap_interval
 from stages.networks.registry import ModelRegistry
 from stages.plates import background_crop
 from stages.video.crops import crop_matrix, extract_crop, opencv_matrix
@@ -87,7 +88,7 @@ def compare(order: Order) -> Outcome:
         for way in ways:
             files += _sheets(order.out / "sheets", rows, folders, way, store, with_hair(settings, way), registry)
     conditions = {number: conditions_of(folder) for number, folder in folders.items()}
-    measured = summarise(rows, conditions)
+    measured = summarise(rows, conditions, order.seed)
     return Outcome({"clips": asdict(clips), "hair": ways, "measured": measured}, tables(measured), files)
 
 
@@ -232,8 +233,12 @@ def _tiles(shown: ComparedFrame, row: Mapping[str, Any], name: str) -> list[Tile
 # --------------------------------------------------------------------------------------------------------------- summary
 
 
-def summarise(rows: Sequence[Mapping[str, Any]], conditions: Mapping[int, Mapping[str, Any]], seed: int = 0) -> dict[str, Any]:
+def summarise(rows: Sequence[Mapping[str, Any]], conditions: Mapping[int, Mapping[str, Any]], seed: int) -> dict[str, Any]:
     """Mean over clips (each the mean of its frames) with a 95 % bootstrap interval, of everything and by condition.
+
+    Args:
+        rows: of ``schemas.comparisons.MASK_COMPARISON``. conditions: by number of the clip (``conditions_of``).
+        seed: of what the bootstrap draws.
 
     Returns:
         ``{way: {"all": {"clips": n, measure: [mean, low, high], ...}, "room=shelf": ..., ...}}``
@@ -265,8 +270,11 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _interval(values: Sequence[float], seed: int) -> list[float | None]:
-    found = (_mean(values), *measures.bootstrap_interval(np.asarray(values), seed))
-    return [round(value, 4) if np.isfinite(value) else None for value in found]
+    finite = [value for value in values if np.isfinite(value)]
+    if not finite:
+        return [None, None, None]
+    found = (_mean(finite), *bootstrap_interval(finite, np.arange(len(finite)), seed=seed))
+    return [round(value, 4) for value in found]
 
 
 def tables(measured: Mapping[str, Any]) -> list[ResultTable]:

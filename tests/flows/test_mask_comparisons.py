@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flows.comparisons import leakage, masks
+from flows.comparisons import Order, leakage, masks
 from flows.comparisons.clips import ROOMS, ClipOrder, render_for_comparison, scene_of, truth_pictures
 from schemas.comparisons import MASK_MEASURES, PLATE_MEASURES
 from schemas.tables import LABELS
@@ -42,6 +42,10 @@ def test_a_clip_is_rendered_once_with_a_truth_for_every_frame(head_model: Path, 
         assert len(list(truth_pictures(folder, name))) == 2
     assert render_for_comparison(head_model, tmp_path, order, 8) == folder
     assert (folder / "picture.mp4").stat().st_mtime_ns == before
+    # Nor is half a description, as an older version may have left it, in the way.
+    (folder / "clip.json").write_text((folder / "clip.json").read_text()[:30])
+    assert render_for_comparison(head_model, tmp_path, order, 8) == folder
+    assert (folder / "picture.mp4").stat().st_mtime_ns > before
     # A shorter clip in the same place leaves nothing of the longer one.
     assert render_for_comparison(head_model, tmp_path, ClipOrder(frames=1, size=96), 8) == folder
     assert len(list(truth_pictures(folder, "labels"))) == 1
@@ -56,13 +60,30 @@ def test_the_summary_counts_each_clip_once_and_by_its_conditions() -> None:
     names = ("room", "camera", "framing", "hair", "clothes", "beard", "glasses", "act")
     conditions = {clip: dict.fromkeys(names, "same") | {"room": f"room{clip}"} for clip in range(3)}
     rows = [_row(0, 1.0), _row(0, 0.0), _row(1, 0.5), _row(2, float("nan")), _row(2, 0.8)]
-    measured = masks.summarise(rows, conditions)
+    measured = masks.summarise(rows, conditions, seed=0)
     assert measured["colour"]["all"]["iou_hair"][0] == pytest.approx((0.5 + 0.5 + 0.8) / 3, abs=1e-4)
     assert measured["colour"]["room=room2"]["iou_hair"] == [0.8, 0.8, 0.8]
     assert measured["colour"]["camera=same"]["clips"] == 3
     whole, by_condition = masks.tables(measured)
     assert [value[:7] for name, value in whole.rows if name == "hair IoU"] == ["0.600 ("]
     assert len(by_condition.rows) == 3 + len(names) - 1
+
+
+def test_intervals_are_drawn_with_the_seed_of_the_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("room", "camera", "framing", "hair", "clothes", "beard", "glasses", "act")
+    values = np.random.default_rng(1).uniform(size=6)
+    monkeypatch.setenv("HEADSWAP_MODELS", str(tmp_path / "no models"))
+    monkeypatch.setattr(masks, "render_for_comparison", lambda head_model, out, clips, number: out / f"{number}")
+    monkeypatch.setattr(masks, "run_stages", lambda *_: {})
+    monkeypatch.setattr(masks, "_measured", lambda out, folder, number, way, artifacts: [_row(number, values[number])])
+    monkeypatch.setattr(masks, "_sheets", lambda *_: [])
+    monkeypatch.setattr(masks, "conditions_of", lambda folder: dict.fromkeys(names, "same"))
+    rows = [_row(number, value) for number, value in enumerate(values)]
+    for seed in (5, 6):
+        found = masks.compare(Order(tmp_path / "head.npz", tmp_path, 6, seed))
+        expected = masks.summarise(rows, dict.fromkeys(range(6), dict.fromkeys(names, "same")), seed)
+        assert found.numbers["measured"] == expected
+    assert expected != masks.summarise(rows, dict.fromkeys(range(6), dict.fromkeys(names, "same")), 0)
 
 
 def _silhouettes(count: int) -> list[leakage.Silhouette]:
