@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import multiprocessing
 import os
 import shutil
 import uuid
@@ -34,6 +33,7 @@ from stages.performers.head import HeadModel
 from stages.performers.performance import Performance, perform
 from stages.performers.scene import Performer, Shot, shown_on_screen
 from stages.plates import background_crop, identity
+from stages.processes import process_pool
 from stages.segmentation import BACKGROUND, FACE, HAIR, NECK
 from stages.training.augmentation import Augmentation, Window, compose, draw, foreground_layer, inpainted, over
 from stages.training.hair_bank import long_hair
@@ -228,7 +228,7 @@ class PerformerSamples:
     def _prepared(self, workers: int) -> Iterator[int]:
         """Numbers of clips as they become ready."""
         if workers > 1:
-            with multiprocessing.get_context("spawn").Pool(workers, _one_thread) as pool:
+            with process_pool(workers) as pool:
                 yield from pool.imap_unordered(self._render_person, self.people)
             return
         for person in self.people:
@@ -359,11 +359,6 @@ def _reference(shot: Shot, truth: Pixels, crop: npt.NDArray[np.float64], size: i
     matte = opacity * part * neck_fade(shot.labels, shot.landmarks)
     colours = foreground_layer(shot.picture, truth, opacity) / np.maximum(opacity, 1e-3)[..., None]
     return extract_crop(reference_picture(np.clip(colours, 0, 255).astype(np.uint8), matte), crop, size)
-
-
-def _one_thread() -> None:
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
-        os.environ[name] = "1"
 
 
 @functools.lru_cache(maxsize=2)
