@@ -100,7 +100,8 @@ def shoulder_rectangles(shoulders: np.ndarray, size: int, minimum_visibility: fl
     Args:
         shoulders: float [2, 3] or [6]: x, y in crop pixels and visibility, the person's left shoulder first.
         size: side of the crop.
-        minimum_visibility: a shoulder seen less than this, or NaN, gives no rectangle.
+        minimum_visibility: a shoulder seen less than this, or NaN, gives no rectangle. That the other one is NaN does not matter
+            but for the width of its own: the middle of the crop then stands for the middle of both.
 
     Returns:
         boolean [size, size].
@@ -108,13 +109,13 @@ def shoulder_rectangles(shoulders: np.ndarray, size: int, minimum_visibility: fl
     points = np.asarray(shoulders, np.float64).reshape(2, 3)
     mask = np.zeros((size, size), bool)
     usable = np.isfinite(points).all(1) & (points[:, 2] >= minimum_visibility)
-    if not np.isfinite(points[:, :2]).all():
-        return mask
     half = (points[1, 0] - points[0, 0]) / 2
     for k, (x, y, _) in enumerate(points):
-        inwards = half if k == 0 else -half
-        edges = sorted((x + 0.6 * inwards, x - 0.6 * inwards))
         if usable[k]:
+            inwards = half if k == 0 else -half
+            if not np.isfinite(inwards):
+                inwards = size / 2 - x
+            edges = sorted((x + 0.6 * inwards, x - 0.6 * inwards))
             left, right = (int(np.clip(round(edge), 0, size)) for edge in edges)
             mask[int(np.clip(round(y), 0, size)) :, left:right] = True
     return mask

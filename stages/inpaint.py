@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -71,7 +71,7 @@ class InpaintStage(Stage):
     """One plate per shot for a camera that stands or turns; several where frames cannot be laid over each other."""
 
     name = "inpaint"
-    version = 6
+    version = 7
     scope = Scope.CLIP
     parameters = InpaintParameters
     inputs = (Input("ingest"), Input("track"), Input("masks"))
@@ -161,6 +161,7 @@ class _PlateMaker:
         self.clip, self.labels, self.shot, self.fill = clip, labels, shot, fill
         self.camera = camera
         self.lost = 0
+        """Frames whose background could not be recognised, of those that the camera's motion was taken from."""
         self.width, self.height = clip.width, clip.height
         self._held: dict[int, FrameView] = {}
         """Samples for the first plate, by row, kept from when the camera was followed: decoding costs more than looking."""
@@ -168,30 +169,63 @@ class _PlateMaker:
     def plates(self) -> Iterator[_Plate]:
         rows = np.arange(len(self.shot.frames))
         still = np.tile(identity(), (len(rows), 1, 1))
-        if self.camera == "still" or (self.camera == "auto" and self._stands_still()):
+        stands = True if self.camera == "still" else self._stands_still() if self.camera == "auto" else False
+        if stands:
             yield from self._divide(rows, still, divide=False)
-        else:
-            yield from self._divide(rows, self._follow(rows), divide=True)
+            return
+        transforms, recognised = self._follow(rows)
+        if stands is None and self._little(greatest_motion(transforms[row][None], self.width, self.height) for row in recognised):
+            transforms = still
+        yield from self._divide(rows, transforms, divide=True)
 
-    def _stands_still(self) -> bool:
-        """Whether the background moves by less than a pixel (of 640) in frames spread over the shot."""
+    def _stands_still(self) -> bool | None:
+        """Whether the background moves by less than a pixel (of 640) in frames spread over the shot.
+
+        Returns:
+            None where it has detail, but most of these frames could not be compared: only following the camera can tell. A shot
+            without any detail stands still, as far as a plate is concerned.
+        """
         camera = Camera(closely=False)
         looked_at = _spread(len(self.shot.frames), 10)
-        limit = max(1.0, max(self.width, self.height) / 640)
         decided = len(looked_at) - int(0.8 * (len(looked_at) - 1))  # so many that move, and the percentile is above the limit
-        moved: list[float] = []
+        limit = self._limit()
+        moved, unknown = [0.0], 0
         for row, view in self._read_and_hold(looked_at):
+            nothing, lost = camera.blind, camera.lost
             transform = camera.follow(view, partial(self._background, row))
-            moved.append(greatest_motion(transform[None], self.width, self.height))
+            if row == looked_at[0]:
+                continue
+            if camera.lost == lost:
+                moved.append(greatest_motion(transform[None], self.width, self.height))
+            elif not nothing:
+                unknown += 1
             if sum(motion >= limit for motion in moved) >= decided:
                 return False
-        return float(np.percentile(moved, 80)) < limit
-
-    def _follow(self, rows: np.ndarray) -> np.ndarray:
-        camera = Camera()
-        transforms = [camera.follow(view, partial(self._background, row)) for row, view in self._read_and_hold(rows)]
         self.lost = camera.lost
-        return np.stack(transforms)
+        if camera.blind or len(looked_at) == 1:
+            return True
+        if len(moved) == 1 or unknown > len(moved) - 1:
+            return None
+        return self._little(moved)
+
+    def _little(self, moved: Iterable[float]) -> bool:
+        """Whether all but a fifth of some motions, pixels, are too small to matter; so where there are none."""
+        motions = list(moved)
+        return not motions or float(np.percentile(motions, 80)) < self._limit()
+
+    def _limit(self) -> float:
+        return max(1.0, max(self.width, self.height) / 640)
+
+    def _follow(self, rows: np.ndarray) -> tuple[np.ndarray, list[int]]:
+        """Transforms float64 [rows, 2, 3] to the shot's first frame, and the rows whose background was recognised."""
+        camera, transforms, recognised = Camera(), [], []
+        for row, view in self._read_and_hold(rows):
+            lost = camera.lost
+            transforms.append(camera.follow(view, partial(self._background, row)))
+            if camera.lost == lost:
+                recognised.append(row)
+        self.lost = camera.lost
+        return np.stack(transforms), recognised
 
     def _read_and_hold(self, rows: np.ndarray) -> Iterator[tuple[int, FrameView]]:
         """Frames of ``rows``; on the way, the samples for the first plate are kept for :meth:`_build`, where memory allows it."""

@@ -85,7 +85,7 @@ class MaskStage(Stage):
     """Label map (background, hair, face, neck, cloth, other) of every frame's crop."""
 
     name = "masks"
-    version = 6
+    version = 7
     scope = Scope.CLIP_CHUNK
     parameters = MaskParameters
     inputs = (Input("track"),)

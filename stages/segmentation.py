@@ -476,7 +476,10 @@ class HeadParser:
         best = np.maximum(np.maximum(shares[_HAIR], shares[_SKIN]), shares[_CLOTH])
         is_hair, is_skin = shares[_HAIR] >= best, shares[_SKIN] >= best
         inside = (best >= 1 - (shares[_HAIR] + shares[_SKIN] + shares[_CLOTH])) & (person >= 0)
-        inside = _component_at((inside | (view.oval > 0)).astype(np.uint8), view.oval)
+        inside = (inside | (view.oval > 0)).astype(np.uint8)
+        shown = (view.oval > 0) & (person >= 0)
+        if shown.any():  # where the face lies off the crop or the picture, whoever is there is better than nobody
+            inside = _component_at(inside, shown)
         on = (_filled(inside, person) > 0) & (person >= 0)
         hairy = _hanging(is_hair & on & (view.features == 0), view.v, view.oval)
         high, face = view.v < 0.3, view.oval > 0
@@ -512,11 +515,12 @@ def _habit(found: Sequence[np.ndarray], views: Sequence[_View]) -> np.ndarray:
 
 
 def _component_at(mask: np.ndarray, seed: np.ndarray) -> np.ndarray:
-    """The components of ``mask`` (0 or 1) that touch ``seed``: one person, not whoever stands behind."""
+    """The components of ``mask`` (0 or 1) that touch ``seed``: one person, not whoever stands behind. Nothing where none does."""
+    seed = seed if seed.dtype == bool else seed > 0
     count, numbered = cv2.connectedComponents(mask, connectivity=4)
-    if count <= 2:
+    if count <= 2 and mask[seed].any():
         return mask
-    return _chosen(numbered, count, seed if seed.dtype == bool else seed > 0)
+    return _chosen(numbered, count, seed)
 
 
 def _chosen(numbered: np.ndarray, count: int, seed: np.ndarray) -> np.ndarray:

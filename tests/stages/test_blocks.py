@@ -92,6 +92,16 @@ def test_a_shoulder_that_is_not_seen_gives_no_rectangle() -> None:
     assert not shoulder_rectangles(np.full(6, np.nan), 512).any()
 
 
+@pytest.mark.parametrize("unknown", [0, 1, 2])
+def test_a_shoulder_that_is_not_known_takes_no_other_with_it(unknown: int) -> None:
+    shoulders = np.array([[400, 380, 0.9], [112, 380, 0.9]])
+    both = shoulder_rectangles(shoulders, 512)
+    shoulders[0, unknown] = np.nan
+    mask = shoulder_rectangles(shoulders, 512)
+    assert not mask[:, 256:].any()
+    assert np.array_equal(mask[:, :256], both[:, :256])  # these shoulders lie as far from the middle of the crop
+
+
 def test_what_survives_of_the_cloth_is_outside_of_hair_and_rectangles() -> None:
     random = np.random.default_rng(0)
     cloth, hair, rectangles = random.random((3, 64, 64)) > 0.5

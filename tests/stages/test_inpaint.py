@@ -27,15 +27,26 @@ FRAMES, WIDTH, HEIGHT = 20, 320, 240
 class _Clip:
     """A person who walks before a still or panning camera, with the artifacts that ``inpaint`` reads."""
 
-    def __init__(self, folder: Path, pan: float = 0.0, shots: int = 1, side: float = 210.0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        pan: float = 0.0,
+        shots: int = 1,
+        side: float = 210.0,
+        gains: np.ndarray | None = None,
+        wall: bool = False,
+    ) -> None:
+        """``gains``: how bright each frame is, 0 to 1; ``wall``: of one colour."""
         self.scene = [textured(HEIGHT + 20, WIDTH + 250, seed=seed) for seed in range(shots)]
+        if wall:
+            self.scene = [np.full_like(scene, 150) for scene in self.scene]
         self.positions = [int(pan * frame) for frame in range(FRAMES)]
         self.shots = np.array([frame * shots // FRAMES for frame in range(FRAMES)], np.int32)
         self.crops = np.array([(110.0 + 5 * frame, 125.0, side) for frame in range(FRAMES)])
         pictures, self.labels = [], []
         for frame in range(FRAMES):
             picture, labels, _ = paint_person(self.truth(frame), (110 + 5 * frame, 100), 56, seed=frame)
-            pictures.append(picture)
+            pictures.append(picture if gains is None else np.rint(picture * gains[frame]).astype(np.uint8))
             self.labels.append(extract_labels(labels, self.crops[frame]))
         self.path = write_video(folder / "clip.mp4", pictures, options={"crf": "6"})
         self.folder = folder
@@ -102,6 +113,38 @@ def test_a_standing_camera_keeps_the_plate_perfectly_still(tmp_path: Path) -> No
     transforms = array(_Clip(tmp_path).run().table("plates"), "transform").reshape(-1, 2, 3)
     assert np.ptp(transforms, axis=0).max() == 0
     assert np.array_equal(transforms[0, :, :2], np.eye(2))
+
+
+_FADES = {"black first": np.r_[0, np.ones(FRAMES - 1)], "fade": np.linspace(0.02, 1, FRAMES)}
+
+
+@pytest.mark.parametrize("kind", _FADES)
+def test_a_panning_camera_is_not_taken_for_a_standing_one_where_a_shot_fades_in(tmp_path: Path, kind: str) -> None:
+    made = _Clip(tmp_path, pan=6.0, gains=_FADES[kind]).run()
+    moved = array(made.table("plates"), "transform").reshape(-1, 2, 3)[:, 0, 2]
+    assert moved[-1] - moved[4] == pytest.approx(6 * (FRAMES - 5), abs=6)
+    assert made.facts["unregistered_frames"] <= 3
+
+
+@pytest.mark.parametrize("kind", _FADES)
+def test_a_standing_camera_stands_still_where_a_shot_fades_in(tmp_path: Path, kind: str) -> None:
+    made = _Clip(tmp_path, gains=_FADES[kind]).run()
+    assert np.ptp(array(made.table("plates"), "transform"), axis=0).max() == 0
+    assert made.pictures("plates").frames == [0]
+    assert made.facts["unregistered_frames"] >= (kind == "black first")
+
+
+def test_before_a_wall_without_detail_a_camera_stands_still_and_says_what_it_could_not_see(tmp_path: Path) -> None:
+    made = _Clip(tmp_path, wall=True).run()
+    assert np.ptp(array(made.table("plates"), "transform"), axis=0).max() == 0
+    assert made.facts["unregistered_frames"] > 0
+
+
+def test_a_camera_that_goes_too_far_between_samples_is_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not one of the frames spread over the shot resembles another, which is no reason to take it for still."""
+    monkeypatch.setattr(inpaint, "_spread", lambda count, most: np.array([0, count - 1]))
+    clip = _Clip(tmp_path, pan=12.0)
+    assert np.ptp(array(clip.run().table("plates"), "transform").reshape(-1, 2, 3)[:, 0, 2]) == pytest.approx(228, abs=4)
 
 
 def test_every_shot_has_a_plate_of_its_own(tmp_path: Path) -> None:

@@ -104,6 +104,40 @@ def test_the_hair_network_decides_where_colours_do_not() -> None:
     assert _overlap(parser.labels(dark, landmarks, person, hair), truth, parts.HAIR) > 0.85
 
 
+def test_a_print_of_the_hairs_colour_that_hangs_from_nowhere_is_cloth() -> None:
+    people = [paint_person(textured(256, 256), (128, 95), 84, seed=seed) for seed in range(2)]
+    pictures, truths, landmarks = zip(*people, strict=True)
+    pictures[1][205:235, 75:181] = (70, 42, 25)
+    persons = [_soft(truth) for truth in truths]
+    persons[1][:130] = -1  # a crop that reaches beyond the picture: the print is all that could be hair
+    parser = HeadParser.fit(pictures, landmarks, persons, [None] * 2)
+    cell = parts.colour_index(pictures[1][220:221, 128:129])[0, 0]
+    assert parser.likelihood[2, cell] > 1e-3  # of cloth
+
+
+def test_components_are_those_that_touch_their_seed_however_many_there_are() -> None:
+    mask, seed = np.zeros((9, 9), np.uint8), np.zeros((9, 9), bool)
+    mask[1:3, 1:3] = 1
+    seed[6, 6] = True
+    assert not parts._component_at(mask, seed).any()
+    mask[5:8, 5:8] = 1
+    assert parts._component_at(mask, seed).sum() == 9
+    assert np.array_equal(parts._component_at(mask, mask > 0), mask)
+
+
+@pytest.mark.parametrize("beyond", ["crop", "picture"])
+def test_a_person_whose_face_is_not_shown_stays(beyond: str) -> None:
+    picture, truth, landmarks = paint_person(textured(256, 256), (128, 105), 84)
+    person = _soft(truth)
+    parser = HeadParser.fit([picture], [landmarks], [person], [None])
+    if beyond == "crop":
+        landmarks = landmarks - np.array([0, 200, 0], np.float32)
+    else:
+        person[:150] = -1
+    labels = parser.labels(picture, landmarks, person)
+    assert (labels[200:] > 0).sum() > 0.8 * (truth[200:] > 0).sum()
+
+
 def test_head_coordinates_turn_and_grow_with_the_head() -> None:
     landmarks = painted_landmarks((100, 90), 60)
     turn = np.array([[0, -1], [1, 0]], np.float32)  # a head lying on its side
@@ -140,6 +174,22 @@ def test_a_hand_in_front_of_the_chin_is_kept_apart_from_the_face() -> None:
     assert labels[130, 128] == parts.OTHER
     assert labels[80, 128] == parts.FACE
     assert not (parser.labels(picture, landmarks, person) == parts.OTHER).any()
+
+
+def test_bare_skin_that_no_hand_touches_is_not_a_hand() -> None:
+    picture, truth, landmarks = paint_person(textured(256, 256), (128, 95), 84)
+    person = _soft(truth)
+    picture[142:200, 105:151] = (40, 70, 160)  # a scarf
+    picture[118:123, 151:156] = (70, 42, 25)
+    parser = HeadParser.fit([picture], [landmarks], [person], [None])
+    picture[180:240, 60:100] = (224, 172, 140)
+    front = np.zeros((GRID, GRID), np.uint8)
+    front[200:230, 150:180] = 255
+    assert (parser.labels(picture, landmarks, person)[190:230, 70:90] == parts.NECK).all()
+    labels = parser.labels(picture, landmarks, person, front=front)
+    assert not (labels == parts.OTHER).any()
+    front[200:230, 80:110] = 255
+    assert (parser.labels(picture, landmarks, person, front=front)[190:230, 70:90] == parts.OTHER).all()
 
 
 class _SeesHands:

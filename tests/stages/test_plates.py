@@ -92,6 +92,47 @@ def test_a_long_pan_is_followed_without_drift() -> None:
     assert greatest_motion(expected, 320, 240) == pytest.approx(676, abs=10)
 
 
+def _gains(kind: str, frames: int) -> np.ndarray:
+    """How bright each frame is: float [frames]."""
+    if kind == "black first":
+        return np.r_[0, np.ones(frames - 1)]
+    if kind == "dip":
+        return np.r_[np.ones(15), 0.5, 0.1, 0, 0, 0, 0.1, 0.5, np.ones(frames - 22)]
+    start = {"fades from 2 %": 0.02, "fades from 5 %": 0.05, "fades from 10 %": 0.1}[kind]
+    return np.linspace(start, 1, frames)
+
+
+@pytest.mark.parametrize("closely", [True, False])
+@pytest.mark.parametrize("pan", [0.0, 4.0])
+@pytest.mark.parametrize("kind", ["black first", "fades from 2 %", "fades from 5 %", "fades from 10 %", "dip"])
+def test_a_camera_is_followed_although_the_shot_begins_in_the_dark(kind: str, pan: float, closely: bool) -> None:
+    scene = textured(300, 700, seed=3)
+    camera, found, truth = Camera(closely), [], []
+    for step in range(0, 40, 1 if closely else 4):
+        position = np.array([[1, 0, 10 + pan * step], [0, 1, 10.0]])
+        picture, labels, _ = paint_person(_view(scene, position, 320, 240), (120 + 2 * step, 110), 60, seed=step)
+        noise = np.random.default_rng(step).normal(0, 1, picture.shape)
+        dim = np.clip(np.rint(picture * _gains(kind, 40)[step] + noise), 0, 255).astype(np.uint8)
+        found.append(camera.follow(dim, lambda labels=labels: labels == 0))
+        truth.append(pan * step)
+    assert camera.lost <= (3 if kind == "dip" else 2)
+    later = (np.stack(found)[:, 0, 2] - truth)[len(found) // 2 :]
+    assert np.ptp(later) < 0.5  # what is seen well lies on what is seen well
+
+
+def test_a_wall_without_detail_leaves_the_camera_blind_until_there_is_some() -> None:
+    flat, scene = np.full((240, 320, 3), 128, np.uint8), textured(240, 320)
+    camera, everywhere = Camera(), np.ones((240, 320), bool)
+    for picture in (flat, flat):
+        camera.follow(picture, lambda: everywhere)
+        assert camera.blind
+    camera.follow(scene, lambda: everywhere)
+    assert not camera.blind
+    assert camera.lost == 2
+    assert np.allclose(camera.follow(scene, lambda: everywhere), identity(), atol=1e-6)
+    assert camera.lost == 2
+
+
 @pytest.mark.parametrize("panning", [False, True])
 def test_a_plate_shows_the_background_that_a_moving_person_hides(panning: bool) -> None:
     scene = textured(260, 520, seed=1)
