@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,6 +35,7 @@ class LoadedPipeline:
         pipeline: placed where it runs.
         picture_size: the same.
         sees_background: whether it draws on the background, or a head on white.
+        schedule: the scheduler's configuration as it was saved: the scheduler in use is that of whoever used the pipeline last.
 
     Raises:
         ModelError: what is wrong with the weights, the device or the precision.
@@ -45,6 +47,7 @@ class LoadedPipeline:
         self.pipeline = place(load_pipeline(Path(folder), dtype), device, precision)
         self.pipeline.set_progress_bar_config(disable=True)
         self.picture_size = picture_size
+        self.schedule: Mapping[str, Any] = dict(self.pipeline.scheduler.config)
         self.sees_background = self.pipeline.denoising_net.sees_background
         self._sources: dict[Hashable, SourceFeatures] = {}
 

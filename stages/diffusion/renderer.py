@@ -69,7 +69,7 @@ def diffusion_renderer(
             LoadedPipeline, str(folder), record.digest, record.picture_size, work.device, parameters.precision
         ) as loaded:
             options = sampling_options(parameters, work.seed)
-            loaded.pipeline.scheduler = make_scheduler(parameters.solver, loaded.pipeline.scheduler.config)
+            loaded.pipeline.scheduler = make_scheduler(parameters.solver, loaded.schedule)
             yield DiffusionRenderer(loaded, portrait, source, options, note=notes.append, progress=work.progress)
     except RuntimeError as error:
         failure = device_failure(error, work.device)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers import DDIMScheduler
 
 from schemas.parameters import DiffusionParameters, RenderParameters
 from schemas.problems import ModelError
@@ -17,10 +18,13 @@ from stages.contract import Chunk, Inputs, Work
 from stages.diffusion import loaded
 from stages.diffusion.loaded import device_failure
 from stages.networks.denoising_net import DenoisingNet
+from stages.networks.importing import Terms, import_pipeline
 from stages.networks.pipeline import HeadSwapPipeline
+from stages.networks.registry import ModelRegistry
+from stages.networks.schedulers import NOISE_SCHEDULE
 from stages.render import Render
 from storage.artifacts import Artifact, ArtifactWriter
-from tests.pipelines import register_random
+from tests.pipelines import random_pipeline, register_random
 from tests.stages.swap_artifacts import Job, painted_job
 
 FRAMES = 10
@@ -117,6 +121,32 @@ def test_weights_are_loaded_once_and_a_source_read_once_for_all_chunks(
     for chunk in PARTS:
         render(job, pipeline, chunk, tmp_path)
     assert counted == {"loaded": 1, "sources": 1}
+
+
+def test_the_sampler_does_not_depend_on_what_the_process_rendered_before(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = random_pipeline()
+    saved.scheduler = DDIMScheduler.from_config({**NOISE_SCHEDULE, "timestep_spacing": "leading", "steps_offset": 0})
+    saved.save_pretrained(tmp_path / "saved")
+    terms = Terms("of no use to anybody", True, "random numbers")
+    folder = ModelRegistry(tmp_path / "models").add_pipeline(
+        "tiny", lambda made: import_pipeline("tiny", tmp_path / "saved", made, terms)
+    )
+    walked: list[list[int]] = []
+
+    def seen(self: HeadSwapPipeline, *arguments: Any, **more: Any) -> Any:
+        frames = stream(self, *arguments, **more)
+        yield next(frames)
+        walked.append(self.scheduler.timesteps.tolist())
+        yield from frames
+
+    stream = HeadSwapPipeline.stream
+    monkeypatch.setattr(HeadSwapPipeline, "stream", seen)
+    for solver in ("dpm++", "ddim", "dpm++"):
+        render(job, folder, Chunk(0, 0, 0, 2), tmp_path / f"{solver}{len(walked)}", solver=solver, steps=10)
+    assert walked[0] == walked[2]
+    assert walked[0] != walked[1], "of a schedule in which the solvers differ"
 
 
 def test_progress_is_told_by_steps_and_adds_up_to_the_frames(job: Job, pipeline: Path, tmp_path: Path) -> None:
