@@ -51,7 +51,7 @@ class Render(Stage):
     """The generated crops of a chunk."""
 
     name = "render"
-    version = 6
+    version = 7
     scope = Scope.JOB_CHUNK
     parameters = RenderParameters
     inputs = (

@@ -9,15 +9,14 @@ from numpy.typing import NDArray
 from stages.condition_image import condition_image, reference_picture
 from stages.face3d.drawing import draw_landmarks
 from stages.networks.conditions import FrameConditions
+from stages.networks.label_maps import shrunk_labels
 from stages.renderer import Portrait, Scene
 
 
 def frame_conditions(scene: Scene, size: int) -> FrameConditions:
     """Drawn landmarks and condition image of a scene; pictures uint8 RGB [size, size, 3]."""
     share = size / scene.picture.shape[0]
-    labels = scene.labels
-    if share != 1:
-        labels = cv2.resize(labels, (size, size), interpolation=cv2.INTER_NEAREST)
+    labels = shrunk_labels(scene.labels, size)
     shoulders = scene.shoulders * (share, share, 1)
     condition, _ = condition_image(resized(scene.background, size), resized(scene.picture, size), labels, shoulders)
     return FrameConditions(scene.frame, draw_landmarks(scene.aligned * share, size), condition)

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from schemas.problems import StoreError, UsageError
+from stages.networks.label_maps import shrunk_labels as shrunk_labels
 from stages.training.augmentation import Augmentation, Window, block_filled, compose, draw, soft_person
 from stages.training.hair_bank import long_hair
 from stages.training.recent import Recent
@@ -236,11 +237,3 @@ def shrunk(picture: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.uint8]:
     if picture.shape[0] == size:
         return picture
     return np.asarray(cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA), np.uint8)
-
-
-def shrunk_labels(labels: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.uint8]:
-    """A label map at ``size`` x ``size`` pixels: the label at the middle of each."""
-    if labels.shape[0] == size:
-        return labels
-    middle = ((np.arange(size) + 0.5) * labels.shape[0] / size).astype(int)
-    return np.ascontiguousarray(labels[np.ix_(middle, middle)])

@@ -11,6 +11,7 @@ from stages.diffusion.compose import head_zone, on_background, on_white, white_k
 from stages.diffusion.conditions import frame_conditions, reference_of, resized
 from stages.face3d.drawing import draw_landmarks
 from stages.segmentation import GRID, OTHER
+from stages.training.shards import shrunk_labels
 from tests.stages.painted_heads import FACE_LABEL, HAIR_LABEL, SIZE, WALL, portrait, pose, scene
 
 BLUE = np.array([40, 60, 200], np.uint8)
@@ -146,8 +147,23 @@ def test_conditions_are_composed_at_the_networks_size() -> None:
     np.testing.assert_array_equal(half.drawing, draw_landmarks(target.aligned / 2, SIZE // 2))
     assert frame_conditions(target, SIZE).background.shape == (SIZE, SIZE, 3)
     # The whole person is gone; only a piece of cloth may be left.
-    head = head_of(target.labels)[::2, ::2]
+    head = head_of(target.labels)[1::2, 1::2]
     assert (half.background[head] == np.asarray(WALL)).all()
+
+
+@pytest.mark.parametrize("size", [SIZE // 4, SIZE // 2, SIZE, SIZE * 2])
+def test_labels_reach_the_networks_as_in_training(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = scene()
+    given: list[np.ndarray] = []
+
+    def seen(background: np.ndarray, picture: np.ndarray, labels: np.ndarray, shoulders: np.ndarray) -> tuple[np.ndarray, None]:
+        given.append(labels)
+        return background, None
+
+    monkeypatch.setattr("stages.diffusion.conditions.condition_image", seen)
+    frame_conditions(target, size)
+    np.testing.assert_array_equal(given[0], shrunk_labels(target.labels, size))
+    assert given[0].shape == (size, size)
 
 
 def test_the_reference_is_the_head_alone_on_white() -> None:
