@@ -476,7 +476,10 @@ def models_verify(config: ConfigOption = None, as_json: JsonOption = False) -> i
     """Hash every registered file again."""
     from flows.models import verify
 
-    entries = verify(registry_of(settings_of(config, None)))
+    entries = verify(
+        registry_of(settings_of(config, None)),
+        lambda line: error_console.print(line, markup=False, highlight=False, soft_wrap=True),
+    )
     if as_json:
         print_json(entries)
     else:

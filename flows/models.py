@@ -82,6 +82,6 @@ def pull(registry: ModelRegistry, name: str, *, accepted: bool, ask: Callable[[s
     tell(f"{name} is at {registry.pull(name, accept_licence=True)}")
 
 
-def verify(registry: ModelRegistry) -> list[dict[str, Any]]:
-    """Every registered file read again."""
-    return [asdict(status) for status in registry.verify() if status.state != "missing"]
+def verify(registry: ModelRegistry, tell: Callable[[str], None] = lambda line: None) -> list[dict[str, Any]]:
+    """Every registered file read again; ``tell`` is given a line before each large one."""
+    return [asdict(status) for status in registry.verify(tell) if status.state != "missing"]

@@ -1,8 +1,8 @@
 """A place beside the registered models where the next one is made, and nothing of it stays when its maker is killed.
 
 Each addition works in a folder of its own, ``.adding-NAME-...``, and holds a lock in it that its process cannot outlive. The
-next addition removes every such folder whose lock is free. What a replacement has already moved aside is put back if the new
-one never came: a registered model is not lost by a kill.
+next addition, and whoever lists the models, removes every such folder whose lock is free. What a replacement has already moved
+aside is put back if the new one never came: a registered model is not lost by a kill.
 """
 
 from __future__ import annotations
@@ -41,8 +41,27 @@ def workplace(models: Path, name: str) -> Iterator[Path]:
         lock.close()
 
 
+def clear_away(models: Path) -> bool:
+    """Remove what killed additions left, and put back what they had moved aside; additions under way are left alone.
+
+    Costs a look into the folder where there is nothing to do. Does nothing, and raises nothing, where the folder is not there or
+    cannot be written.
+
+    Returns:
+        Whether there was anything that might have been left.
+    """
+    try:
+        if not any(models.glob(f"{_PREFIX}*")) or not os.access(models, os.W_OK):
+            return False
+        with _alone(models):
+            _remove_abandoned(models)
+    except OSError:
+        return False  # a file system without locks, say: the next addition will have more to tell
+    return True
+
+
 def replace_folder(made: Path, models: Path, name: str, place: Path) -> None:
-    """Put ``made`` in the place of ``models/name``; a kill between the two steps is mended by the next addition."""
+    """Put ``made`` in the place of ``models/name``; a kill between the two steps is mended by ``clear_away``."""
     (place / _REPLACED).mkdir(exist_ok=True)
     target = models / name
     if target.exists():

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from safetensors import SafetensorError
 
 from schemas.problems import ModelError, UsageError
 from stages.networks.convert import convert, find_published
+from stages.networks.files import Tell, announce, gigabytes, sha256_of, silent
 from stages.networks.loading import load_pipeline
 from stages.networks.pipeline import HeadSwapPipeline
 from stages.networks.pose_guider import PoseGuider
@@ -30,12 +30,6 @@ PUBLISHED_PICTURE_SIZE = 512
 
 PERMISSIVE = ("apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "cc0-1.0")
 """Licences, as model cards name them, that allow commercial use."""
-
-
-_WORTH_TELLING = 100_000_000
-"""Bytes: what is smaller is done before one could read that it has begun."""
-
-Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -61,7 +55,7 @@ def import_pipeline(
     *,
     allow_pickle: bool = False,
     preset: Preset | None = None,
-    tell: Tell = lambda line: None,
+    tell: Tell = silent,
 ) -> Registration:
     """Write a pipeline into an empty folder and describe it.
 
@@ -96,11 +90,11 @@ def import_pipeline(
         )
     if (source / INDEX).is_file():
         layout: Layout = "headswap"
-        _begin("Checking the weights:", _size(pipeline_files(source)), tell)
+        announce("Checking the weights:", _size(pipeline_files(source)), tell)
         pipeline = load_pipeline(source, None)
     else:
         published = find_published(source)
-        _begin("Checking the weights:", _size(published.weights), tell)
+        announce("Checking the weights:", _size(published.weights), tell)
         pipeline = convert(published, preset, allow_pickle=allow_pickle, dtype=None)
         layout = "aniportrait" if isinstance(pipeline.pose_guider, PoseGuider) else "animateanyone"
     notes, background = untrained_parts(pipeline), pipeline.denoising_net.sees_background
@@ -115,10 +109,10 @@ def import_pipeline(
     files = pipeline_files(destination)
     for path in files:
         path.chmod(0o644)  # safetensors writes for its user alone, but a folder of models may be shared
-    _begin("Computing digests:", _size(files), tell)
+    announce("Computing digests:", _size(files), tell)
     with ThreadPoolExecutor(1) as beside:  # hashing lets go of the interpreter
         digest = beside.submit(pipeline_digest, destination)
-        digests = {path.relative_to(destination).as_posix(): _sha256(path) for path in files}
+        digests = {path.relative_to(destination).as_posix(): sha256_of(path) for path in files}
     return Registration(
         name=name,
         licence=licence.strip(),
@@ -138,7 +132,7 @@ def _copy(source: Path, destination: Path, tell: Tell) -> None:
     files = pipeline_files(source)
     _require_space(destination, _size(files))
     for path in files:
-        _begin(f"Copying {path.relative_to(source)}:", path.stat().st_size, tell)
+        announce(f"Copying {path.relative_to(source)}:", path.stat().st_size, tell)
         copy = destination / path.relative_to(source)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, copy)
@@ -153,7 +147,7 @@ def _save(pipeline: HeadSwapPipeline, destination: Path, tell: Tell) -> None:
     _require_space(destination, sum(sizes.values()))
     try:
         for name, network in networks.items():
-            _begin(f"Writing {name}:", sizes[name], tell)
+            announce(f"Writing {name}:", sizes[name], tell)
             network.save_pretrained(destination / name)
             network.to("meta")
     except SafetensorError as error:
@@ -168,7 +162,7 @@ def _require_space(folder: Path, size: int) -> None:
     if free < size:
         raise ModelError(
             "models_folder",
-            f"The pipeline takes {_gigabytes(size)}, and the disk of {folder.parent} has {_gigabytes(free)} left.",
+            f"The pipeline takes {gigabytes(size)}, and the disk of {folder.parent} has {gigabytes(free)} left.",
             "Make room, or set HEADSWAP_MODELS to a folder on another disk.",
             retryable=True,
         )
@@ -176,15 +170,6 @@ def _require_space(folder: Path, size: int) -> None:
 
 def _size(files: Iterable[Path]) -> int:
     return sum(path.stat().st_size for path in files)
-
-
-def _begin(what: str, size: int, tell: Tell) -> None:
-    if size >= _WORTH_TELLING:
-        tell(f"{what} {_gigabytes(size)}")
-
-
-def _gigabytes(size: int) -> str:
-    return f"{size / 1e9:.1f} GB"
 
 
 def picture_size_of(pipeline: HeadSwapPipeline) -> int:
@@ -234,8 +219,3 @@ def front_matter(card: Path) -> dict[str, object]:
             "model_damaged", f"The front matter of {card} cannot be read: {' '.join(str(error).split())}.", "Mend it."
         ) from error
     return found if isinstance(found, dict) else {}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

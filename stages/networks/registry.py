@@ -17,7 +17,6 @@ A pipeline of the diffusion renderer is a folder, with its record in it (``stage
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -30,8 +29,9 @@ from typing import Any, Literal
 
 from schemas.names import suggestion
 from schemas.problems import ModelError
-from stages.networks.additions import replace_folder, workplace
+from stages.networks.additions import clear_away, replace_folder, workplace
 from stages.networks.downloading import download, extract
+from stages.networks.files import Tell, announce, sha256_of, silent
 from stages.networks.model_entries import KNOWN, ModelEntry, declared_entries
 from stages.networks.registered import SHIPPED, Registration, check_name, pipeline_files, registrations
 from stages.networks.weights import check_weights
@@ -102,9 +102,18 @@ class ModelRegistry:
             )
         return self.entries[name]
 
-    def list(self) -> tuple[ModelStatus, ...]:
-        """Every model with its state; never raises for a damaged file."""
-        return tuple(self._status(entry) for entry in self.entries.values())
+    def list(self, tell: Tell = silent) -> tuple[ModelStatus, ...]:
+        """Every model with its state; never raises for a damaged file.
+
+        Beforehand it clears away what killed additions left in the folder, where that can be written: a pipeline that one of them
+        had moved aside is back.
+
+        Args:
+            tell: is given a line before a large file is read.
+        """
+        if clear_away(self.folder):
+            self._find_pipelines()
+        return tuple(self._status(entry, tell) for entry in self.entries.values())
 
     def path(self, name: str) -> Path | None:
         """The model's file, or None where it is not there.
@@ -221,12 +230,12 @@ class ModelRegistry:
             self._look_into(entry, temporary)
             return self._install(entry, temporary, entry.url, allow_unknown_digest=False)
 
-    def verify(self) -> tuple[ModelStatus, ...]:
+    def verify(self, tell: Tell = silent) -> tuple[ModelStatus, ...]:
         """Like ``list``, but reads every file again instead of trusting what was remembered."""
         accepted = {file: state["accepted"] for file, state in self._verified.items() if state.get("accepted")}
         self._verified = {file: {"accepted": digest} for file, digest in accepted.items()}
         statuses = []
-        for status in self.list():
+        for status in self.list(tell):
             if status.state == "present":
                 try:
                     self._look_into(self.entries[status.name], Path(status.path))
@@ -266,15 +275,15 @@ class ModelRegistry:
                 origin=registration.origin,
             )
 
-    def _status(self, entry: ModelEntry) -> ModelStatus:
+    def _status(self, entry: ModelEntry, tell: Tell = silent) -> ModelStatus:
         if entry.kind == "pipeline":
-            return self._pipeline_status(entry)
+            return self._pipeline_status(entry, tell)
         path = self.folder / entry.file
         status = ModelStatus(entry.name, "missing", entry.licence, entry.commercial, entry.serves, entry.origin, str(path))
         if not path.is_file():
             return status
         status = replace(status, state="present", bytes=path.stat().st_size)
-        digest = self._digest_of(path, path.name)
+        digest = self._digest_of(path, path.name, tell)
         expected = self._verified.get(entry.file, {}).get("accepted") or entry.sha256
         if expected and digest != expected:
             detail = f"The file {path} of {entry.name} is not the one on record: its SHA-256 is {digest}, not {expected}."
@@ -287,7 +296,7 @@ class ModelRegistry:
                 return replace(status, state="damaged", detail=error.message)
         return status
 
-    def _pipeline_status(self, entry: ModelEntry) -> ModelStatus:
+    def _pipeline_status(self, entry: ModelEntry, tell: Tell) -> ModelStatus:
         folder, registration = self._pipelines[entry.name]
         status = ModelStatus(entry.name, "present", entry.licence, entry.commercial, entry.serves, entry.origin, str(folder))
         size = 0
@@ -296,7 +305,7 @@ class ModelRegistry:
             if not path.is_file():
                 return replace(status, state="damaged", detail=f"The file {path} of {entry.name} is gone.")
             size += path.stat().st_size
-            if self._digest_of(path, f"{folder}/{relative}") != expected:
+            if self._digest_of(path, f"{folder}/{relative}", tell) != expected:
                 return replace(status, state="damaged", detail=f"The file {path} of {entry.name} is not the one on record.")
         return replace(status, bytes=size, detail=" ".join(registration.notes))
 
@@ -307,13 +316,14 @@ class ModelRegistry:
         elif {file.relative_to(path).as_posix() for file in pipeline_files(path)} != set(self._pipelines[entry.name][1].files):
             raise ModelError("model_damaged", f"{path} holds other files than were registered.", "Add it again.")
 
-    def _digest_of(self, path: Path, name: str) -> str:
+    def _digest_of(self, path: Path, name: str, tell: Tell = silent) -> str:
         """SHA-256 of a file, remembered under a name."""
         status = path.stat()
         state = self._verified.get(name, {})
         if (state.get("bytes"), state.get("changed")) == (status.st_size, status.st_mtime_ns):
             return str(state["sha256"])
-        digest = _sha256(path)
+        announce(f"Reading {path}:", status.st_size, tell)
+        digest = sha256_of(path)
         self._remember({name: {**state, **_state_of(path, digest)}})
         return digest
 
@@ -350,7 +360,7 @@ class ModelRegistry:
             ) from error
 
     def _install(self, entry: ModelEntry, temporary: Path, source: str, allow_unknown_digest: bool) -> Path:
-        digest = _sha256(temporary)
+        digest = sha256_of(temporary)
         known = digest == entry.sha256
         if entry.sha256 and not known and not allow_unknown_digest:
             raise ModelError(
@@ -366,11 +376,6 @@ class ModelRegistry:
         state = _state_of(path, digest)
         self._remember({entry.file: state if known else {**state, "accepted": digest}})
         return path
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _state_of(path: Path, digest: str) -> dict[str, Any]:

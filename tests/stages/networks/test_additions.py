@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from stages.networks.additions import replace_folder, workplace
+from stages.networks.additions import clear_away, replace_folder, workplace
+from stages.networks.files import sha256_of
+from stages.networks.registered import Registration
+from stages.networks.registry import ModelRegistry
 
 
 def _make(place: Path, content: str) -> Path:
@@ -83,6 +86,56 @@ def test_a_model_moved_aside_for_one_that_never_came_is_put_back(models: Path) -
         pass
     assert _folders(models) == ["renderer"]
     assert (models / "renderer" / "weights").read_text() == "old"
+
+
+def test_listing_and_verifying_models_clear_away_too(models: Path) -> None:
+    for look in (ModelRegistry.list, ModelRegistry.verify):
+        _killed(models, _stopped_at_work)
+        registry = ModelRegistry(models)
+        assert registry.path("lama") is None
+        assert len(_folders(models)) == 2, "asking for a path looks for nothing else"
+        look(registry)
+        assert _folders(models) == ["renderer"]
+
+
+def test_listing_leaves_an_addition_under_way_alone(models: Path) -> None:
+    def meanwhile() -> None:
+        ModelRegistry(models).list()
+        assert len(_folders(models)) == 2
+
+    _killed(models, _stopped_at_work, meanwhile)
+
+
+def test_listing_brings_back_a_pipeline_that_was_moved_aside(models: Path) -> None:
+    weights = models / "renderer" / "weights"
+    digests = {"weights": sha256_of(weights)}
+    Registration("renderer", "MIT", True, "", "headswap", "tiny", 64, True, "0" * 40, digests).write(models / "renderer")
+    _killed(models, _stopped_between_the_steps)
+    registry = ModelRegistry(models)
+    assert "renderer" not in registry.pipelines
+    assert [status.state for status in registry.list() if status.name == "renderer"] == ["present"]
+    assert registry.path("renderer") == models / "renderer"
+
+
+def test_nothing_is_cleared_away_where_the_folder_cannot_be_written_or_is_not_there(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not clear_away(models / "nowhere")
+    assert not clear_away(models), "nothing is left"
+    _killed(models, _stopped_at_work)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "access", lambda path, mode: False)
+        assert not clear_away(models)
+    with monkeypatch.context() as patched:
+        patched.setattr("fcntl.flock", _no_locks)
+        assert not clear_away(models)
+    assert len(_folders(models)) == 2
+    assert clear_away(models)
+    assert _folders(models) == ["renderer"]
+
+
+def _no_locks(*_: object) -> None:
+    raise OSError("no locks available")
 
 
 def _assert_moved_aside(models: Path) -> None:

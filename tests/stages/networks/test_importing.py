@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from flows.models import verify
 from schemas.problems import HeadswapError, ModelError, UsageError
 from stages.networks import presets
 from stages.networks.convert import convert, find_published
@@ -158,7 +159,7 @@ def test_what_takes_long_is_told_before_it_begins(published: Path, tmp_path: Pat
 
     ModelRegistry(tmp_path / "models").add_pipeline("mine", make)
     assert not told, "nothing here takes long"
-    monkeypatch.setattr("stages.networks.importing._WORTH_TELLING", 1)
+    monkeypatch.setattr("stages.networks.files.WORTH_TELLING", 1)
     ModelRegistry(tmp_path / "models").add_pipeline("mine", make)
     assert [line.split(":")[0] for line in told] == [
         "Checking the weights",
@@ -169,6 +170,20 @@ def test_what_takes_long_is_told_before_it_begins(published: Path, tmp_path: Pat
         "Writing pose_guider",
         "Computing digests",
     ]
+
+
+def test_verifying_tells_which_large_file_it_reads(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    registry = ModelRegistry(tmp_path / "models")
+    added(registry, "mine", saved)
+    told: list[str] = []
+    registry.verify(told.append)
+    assert not told, "nothing here takes long"
+    largest = max(registry.require("mine").rglob("*.safetensors"), key=lambda path: path.stat().st_size)
+    monkeypatch.setattr("stages.networks.files.WORTH_TELLING", largest.stat().st_size)
+    verify(registry, told.append)
+    assert told == [f"Reading {largest}: 0.0 GB"]
+    registry.list(told.append)
+    assert len(told) == 1, "what is remembered is not read"
 
 
 def test_a_disk_without_room_for_it_is_told_before_anything_is_written(
@@ -194,7 +209,7 @@ def test_an_import_reads_digests_once_and_verifying_reads_every_file_again(
 ) -> None:
     registry = ModelRegistry(tmp_path / "models")
     with monkeypatch.context() as patched:
-        patched.setattr("stages.networks.registry._sha256", lambda path: pytest.fail(f"{path} is read again"))
+        patched.setattr("stages.networks.registry.sha256_of", lambda path: pytest.fail(f"{path} is read again"))
         added(registry, "mine", saved)
         assert ModelRegistry(tmp_path / "models").path("mine") == registry.path("mine")
     folder = registry.require("mine")
