@@ -117,7 +117,8 @@ class HeadSwapPipeline(DiffusionPipeline):
         """Generate the frames of a chunk, each handed on as soon as it is finished.
 
         Memory does not grow with the length of the chunk: conditions are read as they are needed, and forgotten. Where memory
-        runs out all the same, guidance is computed in two halves (the same result), then windows are made smaller.
+        runs out all the same, guidance is computed in two halves (the same result; nearly the same where windows are blended at
+        every step and frames have been handed on already, because those that follow begin anew), then windows are made smaller.
 
         Args:
             source: from ``prepare_source``.
@@ -139,6 +140,7 @@ class HeadSwapPipeline(DiffusionPipeline):
         chunk = shot if chunk is None else chunk
         if not len(chunk):
             return
+        first = chunk.start
         inputs = FrameInputs(self.vae, self.denoising_net, conditions, options.vae_slice)
         whole_batch = True
         while True:
@@ -167,12 +169,14 @@ class HeadSwapPipeline(DiffusionPipeline):
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             # What was handed on stays; what follows is planned anew on the frames whose conditions are still there, from where
-            # a window begins, so that those to come are the same.
+            # a window begins, so that those to come are the same. Blended at every step, a window also depends on those before
+            # its context; to compute these again all frames of the chunk would have to be kept.
             there = [window[0] for window in plan.windows if window[0] >= inputs.first]
             shot = range(min(there, default=inputs.first), plan.frames.stop)
             if whole_batch:
                 whole_batch, options = False, replace(options, vae_slice=1)
-                note("Memory ran out: guidance is computed in two halves and pictures one by one, with the same result.")
+                same = "the same" if options.blend == "end" or chunk.start == first else "nearly the same"
+                note(f"Memory ran out: guidance is computed in two halves and pictures one by one, with {same} result.")
             else:
                 options = _smaller(options, note)
 

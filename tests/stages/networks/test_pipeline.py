@@ -11,17 +11,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderTiny
+from diffusers import AutoencoderTiny, DDIMScheduler, LCMScheduler
 from numpy.typing import NDArray
 
 from schemas.problems import ModelError, UsageError
 from stages.networks import presets
 from stages.networks import vae as autoencoder
 from stages.networks.conditions import FrameConditions, SourceFeatures
+from stages.networks.loading import load_pipeline
 from stages.networks.pipeline import HeadSwapPipeline
 from stages.networks.runtime import choose_precision, find_device, place
 from stages.networks.sampling import SamplingOptions
-from stages.networks.schedulers import make_scheduler
+from stages.networks.schedulers import Solver, make_scheduler
 
 SIZE = 32
 SHOT = 24
@@ -167,8 +168,20 @@ def test_out_of_memory_in_the_midst_of_a_video_keeps_its_windows(
     options = replace(OPTIONS, blend="end", context=0)
     whole = generate(pipeline, source, range(SHOT), options=options)
     enough = options.steps * 2  # two windows, whose frames are handed on
+    notes: list[str] = []
     count_calls(pipeline, monkeypatch, fail=lambda rows, frames, calls: rows == 2 and calls >= enough)
-    assert np.abs(whole - generate(pipeline, source, range(SHOT), options=options, note=lambda text: None)).max() <= 1
+    assert np.abs(whole - generate(pipeline, source, range(SHOT), options=options, note=notes.append)).max() <= 1
+    assert [note.split("one by one, ")[1] for note in notes] == ["with the same result."]
+
+
+def test_out_of_memory_after_blended_frames_were_handed_on_does_not_promise_the_same(
+    pipeline: HeadSwapPipeline, source: SourceFeatures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = generate(pipeline, source, range(SHOT))
+    notes: list[str] = []
+    count_calls(pipeline, monkeypatch, fail=lambda rows, frames, calls: rows == 2 and calls > 6)
+    assert np.abs(whole - generate(pipeline, source, range(SHOT), note=notes.append)).max() <= 1
+    assert [note.split("one by one, ")[1] for note in notes] == ["with nearly the same result."]
 
 
 def test_out_of_memory_halves_the_batch_with_the_same_result(
@@ -180,6 +193,7 @@ def test_out_of_memory_halves_the_batch_with_the_same_result(
     assert np.abs(whole - generate(pipeline, source, range(SHOT), note=notes.append)).max() <= 1
     assert len(notes) == 1
     assert "two halves" in notes[0]
+    assert "with the same result" in notes[0], "nothing had been handed on"
 
 
 def test_out_of_memory_makes_windows_smaller_and_says_so(
@@ -224,14 +238,32 @@ def test_wrong_conditions_are_named(pipeline: HeadSwapPipeline, source: SourceFe
             list(pipeline.stream(source, given, range(8), options=OPTIONS))
 
 
-def test_it_is_saved_and_loaded_with_its_scheduler(pipeline: HeadSwapPipeline, source: SourceFeatures, tmp_path: Path) -> None:
-    pipeline.scheduler = make_scheduler("unipc")
+@pytest.mark.parametrize("solver", ["unipc", "dpm++", "ddim"])
+def test_it_is_saved_and_loaded_with_its_scheduler(
+    solver: Solver, pipeline: HeadSwapPipeline, source: SourceFeatures, tmp_path: Path
+) -> None:
+    pipeline.scheduler = make_scheduler(solver, pipeline.scheduler.config)
     pipeline.save_pretrained(tmp_path)
     assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} == {".json", ".safetensors"}
-    loaded = HeadSwapPipeline.from_pretrained(tmp_path, local_files_only=True)
-    assert type(loaded.scheduler).__name__ == "UniPCMultistepScheduler"
-    whole = generate(pipeline, source, range(9))
-    assert np.array_equal(whole, generate(loaded, loaded.prepare_source(pictures(1, seed=9)[0]), range(9)))
+    options = replace(OPTIONS, steps=3)
+    whole = generate(pipeline, source, range(9), options)
+    for loaded in (HeadSwapPipeline.from_pretrained(tmp_path, local_files_only=True), load_pipeline(tmp_path)):
+        loaded.set_progress_bar_config(disable=True)
+        assert type(loaded.scheduler) is type(pipeline.scheduler)
+        assert loaded.scheduler.config.timestep_spacing == "trailing"
+        assert np.array_equal(whole, generate(loaded, loaded.prepare_source(pictures(1, seed=9)[0]), range(9), options))
+
+
+def test_schedulers_of_diffusers_are_taken_where_they_are_known(pipeline: HeadSwapPipeline, source: SourceFeatures) -> None:
+    options = replace(OPTIONS, steps=3)
+    pipeline.scheduler = make_scheduler("ddim")
+    exact = generate(pipeline, source, range(9), options)
+    pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
+    assert np.array_equal(generate(pipeline, source, range(9), options), exact)
+    pipeline.scheduler = LCMScheduler.from_config(pipeline.scheduler.config)
+    with pytest.raises(UsageError, match="LCMScheduler draws noise"):
+        generate(pipeline, source, range(9), options)
+    pipeline.scheduler = make_scheduler("ddim")
 
 
 def test_half_precision_and_channels_last_change_little(pipeline: HeadSwapPipeline, source: SourceFeatures) -> None:
