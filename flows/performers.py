@@ -31,7 +31,7 @@ from storage.keys import digest_file, digest_value
 from storage.pictures import encode_png
 from storage.tables import ParquetTableWriter
 
-RENDERER_VERSION = 3
+RENDERER_VERSION = 4
 """Goes up when the same seed gives other pictures, so that clips of an older version are rendered again."""
 
 DESCRIPTION = "performer.json"

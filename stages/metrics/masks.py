@@ -120,14 +120,3 @@ def flicker_error(found: Sequence[Picture], truth: Sequence[Picture], where: Seq
 def rim(hole: Mask, width: float) -> Mask:
     """The pixels of a hole nearer than ``width`` pixels to its border: where what the labels missed would show."""
     return hole & (cv2.distanceTransform(hole.astype(np.uint8), cv2.DIST_L2, 5) <= width)
-
-
-def bootstrap_interval(values: NDArray[np.floating], seed: int, rounds: int = 2000) -> tuple[float, float]:
-    """95 % interval of the mean of ``values`` [n], one for each clip or person, NaN left out: the percentile method."""
-    values = np.asarray(values, np.float64)
-    values = values[np.isfinite(values)]
-    if not len(values):
-        return float("nan"), float("nan")
-    chosen = np.random.default_rng(seed).integers(len(values), size=(rounds, len(values)))
-    low, high = np.percentile(values[chosen].mean(1), (2.5, 97.5))
-    return float(low), float(high)

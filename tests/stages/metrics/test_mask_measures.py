@@ -97,13 +97,3 @@ def test_a_constant_error_does_not_flicker_and_a_single_flash_does() -> None:
     assert (told[1:-1] == 0).all()
     steady[2] = steady[2] + np.uint8(8)
     assert measures.flicker_error(steady, truth, holes)[1:-1] == pytest.approx([4, 8, 4])
-
-
-def test_the_interval_of_equal_values_is_a_point_and_repeats() -> None:
-    assert measures.bootstrap_interval(np.full(9, 0.5), seed=1) == (0.5, 0.5)
-    values = np.random.default_rng(0).normal(3, 1, 200)
-    low, high = measures.bootstrap_interval(values, seed=1)
-    assert (low, high) == measures.bootstrap_interval(values, seed=1)
-    assert low < values.mean() < high
-    assert high - low == pytest.approx(4 / np.sqrt(200), rel=0.2)
-    assert np.isnan(measures.bootstrap_interval(np.array([np.nan]), seed=1)).all()

@@ -63,3 +63,11 @@ def test_intervals_hold_the_mean_and_are_wider_where_values_go_together():
     alone = bootstrap_interval(together, np.arange(120), seed=0)
     assert high - low > 1.5 * (alone[1] - alone[0])
     assert bootstrap_interval(together, groups, seed=0) == (low, high)
+
+
+def test_the_interval_of_equal_values_is_a_point():
+    assert bootstrap_interval(np.full(9, 0.5), np.arange(9), seed=1) == (0.5, 0.5)
+    values = np.random.default_rng(0).normal(3, 1, 200)
+    low, high = bootstrap_interval(values, np.arange(200), seed=1)
+    assert low < values.mean() < high
+    assert high - low == pytest.approx(4 / np.sqrt(200), rel=0.2)
