@@ -1,0 +1,108 @@
+"""Workers that make samples leave signals to the process they work for, and do not outlive it."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+from schemas.problems import HeadswapError, UsageError
+from stages.training.ahead import SamplesAhead
+from stages.training.checkpoints import Checkpoints
+from stages.training.samples import SampleSource
+from tests.stages.training.made_up_samples import Discs
+from tests.stages.training.test_shards import fingerprint
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@contextmanager
+def training(out: Path) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
+    """A run in a group of processes of its own, in the midst of its steps, and its workers."""
+    command = [sys.executable, "-m", "tests.stages.training.run_with_workers", str(out)]
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert process.stdout is not None
+    try:
+        told = ""
+        while "step 1\n" not in told or told.count("worker") < 2:
+            line = process.stdout.readline()
+            assert line, process.stderr.read() if process.stderr else ""
+            told += line
+        yield process, [int(number) for number in re.findall(r"worker (\d+)", told)]
+    finally:
+        with_group(process, signal.SIGKILL)
+        process.communicate()
+
+
+def with_group(process: subprocess.Popen[str], number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
+
+
+def gone(processes: list[int], seconds: float = 30) -> bool:
+    until = time.monotonic() + seconds
+    while any(map(alive, processes)) and time.monotonic() < until:
+        time.sleep(0.1)
+    return not any(map(alive, processes))
+
+
+def alive(process: int) -> bool:
+    try:
+        return psutil.Process(process).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_whole_group_ends_the_step_and_saves_a_checkpoint(tmp_path: Path, number: signal.Signals) -> None:
+    with training(tmp_path / "out") as (process, workers):
+        with_group(process, number)
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == -number, errors
+        assert "BrokenProcessPool" not in errors
+        assert Checkpoints(tmp_path / "out" / "checkpoints" / "autoencoder", 2).steps()
+        assert gone(workers)
+
+
+def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
+    with training(tmp_path / "out") as (process, workers):
+        process.kill()
+        process.wait()
+        assert gone(workers)
+
+
+def test_a_worker_that_is_killed_is_told_and_the_others_end() -> None:
+    with SamplesAhead(Discs, 2) as ahead:
+        ahead.announce(range(40), 1)
+        expected = fingerprint(Discs().sample(0, 1))
+        assert fingerprint(ahead.sample(0, 1)) == expected
+        workers = [child.pid for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())]
+        os.kill(workers[0], signal.SIGKILL)
+        with pytest.raises(HeadswapError, match="died") as caught:
+            deque(ahead.sample(number, 1) for number in range(1, 100_000))
+        assert caught.value.code == "worker_died"
+        assert caught.value.retryable
+        assert "--resume" in caught.value.remedy
+    assert gone(workers)
+
+
+def not_there() -> SampleSource:
+    raise UsageError(["The data set is gone."], "Bring it back.")
+
+
+def test_what_a_source_says_in_a_worker_is_heard() -> None:
+    opener: Callable[[], SampleSource] = not_there
+    with SamplesAhead(opener, 1) as ahead, pytest.raises(UsageError, match="The data set is gone"):
+        ahead.sample(0, 1)
