@@ -1,13 +1,11 @@
-"""Checkpoints that are complete or not there: written beside, flushed to the disk, then renamed."""
+"""The checkpoints of a phase: all that it needs to go on, to the bit."""
 
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from schemas.problems import ModelError
+from stages.training.durable import appearing, remove_partial
 
 STATE = "state.json"
 
@@ -30,6 +29,8 @@ class Checkpoint:
         step: steps of the optimiser that are done.
         weights: what is trained, by name. averages: its running mean; empty without one.
         optimiser: ``state_dict`` of the optimiser. scaler: of the gradient scaler; empty without one.
+        buffers: what moves in training beside the weights, by name: running statistics of normalisations. None: the checkpoint is
+            of an earlier version, which did not keep them.
     """
 
     step: int
@@ -37,6 +38,7 @@ class Checkpoint:
     averages: dict[str, Tensor]
     optimiser: dict[str, Any]
     scaler: dict[str, Any]
+    buffers: dict[str, Tensor] | None
 
 
 class Checkpoints:
@@ -56,15 +58,22 @@ class Checkpoints:
     def path(self, step: int) -> Path:
         return self._folder / f"{step:08d}"
 
+    def remove_partial(self) -> None:
+        """Remove what a process that was killed while it saved left: nothing else would, unless it came by the same step."""
+        remove_partial(self._folder)
+
     def save(self, checkpoint: Checkpoint) -> Path:
-        """Write a checkpoint and remove the oldest ones beyond ``keep``."""
+        """Write a checkpoint, complete or not at all, and remove the oldest ones beyond ``keep``."""
         target = self.path(checkpoint.step)
         with appearing(target) as folder:
             save_file(_plain(checkpoint.weights), folder / "weights.safetensors")
             if checkpoint.averages:
                 save_file(_plain(checkpoint.averages), folder / "averages.safetensors")
+            if checkpoint.buffers:
+                save_file(_plain(checkpoint.buffers), folder / "buffers.safetensors")
             torch.save({"optimiser": checkpoint.optimiser, "scaler": checkpoint.scaler}, folder / "optimiser.pt")
-            (folder / STATE).write_text(json.dumps({"step": checkpoint.step}) + "\n")
+            buffers = None if checkpoint.buffers is None else len(checkpoint.buffers)
+            (folder / STATE).write_text(json.dumps({"step": checkpoint.step, "buffers": buffers}) + "\n")
         for old in self.steps()[: -self._keep]:
             shutil.rmtree(self.path(old))
         return target
@@ -77,7 +86,8 @@ class Checkpoints:
         """
         folder = self.path(step)
         try:
-            averages = folder / "averages.safetensors"
+            averages, buffers = folder / "averages.safetensors", folder / "buffers.safetensors"
+            kept = json.loads((folder / STATE).read_text()).get("buffers")
             rest = torch.load(folder / "optimiser.pt", map_location="cpu", weights_only=True)
             return Checkpoint(
                 step,
@@ -85,40 +95,16 @@ class Checkpoints:
                 load_file(averages) if averages.is_file() else {},
                 rest["optimiser"],
                 rest["scaler"],
+                None if kept is None else load_file(buffers) if kept else {},
             )
-        except (OSError, SafetensorError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
+        except (
+            OSError, SafetensorError, RuntimeError, EOFError, KeyError, ValueError, AttributeError, pickle.UnpicklingError,
+        ) as error:  # fmt: skip
             before = [other for other in self.steps() if other < step]
             remedy = (
                 f"Remove that folder: then the run goes on from {self.path(before[-1])}." if before else "Remove that folder."
             )
             raise ModelError("checkpoint_damaged", f"The checkpoint {folder} cannot be read: {error}.", remedy) from error
-
-
-@contextmanager
-def appearing(target: Path) -> Iterator[Path]:
-    """A folder to write into that takes the place of ``target`` when all is written, and is gone where writing failed."""
-    partial = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        for path in (*partial.rglob("*"), partial):
-            flush(path)
-        if target.exists():
-            shutil.rmtree(target)
-        partial.rename(target)
-        flush(target.parent)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def flush(path: Path) -> None:
-    """Have the disk hold what a file, or the list of a folder, says."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import logging
 import math
 import signal
 import threading
@@ -22,7 +23,10 @@ from torch import Tensor, nn
 from schemas.problems import ModelError, UsageError
 from stages.training.batches import chance
 from stages.training.checkpoints import Checkpoint, Checkpoints
+from stages.training.durable import write_whole
 from stages.training.recipe import Keeping, Optimisation
+
+_log = logging.getLogger(__name__)
 
 Tell = Callable[[str, int, int, Mapping[str, float]], None]
 """Told of phase, step, steps and the latest metrics."""
@@ -73,7 +77,7 @@ class Metrics:
                 continue  # the last line of a killed run
             if row["phase"] != phase or row["step"] <= step:
                 kept.append(line + "\n")
-        self._path.write_text("".join(kept))
+        write_whole(self._path, "".join(kept))
 
     def validated(self, phase: str, step: int) -> bool:
         """Whether the log tells of a validation after this step."""
@@ -124,6 +128,9 @@ def run_phase(
     optimiser = _optimiser(task.trained, optimisation)
     averages = _running_mean(task.trained, optimisation)
     module, optimiser = accelerator.prepare(task.module, optimiser)
+    if accelerator.is_main_process:
+        checkpoints.remove_partial()
+    task.module.train()  # which buffers move, and so belong to a checkpoint, depends on it
     done = _restore(task, optimiser, averages, accelerator, checkpoints) if resume else 0
     if accelerator.is_main_process:
         metrics.cut(name, done)
@@ -237,15 +244,30 @@ def _checkpoint(step: int, task: Task, optimiser: Any, averages: EMAModel | None
         {} if averages is None else dict(zip(names, averages.shadow_params, strict=True)),
         optimiser.state_dict(),
         {} if accelerator.scaler is None else accelerator.scaler.state_dict(),
+        moving_buffers(task.module),
     )
+
+
+def moving_buffers(module: nn.Module) -> dict[str, Tensor]:
+    """What training changes besides parameters, by name: buffers that are saved with a network (BatchNorm's running mean,
+    variance and count), of all parts that are in training mode."""
+    saved = module.state_dict().keys()
+    return {
+        name: buffer
+        for place, part in module.named_modules()
+        if part.training
+        for name, buffer in part.named_buffers(place, recurse=False)
+        if name in saved
+    }
 
 
 def _restore(task: Task, optimiser: Any, averages: EMAModel | None, accelerator: Accelerator, checkpoints: Checkpoints) -> int:
     steps = checkpoints.steps()
     if not steps:
         return 0
-    found = checkpoints.load(steps[-1])
-    if found.weights.keys() != task.trained.keys() or bool(found.averages) != (averages is not None):
+    found, buffers = checkpoints.load(steps[-1]), moving_buffers(task.module)
+    wrong = found.weights.keys() != task.trained.keys() or bool(found.averages) != (averages is not None)
+    if wrong or (found.buffers is not None and found.buffers.keys() != buffers.keys()):
         raise ModelError(
             "checkpoint_damaged",
             f"The checkpoint {checkpoints.path(found.step)} holds other weights than the recipe trains.",
@@ -254,6 +276,14 @@ def _restore(task: Task, optimiser: Any, averages: EMAModel | None, accelerator:
     with torch.no_grad():
         for name, parameter in task.trained.items():
             parameter.copy_(found.weights[name])
+        for name, buffer in (found.buffers or {}).items():
+            buffers[name].copy_(buffer)
+    if found.buffers is None and buffers and accelerator.is_main_process:
+        _log.warning(
+            "The checkpoint %s was written by an earlier version, without the running statistics of normalisations: these begin"
+            " as they were before the phase, so what comes out is not to the bit what it would have been.",
+            checkpoints.path(found.step),
+        )
     if averages is not None:
         averages.shadow_params = [found.averages[name].to(parameter.device) for name, parameter in task.trained.items()]
         averages.optimization_step = found.step
@@ -307,5 +337,6 @@ def _diverged(name: str, done: int, checkpoints: Checkpoints) -> ModelError:
     return ModelError(
         "training_diverged",
         f"The loss of phase {name} is not finite in step {done + 1}. {good}",
-        "Lower its learning_rate, or look for damaged samples, and go on with --resume.",
+        "Lower its learning_rate or clip in the recipe (--recipe FILE), or look for damaged samples, and go on with --resume; if"
+        " it diverges again at once, remove the folder of that checkpoint, so that the one before it is taken.",
     )

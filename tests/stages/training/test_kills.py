@@ -15,9 +15,10 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.mark.slow
-def test_a_run_killed_at_random_moments_ends_with_the_same_weights(tmp_path: Path) -> None:
+@pytest.mark.parametrize("normalisation", ["frame", "window"])
+def test_a_run_killed_at_random_moments_ends_with_the_same_weights(tmp_path: Path, normalisation: str) -> None:
     def begin(out: Path) -> subprocess.Popen[bytes]:
-        return subprocess.Popen([sys.executable, "-m", "tests.stages.training.killed_run", str(out)], cwd=ROOT)
+        return subprocess.Popen([sys.executable, "-m", "tests.stages.training.killed_run", str(out), normalisation], cwd=ROOT)
 
     started = time.monotonic()
     assert begin(tmp_path / "straight").wait() == 0

@@ -1,0 +1,66 @@
+"""Files and folders that are complete or not there: written beside, flushed to the disk, then renamed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_PARTIAL = ".{}.partial"
+
+
+@contextmanager
+def appearing(target: Path) -> Iterator[Path]:
+    """A folder to write into that takes the place of ``target`` when all is written, and is gone where writing failed."""
+    partial = target.with_name(_PARTIAL.format(target.name))
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        flush_folder(partial)
+        if target.exists():
+            shutil.rmtree(target)
+        partial.rename(target)
+        flush(target.parent)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_whole(target: Path, text: str) -> None:
+    """Write a text file, UTF-8, that holds what it held or all of ``text``, whenever the process or the machine ends."""
+    partial = target.with_name(_PARTIAL.format(target.name))
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, target)
+    finally:
+        partial.unlink(missing_ok=True)
+    flush(target.parent)
+
+
+def remove_partial(folder: Path) -> None:
+    """Remove what killed processes left half written in a folder; nobody else may write there at the time."""
+    for left in folder.glob(_PARTIAL.format("*")):
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
+
+
+def flush_folder(folder: Path) -> None:
+    """Have the disk hold a folder and everything in it."""
+    for path in (*folder.rglob("*"), folder):
+        flush(path)
+
+
+def flush(path: Path) -> None:
+    """Have the disk hold what a file, or the list of a folder, says."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
