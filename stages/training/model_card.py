@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import yaml
+
 from stages.training.recipe import DiffusionPhase, Recipe
+from stages.training.run_record import Change
+from stages.training.terms import Ingredient, together
 
 
 @dataclass(frozen=True)
@@ -16,7 +20,9 @@ class Provenance:
         data: what it was trained on, in words. start: where the first weights came from.
         steps: done in each phase. identity: digest of the network of the identity term; None: the term was off.
         measured: the last validation of each phase: metrics by phase.
-        version: of headswap. licence: of the weights.
+        version: of headswap.
+        ingredients: what else has a say in how the weights may be used.
+        changes: of the recipe on the way.
     """
 
     data: str
@@ -25,7 +31,8 @@ class Provenance:
     identity: str | None
     measured: Mapping[str, Mapping[str, float]]
     version: str
-    licence: str
+    ingredients: Sequence[Ingredient] = ()
+    changes: Sequence[Change] = ()
 
 
 def model_card(recipe: Recipe, made: Provenance, recipe_text: str) -> str:
@@ -36,11 +43,12 @@ def model_card(recipe: Recipe, made: Provenance, recipe_text: str) -> str:
 
 
 def _header(recipe: Recipe, made: Provenance) -> list[str]:
+    licence, commercial = together(made.ingredients)
+    # Licences are others' words, colons and all. `headswap models add` reads both of the first lines.
+    facts = {"license": licence, "commercial": commercial, "library_name": "diffusers", "tags": ["video", "head-swapping"]}
     return [
         "---",
-        f"license: {made.licence}",
-        "library_name: diffusers",
-        "tags: [video, head-swapping]",
+        yaml.safe_dump(facts, sort_keys=False, allow_unicode=True, width=1000).strip(),
         "---",
         f"# headswap, preset `{recipe.preset}`, recipe `{recipe.name}`",
         "",
@@ -69,7 +77,15 @@ def _how(recipe: Recipe, made: Provenance) -> list[str]:
             what, frames, size = "vae", 1, f"{phase.size}, pieces of {phase.crop}"
         batch, done = phase.batch * phase.optimisation.accumulate, made.steps.get(phase.name, 0)
         lines.append(f"| {phase.name} | {what} | {size} | {frames} | {batch} | {done} of {phase.steps} |")
-    return [*lines, ""]
+    lines.append("")
+    if made.changes:
+        lines += ["The recipe below is the one that the run ended with. It was changed on the way:", ""]
+        lines += [
+            f"- {change.phase}, after step {change.after_step}: {change.field} {change.before:g} became {change.now:g}"
+            for change in made.changes
+        ]
+        lines.append("")
+    return lines
 
 
 def _quality(recipe: Recipe, made: Provenance) -> list[str]:
@@ -96,11 +112,20 @@ def _limits(made: Provenance) -> list[str]:
         "",
         "It was measured only on data of the kind that is named above; on anything else its quality is unknown.",
         "",
-        "## Licence",
-        "",
-        f"{made.licence}. Terms of the training data and of the first weights apply besides.",
-        "",
+        *_licence(made),
     ]
+
+
+def _licence(made: Provenance) -> list[str]:
+    licence, commercial = together(made.ingredients)
+    allowed = "Commercial use is allowed." if commercial else "Commercial use is NOT allowed."
+    lines = ["## Licence", "", f"{licence}. {allowed}", ""]
+    if made.ingredients:
+        lines += ["It follows from what went into the weights:", ""]
+        for one in made.ingredients:
+            lines.append(f"- {one.what}: {one.licence}, {'' if one.commercial else 'NOT '}for commercial use")
+        lines.append("")
+    return [*lines, "Terms of the training data and of the first weights apply besides.", ""]
 
 
 def _recipe(text: str) -> Sequence[str]:

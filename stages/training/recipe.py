@@ -5,8 +5,6 @@ A recipe is a list of phases. Each names everything that matters to it; nothing 
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -174,9 +172,15 @@ class Recipe(_Model):
             raise ValueError("the autoencoder is frozen in phases of kind diffusion and cannot be trained after them")
         return self
 
-    def digest(self) -> str:
-        """Of everything it says: 16 hex digits."""
-        return hashlib.blake2b(json.dumps(self.model_dump(), sort_keys=True).encode(), digest_size=8).hexdigest()
+    @property
+    def longest_window(self) -> int:
+        """Frames of the longest window that a phase asks for."""
+        return max(phase.frames if isinstance(phase, DiffusionPhase) else 1 for phase in self.phases)
+
+    @property
+    def largest_size(self) -> int:
+        """Pixels of a side of the samples: those of the largest phase; smaller phases shrink them."""
+        return max(phase.size for phase in self.phases)
 
 
 def read_recipe(path: Path) -> Recipe:

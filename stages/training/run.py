@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 import yaml
@@ -22,13 +22,17 @@ from stages.networks.registered import pipeline_digest
 from stages.networks.sampling import SamplingOptions
 from stages.training.autoencoder import AutoencoderTask, measured_scaling
 from stages.training.batches import resized
-from stages.training.checkpoints import Checkpoints, appearing
+from stages.training.checkpoints import Checkpoints
+from stages.training.checks import start_problems
 from stages.training.diffusion import DiffusionTask
+from stages.training.durable import appearing
 from stages.training.identity_network import OnnxNetwork
 from stages.training.loop import Metrics, Task, Tell, run_phase
 from stages.training.model_card import Provenance, model_card
 from stages.training.recipe import AutoencoderPhase, DiffusionPhase, Phase, Recipe, settled
+from stages.training.run_record import RunRecord, begin, changes_of
 from stages.training.samples import SampleSource, TrainingSample
+from stages.training.terms import Ingredient, of_pipeline
 from stages.training.validation import validate_autoencoder, validate_diffusion
 
 _log = logging.getLogger(__name__)
@@ -37,8 +41,6 @@ _MIXED = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _MEASURED_SAMPLES = 64
 """Training samples from which the autoencoder's scaling factor is measured."""
-
-LICENCE = "apache-2.0"
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,9 @@ class Order:
         identity: network of the identity term with its digest, or None.
         version: of headswap.
         device: ``auto``, or ``cpu``.
+        data_digest: of all that decides the samples; empty where it is not known, and ``data`` has to do.
+        identity_terms: under which the identity network may be used.
+        data_terms: under which the data may be used, where they restrict what is made of them.
     """
 
     recipe: Recipe
@@ -64,6 +69,9 @@ class Order:
     identity: tuple[OnnxNetwork, str] | None = None
     version: str = "0"
     device: str = "auto"
+    data_digest: str = ""
+    identity_terms: Ingredient | None = None
+    data_terms: Sequence[Ingredient] = ()
 
 
 def train(order: Order, *, resume: bool = False, tell: Tell | None = None) -> Path:
@@ -81,17 +89,27 @@ def train(order: Order, *, resume: bool = False, tell: Tell | None = None) -> Pa
         The folder of the finished pipeline.
 
     Raises:
-        UsageError: ``out`` holds a run and ``resume`` is not given, or one of another recipe, other data, other first weights or
-            another identity network.
-        ModelError: ``training_diverged``, ``checkpoint_damaged``, and those of ``load_pipeline``.
+        UsageError: ``out`` holds a run and ``resume`` is not given, or one of another recipe (but for what may change:
+            ``stages.training.run_record``), other data, other first weights, another identity network or number of processes;
+            a pipeline to start from that the recipe does not fit.
+        ModelError: ``training_diverged``, ``checkpoint_damaged``, ``run_damaged``, and those of ``load_pipeline``.
     """
     folder, source = _start(order)
+    ingredients = _ingredients(order, folder)  # now: a card that cannot be read must not be found when all is trained
     processes = PartialState(cpu=order.device == "cpu")
     fast = computes_bfloat16(processes.device)
     order = replace(order, recipe=settled(order.recipe, bfloat16=fast))
     recipe, out = order.recipe, order.out
     if processes.is_main_process:
-        _begin(order, source, resume)
+        told = RunRecord(
+            recipe,
+            order.data,
+            order.data_digest,
+            source,
+            None if order.identity is None else order.identity[1],
+            processes.num_processes,
+        )
+        begin(out, told, resume)
     processes.wait_for_everyone()
     metrics = Metrics(out / "metrics.jsonl")
     without = order.identity is None and processes.is_main_process
@@ -116,7 +134,7 @@ def train(order: Order, *, resume: bool = False, tell: Tell | None = None) -> Pa
         folder = finished
     final = out / "pipeline"
     if not final.is_dir() and processes.is_main_process:
-        _finish(order, folder, source, final)
+        _finish(order, folder, source, ingredients, final)
     return final
 
 
@@ -143,59 +161,6 @@ def recipe_text(recipe: Recipe) -> str:
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
 
 
-def _begin(order: Order, start: str, resume: bool) -> None:
-    told = order.out / "run.json"
-    now = {
-        "recipe": order.recipe.model_dump(mode="json"),
-        "data": order.data,
-        "start": start,
-        "identity": None if order.identity is None else order.identity[1],
-    }
-    if told.is_file():
-        before = json.loads(told.read_text())
-        problems = []
-        if not resume:
-            problems.append(f"{order.out} holds a training run already.")
-        problems += [
-            f"{path or name}: the run says {_said(before.get(name), path)}, the order {_said(now[name], path)}."
-            for name, path in _differences(before, now)
-        ]
-        if problems:
-            raise UsageError(
-                problems,
-                "Go on with --resume and the same recipe, data, first weights and identity network, or give another --out.",
-            )
-        return
-    if order.out.is_dir() and any(order.out.iterdir()):
-        raise UsageError([f"{order.out} holds files, but no training run."], "Give an empty folder, or a new one.")
-    order.out.mkdir(parents=True, exist_ok=True)
-    told.write_text(json.dumps(now, indent=1) + "\n")
-
-
-def _differences(before: Any, now: Any) -> list[tuple[str, str]]:
-    found: list[tuple[str, str]] = []
-
-    def walk(name: str, path: str, left: Any, right: Any) -> None:
-        if isinstance(left, dict) and isinstance(right, dict):
-            for key in sorted(left.keys() | right.keys()):
-                walk(name, f"{path}.{key}" if path else key, left.get(key), right.get(key))
-        elif isinstance(left, list) and isinstance(right, list) and len(left) == len(right):
-            for place, (one, other) in enumerate(zip(left, right, strict=True)):
-                walk(name, f"{path}.{place}", one, other)
-        elif left != right:
-            found.append((name, path))
-
-    for name in [name for name in now if name in before]:  # runs of earlier versions said less
-        walk(name, "", before[name], now[name])
-    return found
-
-
-def _said(value: Any, path: str) -> str:
-    for part in path.split(".") if path else ():
-        value = value[int(part)] if isinstance(value, list) else (value or {}).get(part)
-    return json.dumps(value)
-
-
 def _start(order: Order) -> tuple[Path | None, str]:
     if order.recipe.start == "random":
         return None, "random"
@@ -204,9 +169,18 @@ def _start(order: Order) -> tuple[Path | None, str]:
             [f"The recipe {order.recipe.name} begins with published weights."],
             "Name the folder of a saved pipeline: --start DIR (see docs/training.md).",
         )
-    if not (order.start / "model_index.json").is_file():
-        raise UsageError([f"{order.start} is no saved pipeline: it holds no model_index.json."], "See docs/training.md.")
+    if problems := start_problems(order.recipe, order.start):
+        raise UsageError(problems, "See docs/training.md.")
     return order.start, f"the pipeline {order.start.name}, digest {pipeline_digest(order.start)}"
+
+
+def _ingredients(order: Order, start: Path | None) -> list[Ingredient]:
+    """What others have a say in: the pipeline it began with, the identity network where a phase asks it, the data."""
+    found = [] if start is None else [of_pipeline(start)]
+    asked = any(isinstance(phase, DiffusionPhase) and phase.identity and phase.judged for phase in order.recipe.phases)
+    if order.identity is not None and order.identity_terms is not None and asked:
+        found.append(order.identity_terms)
+    return [*found, *order.data_terms]
 
 
 def _load(folder: Path | None, recipe: Recipe) -> HeadSwapPipeline:
@@ -283,7 +257,7 @@ def _held_out(order: Order, size: int, frames: int) -> list[TrainingSample]:
     return [resized(order.held_out.sample(number, frames), size) for number in range(order.recipe.validation_samples)]
 
 
-def _finish(order: Order, folder: Path | None, start: str, final: Path) -> None:
+def _finish(order: Order, folder: Path | None, start: str, ingredients: Sequence[Ingredient], final: Path) -> None:
     pipeline = _load(folder, order.recipe)
     made = Provenance(
         data=order.data,
@@ -292,7 +266,8 @@ def _finish(order: Order, folder: Path | None, start: str, final: Path) -> None:
         identity=None if order.identity is None else order.identity[1],
         measured=measured(order.out),
         version=order.version,
-        licence=LICENCE,
+        ingredients=ingredients,
+        changes=changes_of(order.out),
     )
     with appearing(final) as partial:
         for network in pipeline.components.values():

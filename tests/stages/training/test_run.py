@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,12 +16,16 @@ import torch
 from safetensors.torch import load_file
 
 from schemas.problems import ModelError, UsageError
+from stages.networks.importing import Terms, import_pipeline
 from stages.networks.loading import load_pipeline
-from stages.networks.presets import TINY, build
+from stages.networks.pose_guider import Normalisation
+from stages.networks.presets import TINY, build, denoising_net
 from stages.training.checkpoints import STATE, Checkpoints
 from stages.training.identity_network import load_identity_network
 from stages.training.recipe import Recipe
 from stages.training.run import Order, computes_bfloat16, measured, train
+from stages.training.run_record import Change, changes_of
+from stages.training.terms import Ingredient
 from tests.stages.training.made_up_networks import write_identity_network
 from tests.stages.training.made_up_samples import Discs
 from tests.stages.training.tiny_recipes import tiny_recipe
@@ -126,6 +131,100 @@ def test_a_killed_run_goes_on_to_the_bit(finished: Path, tmp_path: Path, moments
     assert len(steps) == len(set(steps)) == 6
 
 
+def single_frames(**changes: object) -> Recipe:
+    """Stage one alone, as small as it gets, from a saved pipeline: no autoencoder has to be trained first."""
+    recipe = tiny_recipe(start="published", phases=tiny_recipe(steps=3).phases[1:2])
+    return with_phase(recipe, **{"size": 32, "batch": 1, "accumulate": 1, "judged": 0, "cached_samples": 2, **changes})
+
+
+def with_phase(recipe: Recipe, number: int = 0, **changes: object) -> Recipe:
+    """With other values of a phase or of its ``optimisation``."""
+    content = recipe.model_dump()
+    phase = content["phases"][number]
+    for name, value in changes.items():
+        (phase if name in phase else phase["optimisation"])[name] = value
+    return Recipe.model_validate(content)
+
+
+def saved_pipeline(folder: Path, normalisation: Normalisation = "frame", card: str = "", **unet: object) -> Path:
+    preset = replace(TINY, pose=replace(TINY.pose, normalisation=normalisation), unet=replace(TINY.unet, **unet))
+    build(preset, seed=3).save_pretrained(folder)
+    if card:
+        (folder / "README.md").write_text(f"---\n{card}\n---\n")
+    return folder
+
+
+def killed_at(step: int):  # type: ignore[no-untyped-def]
+    def tell(phase: str, done: int, steps: int, metrics: Mapping[str, float]) -> None:
+        if done == step:
+            raise KilledError
+
+    return tell
+
+
+@pytest.mark.parametrize("normalisation", ["window", "running"])
+def test_a_killed_run_goes_on_to_the_bit_where_normalisations_keep_statistics(
+    tmp_path: Path, normalisation: Normalisation, caplog: pytest.LogCaptureFixture
+) -> None:
+    start, recipe = saved_pipeline(tmp_path / "start", normalisation), single_frames(steps=2)
+    whole = weights_of(train(order_of(tmp_path / "whole", recipe, start=start)))
+    moved = [name for name in whole if name.endswith("running_mean")]
+    assert moved
+    assert all(whole[name].any() for name in moved)
+    order = order_of(tmp_path / "killed", recipe, start=start)
+    with pytest.raises(KilledError):  # told before it is saved: step 1 is in a checkpoint, step 2 in none
+        train(order, tell=killed_at(2))
+    if normalisation == "window":
+        as_before = Checkpoints(tmp_path / "killed" / "checkpoints" / "single-frames", 2).path(1)
+        older = tmp_path / "older" / "checkpoints" / "single-frames" / as_before.name
+        shutil.copytree(tmp_path / "killed", tmp_path / "older")
+        (older / "buffers.safetensors").unlink()
+        (older / STATE).write_text('{"step": 1}')  # as earlier versions wrote it
+        train(replace(order, out=tmp_path / "older"), resume=True)
+        assert "without the running statistics" in caplog.text
+        caplog.clear()
+        shutil.copytree(tmp_path / "killed", tmp_path / "torn")
+        (tmp_path / "torn" / older.relative_to(tmp_path / "older") / "buffers.safetensors").unlink()
+        with pytest.raises(ModelError, match="cannot be read"):
+            train(replace(order, out=tmp_path / "torn"), resume=True)
+    assert same(weights_of(train(order, resume=True)), whole)
+    assert "running statistics" not in caplog.text
+
+
+def test_some_of_a_recipe_may_change_on_the_way_and_is_recorded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    start = saved_pipeline(tmp_path / "start")
+    order = order_of(tmp_path / "out", single_frames(), start=start)
+    with pytest.raises(KilledError):
+        train(order, tell=killed_at(2))
+    gentler = single_frames(learning_rate=1e-4, clip=0.5, warmup=1, steps=2)
+    with pytest.raises(UsageError, match="holds a training run already"):
+        train(replace(order, recipe=gentler))
+    for wrong in (single_frames(batch=2), single_frames(weight_decay=0.5), single_frames(precision="bfloat16")):
+        with pytest.raises(UsageError, match="may change"):
+            train(replace(order, recipe=wrong), resume=True)
+    assert changes_of(order.out) == []
+    out = train(replace(order, recipe=gentler), resume=True)
+    assert changes_of(order.out) == [
+        Change("single-frames", 1, "clip", 1.0, 0.5),
+        Change("single-frames", 1, "learning_rate", 1e-3, 1e-4),
+        Change("single-frames", 1, "warmup", 2, 1),
+        Change("single-frames", 1, "steps", 3, 2),
+    ]
+    assert "learning_rate is 0.0001 instead of 0.001" in caplog.text
+    assert "- single-frames, after step 1: learning_rate 0.001 became 0.0001" in (out / "README.md").read_text()
+    rows = [json.loads(line) for line in (order.out / "metrics.jsonl").read_text().splitlines()]
+    rates = {row["step"]: row["learning_rate"] for row in rows if "loss" in row}
+    assert rates[1] == pytest.approx(5e-4)
+    assert rates[2] == pytest.approx(1e-4)
+    assert json.loads((order.out / "run.json").read_text())["recipe"] == gentler.model_dump(mode="json")
+    # What is finished, or already done, does not change any more.
+    with pytest.raises(UsageError, match=r"phases.0.steps: the run says 2, the order 5; the phase single-frames is finished"):
+        train(replace(order, recipe=single_frames(learning_rate=1e-4, clip=0.5, warmup=1, steps=5)), resume=True)
+    shutil.rmtree(order.out / "pipelines")
+    with pytest.raises(UsageError, match="the order 1; 2 steps are done"):
+        train(replace(order, recipe=single_frames(learning_rate=1e-4, clip=0.5, warmup=1, steps=1)), resume=True)
+
+
 def test_a_run_killed_while_it_validates_makes_up_for_it(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = tiny_recipe()
     order = order_of(tmp_path / "out", recipe.model_copy(update={"phases": recipe.phases[:1]}))
@@ -180,6 +279,81 @@ def test_a_run_does_not_go_on_with_another_recipe_or_other_data(finished: Path) 
     assert "phases.0.steps: the run says 2, the order 3" in told
     assert 'data: the run says "discs", the order "squares"' in told
     assert 'identity: the run says "sha256:made-up", the order null' in told
+
+
+def test_other_data_are_other_data_whatever_they_are_called(tmp_path: Path) -> None:
+    order = order_of(tmp_path / "out", single_frames(), start=saved_pipeline(tmp_path / "start"), data_digest="one")
+    with pytest.raises(KilledError):
+        train(order, tell=killed_at(1))
+    with pytest.raises(UsageError, match='the digest of the data: the run says "one", the order "two"'):
+        train(replace(order, data_digest="two"), resume=True)
+    with pytest.raises(KilledError):
+        train(replace(order, data="the same in other words"), resume=True, tell=killed_at(1))
+    told = json.loads((order.out / "run.json").read_text())
+    assert told["processes"] == 1
+    (order.out / "run.json").write_text(json.dumps({**told, "processes": 2}))
+    with pytest.raises(UsageError, match="the number of processes: the run says 2, the order 1"):
+        train(order, resume=True)
+
+
+def test_a_field_of_recipes_that_came_later_is_no_difference(tmp_path: Path) -> None:
+    order = order_of(tmp_path / "out", single_frames(steps=1), start=saved_pipeline(tmp_path / "start"))
+    train(order)
+    told = json.loads((order.out / "run.json").read_text())
+    for name in ("data_digest", "processes", "changes"):
+        del told[name]  # as earlier versions wrote it
+    del told["recipe"]["phases"][0]["noise_offset"], told["recipe"]["phases"][0]["optimisation"]["betas"]
+    (order.out / "run.json").write_text(json.dumps(told))
+    assert train(order, resume=True).is_dir()
+    assert json.loads((order.out / "run.json").read_text())["recipe"]["phases"][0]["noise_offset"] == 0.05
+
+
+@pytest.mark.parametrize("content", ["", "[1]", '{"recipe": '])
+def test_a_record_that_cannot_be_read_is_told_with_what_to_do(tmp_path: Path, content: str) -> None:
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(ModelError, match=r"run\.json.* cannot be read") as caught:
+        train(order_of(tmp_path), resume=True)
+    assert caught.value.code == "run_damaged"
+    assert "--out" in caught.value.remedy
+
+
+def test_what_a_killed_process_left_half_written_goes_when_the_run_goes_on(tmp_path: Path) -> None:
+    order = order_of(tmp_path / "out", single_frames(steps=2), start=saved_pipeline(tmp_path / "start"))
+    with pytest.raises(KilledError):
+        train(order, tell=killed_at(2))
+    left = order.out / "checkpoints" / "single-frames" / ".00000017.partial"
+    left.mkdir()
+    (left / "weights.safetensors").write_bytes(bytes(100))
+    train(order, resume=True)
+    assert not left.exists()
+
+
+def test_the_card_says_under_which_terms_and_why(tmp_path: Path) -> None:
+    network = load_identity_network(write_identity_network(tmp_path / "identity.onnx"))
+    identity = {"identity": (network, "x"), "identity_terms": Ingredient("the identity network", "research only", False)}
+    start = saved_pipeline(tmp_path / "start", card="license: mit")
+    out = train(order_of(tmp_path / "unasked", single_frames(steps=1), start=start, **identity))  # judged: 0
+    assert (out / "README.md").read_text().startswith("---\nlicense: mit\ncommercial: true\n")
+    out = train(order_of(tmp_path / "asked", single_frames(steps=1, judged=1), start=start, **identity))
+    card = (out / "README.md").read_text()
+    assert card.startswith("---\nlicense: mit; research only\ncommercial: false\n")
+    assert "- the identity network: research only, NOT for commercial use" in card
+    (tmp_path / "registered").mkdir()
+    registered = import_pipeline("own", out, tmp_path / "registered", Terms())
+    assert (registered.licence, registered.commercial) == ("mit; research only", False)
+
+
+def test_a_pipeline_that_the_recipe_does_not_fit_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    motion = tiny_recipe(start="published", phases=tiny_recipe().phases[1:])
+    larger = saved_pipeline(tmp_path / "larger", channels=(8, 24))
+    pipeline = build(TINY)
+    pipeline.register_modules(denoising_net=denoising_net(TINY, motion=False))
+    pipeline.save_pretrained(tmp_path / "still")
+    with pytest.raises(UsageError, match=r"other sizes \(channels \[8, 24\]"):
+        train(order_of(tmp_path / "out", motion, start=larger))
+    with pytest.raises(UsageError, match="no motion modules, which phase motion trains"):
+        train(order_of(tmp_path / "out", motion, start=tmp_path / "still"))
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("has_bfloat16", [True, False])
