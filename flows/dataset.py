@@ -28,13 +28,14 @@ from flows import pipeline
 from flows.clip_stages import ClipRun
 from flows.dataset_frames import Piece, frame_facts, piece_frames
 from flows.dataset_place import Place, failing, is_of_shard
-from flows.dataset_plan import SPLITS, PreparedClip, Shard, excluded_runs, frames_in, plan_shards, split_of
+from flows.dataset_plan import SPLITS, PreparedClip, Shard, excluded_runs, frames_in, plan_shards, split_of, without_frames
 from flows.planning import Clip, Planner
 from flows.workers import Limits, WorkerPool
 from schemas.configuration import Settings
 from schemas.dataset import DatasetClip, DatasetParameters
 from schemas.problems import HeadswapError, MediaError
 from stages.networks.registry import ModelRegistry
+from stages.orphans import end_with_parent
 from stages.processes import one_thread_each
 from stages.training.selection import REASONS, exclusions, segments
 from stages.training.shard_format import (
@@ -96,6 +97,8 @@ def prepare_dataset(
             f"None of the {len(clips)} clips has a usable run of frames: {_told(prepared)}.",
             "Look at clips with `headswap inspect`, or loosen the limits (docs/dataset.md).",
         )
+    for remark in without_frames(prepared):
+        note(remark)
     job = _Job(prepared, store, settings, out, kind, parameters)
     written = _write_missing(shards, job, partial(tell, "shard"))
     return {**_finish(shards, job), "written": written}
@@ -194,7 +197,8 @@ def _written(missing: Sequence[Shard], job: _Job) -> Iterator[None]:
             write_one(shard, _only(job, shard))
             yield
         return
-    with one_thread_each(), ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+    spawn = multiprocessing.get_context("spawn")
+    with one_thread_each(), ProcessPoolExecutor(workers, spawn, end_with_parent, (os.getpid(),)) as pool:
         futures = [pool.submit(write_one, shard, _only(job, shard)) for shard in missing]
         try:
             for future in futures:

@@ -25,6 +25,7 @@ from flows import pipeline
 from flows.execution import Outcome, WorkItem, perform
 from flows.lanes import Lanes
 from schemas.problems import HeadswapError
+from stages.orphans import end_with_parent
 
 POLL_SECONDS = 0.5
 LOG_TAIL_BYTES = 4_000
@@ -258,7 +259,7 @@ def _child(connection: Connection, parent: int, log: Path | None, stages: dict[s
     """Main loop of a worker process. ``stages`` is the parent's list: both must mean the same."""
     pipeline.STAGES = stages
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
-    threading.Thread(target=_end_with_parent, args=(parent,), daemon=True).start()
+    end_with_parent(parent)  # a worker that lost its parent must not go on writing
     _settle(log)
     while True:
         try:
@@ -289,13 +290,6 @@ def _give_memory_back() -> None:
     gc.collect()
     with contextlib.suppress(OSError, AttributeError):  # another C library than glibc has its own ways
         ctypes.CDLL("libc.so.6").malloc_trim(0)
-
-
-def _end_with_parent(parent: int) -> None:
-    """A parent killed with -9 tells nobody: a worker that lost its parent must not go on writing."""
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    os._exit(1)
 
 
 def _settle(log: Path | None) -> None:

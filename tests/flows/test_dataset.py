@@ -17,7 +17,7 @@ from cli import app
 from flows import dataset
 from flows.dataset import Place, prepare_dataset, print_dataset
 from flows.dataset_frames import Piece
-from flows.dataset_plan import PreparedClip, excluded_runs, plan_shards, split_of
+from flows.dataset_plan import PreparedClip, excluded_runs, plan_shards, split_of, without_frames
 from schemas.configuration import Settings, load_settings
 from schemas.dataset import DatasetClip, DatasetParameters, dataset_parameters, read_clips
 from schemas.problems import HeadswapError, UsageError
@@ -111,7 +111,9 @@ def test_every_shard_carries_the_rights_of_its_clips(studio: Studio, told: dict[
 
 def test_nothing_is_written_twice(studio: Studio, told: dict[str, Any]) -> None:
     before = studio.files("whole")
-    again = studio.prepare("whole")
+    notes: list[str] = []
+    again = studio.prepare("whole", note=notes.append)
+    assert any("The split 'validation' has no frames" in note for note in notes)  # validation=0
     assert (told["written"], again["written"]) == (len(told["splits"]["train"]["shards"]), 0)
     assert studio.files("whole") == before
 
@@ -295,6 +297,20 @@ def test_the_split_follows_the_person_alone() -> None:
     assert {split_of(f"person {k}", 0) for k in range(100)} == {"train"}
     # Who is kept for validation stays so when more are.
     assert all(split_of(f"person {k}", 0.4) == "validation" for k in range(1000) if splits[k] == "validation")
+
+
+def test_a_split_without_frames_is_told_with_a_share_that_gives_both_some() -> None:
+    def split(people: int, share: float) -> list[PreparedClip]:
+        names = [f"person {k}" for k in range(people)]
+        return [_prepared(k, 5, split_of(name, share), person=name) for k, name in enumerate(names)]
+
+    assert without_frames(split(50, 0.2)) == []
+    for people, share in ((3, 0.0), (3, 0.999999), (40, 0.0)):
+        (remark,) = without_frames(split(people, share))
+        (better,) = re.findall(r"--parameter validation=(\S+)\.$", remark)
+        assert without_frames(split(people, float(better))) == []
+    (alone,) = without_frames(split(1, 0.0))
+    assert "two people" in alone
 
 
 # ---- catalogues
