@@ -34,6 +34,9 @@ VERSION = 1
 """Of the format; goes up when older readers could not read newer shards."""
 
 MANIFEST = "dataset.json"
+SEGMENTS = "segments.parquet"
+"""Beside the manifest: what every shard holds, so that a data set of any size is opened with two requests."""
+
 ROW_GROUP = 16
 """Frames of a row group in Parquet: what is read at least for one frame."""
 
@@ -95,11 +98,14 @@ def encode_frame(record: FrameRecord, pictures: PictureFormat = "jpg", quality: 
     return encoded
 
 
-def decode_frame(key: str, fields: Mapping[str, bytes]) -> FrameRecord:
+def decode_frame(key: str, fields: Mapping[str, bytes], shard: str = "") -> FrameRecord:
     """The frame that was encoded.
 
+    Args:
+        key: its name. fields: its bytes, by ``FIELDS``. shard: path of the file that they are from.
+
     Raises:
-        StoreError: ``shard_damaged``.
+        StoreError: ``shard_damaged``, naming shard and frame.
     """
     try:
         facts = json.loads(fields["facts"])
@@ -119,15 +125,24 @@ def decode_frame(key: str, fields: Mapping[str, bytes]) -> FrameRecord:
             reference=decode_picture(fields["reference"]) if fields.get("reference") else None,
         )
     except (KeyError, ValueError, TypeError, EOFError, cv2.error) as error:
-        raise damaged(f"frame {key}", str(error)) from error
+        raise damaged(shard, str(error), f"frame {key}") from error
 
 
-def damaged(what: str, why: str) -> StoreError:
-    """The error of training data that is not what was written."""
+def damaged(path: str, why: str, part: str = "") -> StoreError:
+    """The error of training data that are not what was written.
+
+    Args:
+        path: of the file: a shard, its index or a file about all shards. why: what is wrong. part: of the file, in words.
+    """
+    folder, _, name = path.rpartition("/")
+    # Whatever is written anew is told by the description that is gone: a shard's, or that of the whole set.
+    stem = name.removesuffix(".parquet").removesuffix(".index").removesuffix(".tar")
+    description = MANIFEST if name in (MANIFEST, SEGMENTS) else f"{stem}.json" if stem else "the shard's .json"
     return StoreError(
         "shard_damaged",
-        f"Training data are damaged: {what}: {why}.",
-        "Delete that shard's .json beside it and give the command `headswap dataset prepare` again: it is written anew.",
+        f"Training data are damaged: {', '.join(filter(None, (path, part)))}: {why}.",
+        f"Delete {f'{folder}/{description}' if folder else description} and give the command `headswap dataset prepare` again:"
+        " what it describes is written anew.",
     )
 
 
@@ -182,9 +197,6 @@ def index_schema(kind: ShardFormat) -> pa.Schema:
     numbers = [pa.field(name, pa.int32(), nullable=False) for name in ("frame", "segment")]
     return pa.schema([*text, *numbers, pa.field("reference", pa.bool_(), nullable=False), *places])
 
-
-SEGMENTS = "segments.parquet"
-"""Beside the manifest: what every shard holds, so that a data set of any size is opened with two requests."""
 
 SEGMENTS_SCHEMA = pa.schema(
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -84,12 +85,16 @@ class ShardSamples:
             self._system, self._root = fsspec.core.url_to_fs(url, **dict(storage_options or {}))
         except (ValueError, ImportError) as error:
             raise UsageError([f"The data set {url} cannot be read: {error}."], "Give a folder or a URL.") from error
+        self.digest = ""
         self.manifest = self._read_manifest()
         self._format = self.manifest["format"]
         prepared = int(self.manifest["size"])
         self.size = size or prepared
         if self.size > prepared or self.size % 32:
-            raise UsageError([f"Samples of {self.size} pixels cannot be made of {url}, which was prepared with {prepared}."])
+            raise UsageError(
+                [f"Samples of {self.size} pixels cannot be made of {url}, which was prepared with {prepared}."],
+                f"Ask for {prepared} pixels or fewer, a multiple of 32, or prepare it again with a larger --size.",
+            )
         self._indexes: Recent[dict[str, list[Any]]] = Recent(INDEXES)
         self._segments: dict[str, list[_Segment]] = {}
         self._references: dict[str, list[tuple[str, int]]] = {}
@@ -99,7 +104,31 @@ class ShardSamples:
         self.people = tuple(sorted(self._segments))
         self._suitable: dict[int, tuple[str, ...]] = {}
         if not self.people:
-            raise UsageError([f"The data set {url} has no frames in its split '{split}'."])
+            larger = "larger" if split == "validation" else "smaller"
+            raise UsageError(
+                [f"The data set {url} has no frames in its split '{split}'."],
+                f"Prepare it again with a {larger} share of people kept for validation, for example --parameter validation=0.2"
+                " (who is kept follows a hash, so few people may need another share), and where clips are short with a smaller"
+                " --parameter shortest_segment.",
+            )
+
+    @property
+    def longest(self) -> int:
+        """Frames of the longest window that can be cut from the split."""
+        return max(len(segment) for segments in self._segments.values() for segment in segments)
+
+    @property
+    def rights(self) -> tuple[str, ...]:
+        """On what grounds clips of the data set that gave frames may be used, each once, sorted; of both splits."""
+        return tuple(sorted({clip["rights"] for clip in self.manifest.get("clips", ()) if clip.get("used")}))
+
+    def no_window(self, frames: int) -> UsageError:
+        """The error of windows that are longer than any run of frames."""
+        return UsageError(
+            [f"The data set {self.url} has no {frames} consecutive frames in its split '{self.split}', only {self.longest}."],
+            f"Prepare longer clips, with --parameter shortest_segment={frames} and longest_segment at least as long, or train by"
+            " a recipe with shorter windows.",
+        )
 
     @property
     def frames(self) -> int:
@@ -117,7 +146,9 @@ class ShardSamples:
         segment = segments[which]
         start = segment.start + place - (int(starts[which - 1]) if which else 0)
         records = self.read(segment.shard, range(start, start + frames))
-        reference = self._reference(records[0].clip, {(segment.shard, row) for row in range(start, start + frames)}, rng)
+        reference = self._reference(
+            records[0].clip, segment.shard, {(segment.shard, row) for row in range(start, start + frames)}, rng
+        )
         drawn = draw(self.augmentation, long_hair(), rng)
         window = window_of(records, self.size)
         if rng.uniform() < self.augmentation.block_fill:
@@ -129,18 +160,18 @@ class ShardSamples:
             longest = {person: max(map(len, segments)) for person, segments in self._segments.items()}
             self._suitable[frames] = tuple(person for person in self.people if longest[person] >= frames)
         if not self._suitable[frames]:
-            raise UsageError([f"The data set {self.url} has no {frames} consecutive frames in its split '{self.split}'."])
+            raise self.no_window(frames)
         return self._suitable[frames]
 
-    def _reference(self, clip: str, window: set[tuple[str, int]], rng: np.random.Generator) -> npt.NDArray[np.uint8]:
+    def _reference(self, clip: str, shard: str, window: set[tuple[str, int]], rng: np.random.Generator) -> npt.NDArray[np.uint8]:
         known = self._references.get(clip, [])
         if not known:
-            raise damaged(f"clip {clip}", "it has no reference picture")
+            raise damaged(f"{self._root}/{shard}", "it has no reference picture", f"clip {clip}")
         outside = [place for place in known if place not in window] or known
         shard, row = outside[int(rng.integers(len(outside)))]
         (record,) = self.read(shard, range(row, row + 1))
         if record.reference is None:
-            raise damaged(f"frame {record.key}", "its reference picture is missing")
+            raise damaged(f"{self._root}/{shard}", "its reference picture is missing", f"frame {record.key}")
         return shrunk(record.reference, self.size)
 
     def read(self, shard: str, rows: range) -> list[FrameRecord]:
@@ -149,7 +180,7 @@ class ShardSamples:
         index = self._indexes.get(shard, lambda: self._read_index(shard))
         keys = index["key"][rows.start : rows.stop]
         fields = self._from_tar(path, index, rows) if self._format == "webdataset" else self._from_parquet(path, rows)
-        return [decode_frame(key, found) for key, found in zip(keys, fields, strict=True)]
+        return [decode_frame(key, found, path) for key, found in zip(keys, fields, strict=True)]
 
     def _from_tar(self, path: str, index: Mapping[str, list[Any]], rows: range) -> list[dict[str, bytes]]:
         places = [
@@ -192,12 +223,18 @@ class ShardSamples:
                 "Make one: headswap dataset prepare CATALOGUE --store URL --out URL",
             )
         try:
-            found = json.loads(self._cat(path))
+            data = self._cat(path)
+            found = json.loads(data)
             version = found["format_version"]
         except (ValueError, KeyError, TypeError) as error:
             raise damaged(path, f"it is no description of a data set ({error})") from error
         if version != VERSION:
-            raise UsageError([f"The data set {self.url} has format version {version}; this program reads {VERSION}."])
+            raise UsageError(
+                [f"The data set {self.url} has format version {version}; this program reads {VERSION}."],
+                "Prepare it again with this version: headswap dataset prepare CATALOGUE --store URL --out URL",
+            )
+        # It holds parameters, clips and digests of all shards, and the same command writes the same bytes.
+        self.digest = hashlib.blake2b(data, digest_size=16).hexdigest()
         return dict(found)
 
     def _read_segments(self) -> list[dict[str, Any]]:
@@ -211,7 +248,7 @@ class ShardSamples:
     def _read_table(self, path: str) -> pa.Table:
         try:
             return pq.read_table(io.BytesIO(self._cat(path)))
-        except pa.ArrowException as error:
+        except (pa.ArrowException, OSError) as error:
             raise damaged(path, str(error)) from error
 
 

@@ -161,8 +161,9 @@ def test_smaller_samples_are_shrunk_with_their_points(tmp_path: Path, two_people
     assert small.target.shape == (2, 64, 64, 3)
     assert small.face_points == pytest.approx(whole.face_points / 2, abs=1e-3)
     assert small.head.mean() == pytest.approx(whole.head.mean(), abs=0.01)
-    with pytest.raises(UsageError, match="256"):
+    with pytest.raises(UsageError, match="256") as larger:
         ShardSamples(folder, size=256)
+    assert "--size" in larger.value.remedy
 
 
 def test_shards_are_read_from_any_place(tmp_path: Path, two_people: list[list[FrameRecord]]) -> None:
@@ -187,15 +188,20 @@ def test_what_cannot_be_read_is_said_in_words(tmp_path: Path, two_people: list[l
             decode_frame("k", {**whole, name: b""})
     folder = write_dataset(tmp_path / "set", two_people)
     samples = ShardSamples(str(folder))
-    with pytest.raises(UsageError, match="50 consecutive frames"):
+    with pytest.raises(UsageError, match="50 consecutive frames") as short:
         samples.sample(0, 50)
-    with pytest.raises(UsageError, match="validation"):
+    assert "--parameter shortest_segment=50" in short.value.remedy
+    assert samples.longest == 20
+    with pytest.raises(UsageError, match="validation") as empty:
         ShardSamples(str(folder), "validation")
+    assert "--parameter validation=0.2" in empty.value.remedy
+    assert "shortest_segment" in empty.value.remedy
     tar = folder / "train-000000.tar"
     tar.write_bytes(tar.read_bytes()[:5000])
     with pytest.raises(StoreError, match="damaged") as cut:
         samples.read("train-000000.tar", range(5, 6))
     assert cut.value.code == "shard_damaged"
+    assert f"{folder}/train-000000.json" in cut.value.remedy
     tar.unlink()
     with pytest.raises(StoreError, match="missing"):
         samples.read("train-000000.tar", range(1))
@@ -205,3 +211,27 @@ def test_what_cannot_be_read_is_said_in_words(tmp_path: Path, two_people: list[l
     (folder / "dataset.json").write_text("[")
     with pytest.raises(StoreError, match="no description"):
         ShardSamples(str(folder))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_damaged_shard_is_named_with_the_description_to_delete(
+    tmp_path: Path, kind: ShardFormat, two_people: list[list[FrameRecord]]
+) -> None:
+    folder = write_dataset(tmp_path, two_people, kind)
+    samples = ShardSamples(str(folder))
+    shard = folder / f"train-000001{suffix_of(kind)}"
+    picture = encode_frame(two_people[1][3], "png")["picture"]
+    whole = shard.read_bytes()
+    assert whole.count(picture) == 1
+    shard.write_bytes(whole.replace(picture, bytes(len(picture))))
+    with pytest.raises(StoreError, match=f"{shard}, frame 00001-000003") as caught:
+        samples.read(shard.name, range(3, 4))
+    assert f"Delete {folder}/train-000001.json and" in caught.value.remedy
+    (folder / "train-000000.index.parquet").write_bytes(b"none")
+    with pytest.raises(StoreError, match=r"train-000000\.index\.parquet") as caught:
+        samples.read(f"train-000000{suffix_of(kind)}", range(1))
+    assert f"Delete {folder}/train-000000.json and" in caught.value.remedy
+    (folder / SEGMENTS).write_bytes(b"none")
+    with pytest.raises(StoreError, match=SEGMENTS) as caught:
+        ShardSamples(str(folder))
+    assert f"Delete {folder}/dataset.json and" in caught.value.remedy
