@@ -11,6 +11,8 @@ import functools
 import hashlib
 import json
 import os
+import platform
+import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +23,7 @@ from typing import Literal
 import cv2
 import numpy as np
 import numpy.typing as npt
+import psutil
 
 from stages.condition_image import reference_picture
 from stages.crop_path import DROP, crop_path, head_anchor
@@ -36,6 +39,7 @@ from stages.plates import background_crop, identity
 from stages.processes import process_pool
 from stages.segmentation import BACKGROUND, FACE, HAIR, NECK
 from stages.training.augmentation import Augmentation, Window, compose, draw, foreground_layer, inpainted, over
+from stages.training.durable import flush, flush_folder
 from stages.training.hair_bank import long_hair
 from stages.training.recent import Recent
 from stages.training.samples import TrainingSample
@@ -59,6 +63,12 @@ ROOM_TO_MOVE = 1.35
 
 REFERENCE_STEP = 3
 """Of every so many frames one can serve as the reference."""
+
+SMALLEST_SIZE = 64
+"""Pixels of a side of the smallest samples."""
+
+_SCRATCH = re.compile(r"[0-9a-f]+\.(?:(?P<host>.+)\.)?(?P<process>\d+)-[0-9a-f]{8}")
+"""Folders that clips are written in; those of earlier versions did not name the machine."""
 
 
 @dataclass(frozen=True)
@@ -100,12 +110,15 @@ class Clip:
 
     def save(self, folder: Path) -> None:
         """Write as a folder of ``.npy`` that appears at once and complete; where another process was faster its own stays."""
-        scratch = folder.with_name(f"{folder.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}")
+        remove_abandoned(folder.parent)
+        scratch = folder.with_name(f"{folder.name}.{platform.node()}.{os.getpid()}-{uuid.uuid4().hex[:8]}")
         scratch.mkdir(parents=True)
         try:
             for name in self.__dataclass_fields__:
                 np.save(scratch / f"{name}.npy", getattr(self, name))
+            flush_folder(scratch)  # a machine that goes down must not leave clips that are there and empty
             scratch.rename(folder)
+            flush(folder.parent)
         except OSError:
             if not folder.is_dir():
                 raise
@@ -115,6 +128,14 @@ class Clip:
     @classmethod
     def load(cls, folder: Path) -> Clip:
         return cls(**{name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in cls.__dataclass_fields__})
+
+
+def remove_abandoned(cache: Path) -> None:
+    """Remove the folders in which processes of this machine that are gone were writing clips."""
+    for left in cache.glob("*.*-*"):
+        found = _SCRATCH.fullmatch(left.name)
+        if found and found["host"] in (None, platform.node()) and not psutil.pid_exists(int(found["process"])):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 class PerformerSamples:
@@ -157,8 +178,8 @@ class PerformerSamples:
         self.people = tuple(range(people)) if isinstance(people, int) else tuple(people)
         if not self.people or not 0 <= held_out < performances or frames < 2:
             raise ValueError("at least one person, one performance that is not held out and two frames are needed")
-        if size < 64 or size % 32:
-            raise ValueError(f"the size must be a multiple of 32 from 64 on, not {size}")
+        if size < SMALLEST_SIZE or size % 32:
+            raise ValueError(f"the size must be a multiple of 32 from {SMALLEST_SIZE} on, not {size}")
         if split == "held_out" and not held_out:
             raise ValueError("no performance is held out")
         if not 0 <= foreign_references <= 1:
@@ -172,6 +193,17 @@ class PerformerSamples:
         self.trained_on = tuple(range(kept))
         self.augmentation, self.foreign_references = augmentation or Augmentation(), foreign_references
         self._clips: Recent[Clip] = Recent(128)
+
+    @property
+    def digest(self) -> str:
+        """Of all that decides the samples, 24 hex digits; the head model is read for it once."""
+        told = {
+            "clips": [[self._key(person, performance) for performance in self.performances] for person in self.people],
+            "others": [[self._key(person, performance) for performance in self.trained_on] for person in self.people],
+            "augmentation": repr(self.augmentation),
+            "foreign_references": self.foreign_references,
+        }
+        return hashlib.blake2b(json.dumps(told, sort_keys=True).encode(), digest_size=12).hexdigest()
 
     def sample(self, number: int, frames: int) -> TrainingSample:
         """The sample with this number; ``frames`` at most as many as a performance has, else ValueError."""

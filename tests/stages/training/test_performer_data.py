@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import platform
 import subprocess
 import sys
 from collections import defaultdict
@@ -16,7 +18,7 @@ from stages.performers.casting import Person
 from stages.segmentation import CLOTH
 from stages.training.augmentation import NO_AUGMENTATION
 from stages.training.hair_bank import long_hair, render_masks
-from stages.training.performer_data import CROP_SCALE, Clip, PerformerSamples, Split
+from stages.training.performer_data import CROP_SCALE, Clip, PerformerSamples, Split, remove_abandoned
 from tests.stages.training.test_shards import fingerprint
 
 SIZE, FRAMES = 64, 7
@@ -236,3 +238,33 @@ def test_a_cached_clip_reads_back_and_the_first_writer_wins(tmp_path: Path) -> N
     window = Clip.load(tmp_path / "key").window(1, 1, "somebody")
     assert window.frame_numbers == (1,)
     assert window.backgrounds.shape == (1, 8, 8, 3)
+
+
+def test_what_killed_processes_left_of_clips_goes_and_what_others_write_stays(
+    head_model: Path, cache: Path, tmp_path: Path
+) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    here, key = platform.node(), "0123456789abcdef01234567"
+    dead = [f"{key}.{ended.pid}-0011aabb", f"{key}.{here}.{ended.pid}-0011aabb"]  # as earlier versions named them, and now
+    alive = [f"{key}.{here}.{os.getpid()}-0011aabb", f"{key}.elsewhere.{ended.pid}-0011aabb", key]
+    for name in (*dead, *alive):
+        (tmp_path / name).mkdir()
+    remove_abandoned(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(alive)
+    (tmp_path / dead[0]).mkdir()
+    source(head_model, cache).clip(0, 0).save(tmp_path / "new")
+    assert not (tmp_path / dead[0]).exists()
+    assert (tmp_path / "new" / "pictures.npy").is_file()
+
+
+def test_the_digest_says_whether_samples_are_the_same(head_model: Path, cache: Path, tmp_path: Path) -> None:
+    one = source(head_model, cache)
+    assert one.digest == source(head_model, tmp_path).digest
+    others = [source(head_model, cache, "held_out"), source(head_model, cache, plain=True)]
+    others += [source(head_model, cache, foreign_references=0.5), unrendered_with(head_model, seed=4)]
+    assert len({one.digest, *(other.digest for other in others)}) == 5
+
+
+def unrendered_with(head_model: Path, seed: int) -> PerformerSamples:
+    return PerformerSamples(head_model, Path("none"), people=2, size=SIZE, seed=seed, performances=3, frames=FRAMES)
