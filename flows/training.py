@@ -19,10 +19,15 @@ from stages.networks.registry import ModelRegistry
 from stages.networks.weights import check_weights
 from stages.training.ahead import SamplesAhead
 from stages.training.augmentation import NO_AUGMENTATION, Augmentation
-from stages.training.performer_data import PerformerSamples
+from stages.training.performer_data import SMALLEST_SIZE, PerformerSamples
 from stages.training.recipe import Recipe, builtin_recipe, read_recipe
 from stages.training.samples import SampleSource
 from stages.training.shards import ShardSamples
+from storage.keys import digest_value
+
+Samples = PerformerSamples | ShardSamples
+Opener = Callable[[], tuple[Samples, Samples, str]]
+"""Opens what to train on and what to validate with, and says what they are in words."""
 
 PERFORMERS = "performers:"
 _COUNTS = {"seed": 0, "people": 5, "performances": 6, "held_out": 1, "frames": 48}
@@ -54,7 +59,7 @@ def run_training(
     Args:
         preset: sizes of the networks; also names the recipe where none is given.
         data: folder or URL of a prepared data set, or ``performers:seed=1,people=5`` (see ``performer_options``).
-        out: folder of the run.
+        out: folder of the run; rendered clips of performers lie beside it.
         registry: of the models: the head model ``ict`` for performers, the identity network ``arcface`` where it is there.
         resume: go on where a run in ``out`` was stopped.
         recipe_file: another recipe than the preset's own.
@@ -68,25 +73,21 @@ def run_training(
         The folder of the finished pipeline, recipe, phases with their steps, and the last validation of each.
 
     Raises:
-        UsageError: every problem of the order at once.
-        ModelError: see ``stages.training.run.train``.
+        UsageError: every problem of the order at once: of the last phase too, which may begin days later.
+        HeadswapError: see ``stages.training.run.train``, ``open_samples`` and ``SamplesAhead``.
     """
+    out = out.resolve()  # "." has no name that clips could lie beside
     recipe = read_recipe(recipe_file) if recipe_file is not None else builtin_recipe(preset)
-    problems = []
-    if recipe.preset != preset:
-        problems.append(f"The recipe {recipe.name} is for the preset {recipe.preset}, not {preset}.")
-    if device not in ("auto", "cpu"):
-        problems.append(f"There is no device {device!r} for training: choose auto or cpu.")
-    if recipe.start == "published" and start is None:
-        problems.append(f"The recipe {recipe.name} begins with published weights: name a saved pipeline with --start DIR.")
-    if start is not None and recipe.start == "random":
-        problems.append(f"The recipe {recipe.name} begins with random weights; --start {start} would not be used.")
-    if data.startswith(PERFORMERS):
-        problems += performer_options(data)[1]
-    if problems:
-        raise UsageError(problems, "See docs/training.md.")
-    clips = out.with_name(f"{out.name}-clips")
+    problems = _order_problems(recipe, preset, data, out, start, device)
+    remedies: list[str] = []
+    clips = out.with_name(f"{out.name}-clips") if out.name else out
     opener = functools.partial(open_samples, data, recipe, registry, clips, head_model, storage_options)
+    if not data.startswith(PERFORMERS):
+        for error in _data_problems(recipe, opener):
+            problems += error.problems
+            remedies.append(error.remedy)
+    if problems:
+        raise UsageError(problems, " ".join([*dict.fromkeys(filter(None, remedies)), "See docs/training.md."]))
     train_source, held_out, told = opener()
 
     # Only here: PyTorch takes seconds to load.
@@ -94,8 +95,9 @@ def run_training(
 
     from stages.training.identity_network import load_identity_network
     from stages.training.run import Order, measured, train
+    from stages.training.terms import Ingredient, of_data
 
-    network = registry.path("arcface")
+    network, entry = registry.path("arcface"), registry.entry("arcface")
     order = Order(
         recipe,
         out,
@@ -106,12 +108,15 @@ def run_training(
         None if network is None else (load_identity_network(network), registry.digest("arcface")),
         version("headswap"),
         device,
+        digest_value([train_source.digest, held_out.digest]),
+        Ingredient("the identity network", entry.licence, entry.commercial),
+        of_data(train_source.rights) if isinstance(train_source, ShardSamples) else (),
     )
-    with contextlib.ExitStack() as opened:
+    with contextlib.ExitStack() as stack:
         if workers is None:
             workers = len(os.sched_getaffinity(0)) if device == "auto" and torch.cuda.is_available() else 0
         if workers:
-            order = replace(order, train=opened.enter_context(SamplesAhead(functools.partial(_first, opener), workers)))
+            order = replace(order, train=stack.enter_context(SamplesAhead(functools.partial(_first, opener), workers)))
         folder = train(order, resume=resume, tell=tell)
     return {
         "pipeline": str(folder),
@@ -121,6 +126,46 @@ def run_training(
     }
 
 
+def _order_problems(recipe: Recipe, preset: str, data: str, out: Path, start: Path | None, device: str) -> list[str]:
+    """All that is wrong with an order, but for what its data hold."""
+    problems = []
+    if recipe.preset != preset:
+        problems.append(f"The recipe {recipe.name} is for the preset {recipe.preset}, not {preset}.")
+    if not out.name:
+        problems.append(f"--out {out} is the root of a file system: name a folder for the run.")
+    if device not in ("auto", "cpu"):
+        problems.append(f"There is no device {device!r} for training: choose auto or cpu.")
+    if start is not None and recipe.start == "random":
+        problems.append(f"The recipe {recipe.name} begins with random weights; --start {start} would not be used.")
+    elif start is not None:
+        from stages.training.checks import start_problems  # with PyTorch, which takes seconds to load
+
+        problems += start_problems(recipe, start)
+    elif recipe.start == "published":
+        problems.append(f"The recipe {recipe.name} begins with published weights: name a saved pipeline with --start DIR.")
+    if data.startswith(PERFORMERS):
+        chosen, wrong = performer_options(data)
+        problems += wrong
+        if not wrong and chosen["frames"] < recipe.longest_window:
+            told = f"{recipe.longest_window} frames, performances have {chosen['frames']}"
+            problems.append(f"{data}: the recipe {recipe.name} trains on windows of {told}: give frames={recipe.longest_window}.")
+        size = recipe.largest_size
+        if size < SMALLEST_SIZE or size % 32:
+            told = f"a multiple of 32 pixels from {SMALLEST_SIZE} on, the largest size of the recipe {recipe.name} is {size}"
+            problems.append(f"Performers are rendered at {told}.")
+    return problems
+
+
+def _data_problems(recipe: Recipe, opener: Opener) -> list[UsageError]:
+    """Why a recipe cannot be trained on a prepared data set: it does not open, or a split has no windows that are long enough."""
+    try:
+        splits = opener()[:2]
+    except UsageError as error:
+        return [error]
+    frames = recipe.longest_window
+    return [split.no_window(frames) for split in splits if isinstance(split, ShardSamples) and split.longest < frames]
+
+
 def open_samples(
     data: str,
     recipe: Recipe,
@@ -128,7 +173,7 @@ def open_samples(
     cache: Path,
     head_model: Path | None = None,
     storage_options: Mapping[str, Any] | None = None,
-) -> tuple[SampleSource, SampleSource, str]:
+) -> tuple[Samples, Samples, str]:
     """The samples that ``data`` names: to train on (augmented), to validate with (as at work), and what they are in words.
 
     Args:
@@ -138,7 +183,7 @@ def open_samples(
     Raises:
         UsageError, StoreError, ModelError: samples that are not there or cannot be read.
     """
-    size = max(phase.size for phase in recipe.phases)
+    size = recipe.largest_size
     if not data.startswith(PERFORMERS):
         shards, kept = (
             ShardSamples(
@@ -170,7 +215,7 @@ def open_samples(
     return performers, performers_held_out, told
 
 
-def _first(opener: Callable[[], tuple[SampleSource, SampleSource, str]]) -> SampleSource:
+def _first(opener: Opener) -> SampleSource:
     return opener()[0]
 
 

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from cli import app
 from flows.training import performer_options, run_training
 from schemas.problems import ModelError, UsageError
 from stages.networks.loading import load_pipeline
+from stages.networks.presets import TINY, build, denoising_net
 from stages.networks.registry import ModelRegistry
 from stages.training.run import recipe_text
 from tests.stages.training.made_up_networks import write_identity_network
@@ -98,6 +103,79 @@ def test_every_problem_of_an_order_is_told_at_once(recipe: Path, tmp_path: Path)
     told = "\n".join(caught.value.problems)
     for said in ("for the preset tiny, not demo", "'toaster'", "--start", "seed must be a whole number"):
         assert said in told
+
+
+def written(path: Path, **changes: object) -> Path:
+    """A recipe whose last phase has other values."""
+    content = tiny_recipe(steps=1).model_dump(mode="json")
+    content["phases"][-1].update(changes)
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def test_what_a_later_phase_needs_is_asked_before_anything_is_trained(data: Path, tmp_path: Path) -> None:
+    out, registry = tmp_path / "out", ModelRegistry(tmp_path / "models")
+
+    def refused(preset: str, of: str, recipe_file: Path | None, **more: Any) -> UsageError:
+        with pytest.raises(UsageError) as caught:
+            run_training(preset, of, out, registry, recipe_file=recipe_file, device="cpu", **more)
+        assert not out.exists()
+        return caught.value
+
+    long = refused("tiny", str(data), written(tmp_path / "long.yaml", frames=12))
+    assert [split in problem for split, problem in zip(("train", "validation"), long.problems, strict=True)] == [True, True]
+    assert all("no 12 consecutive frames" in problem for problem in long.problems)
+    assert "shortest_segment=12" in long.remedy
+    assert "windows of 8 frames, performances have 4: give frames=8" in str(refused("demo", "performers:frames=4", None))
+    content = tiny_recipe(steps=1).model_dump(mode="json")
+    for size in (72, 32):
+        content["phases"] = [{**content["phases"][0], "size": size}, *({**phase, "size": 32} for phase in content["phases"][1:])]
+        (tmp_path / "odd.yaml").write_text(yaml.safe_dump(content))
+        assert f"the largest size of the recipe tiny is {size}" in str(refused("tiny", "performers:", tmp_path / "odd.yaml"))
+        if size == 72:
+            assert "Samples of 72 pixels" in str(refused("tiny", str(data), tmp_path / "odd.yaml"))
+    # With everything else that is wrong.
+    build(replace(TINY, unet=replace(TINY.unet, channels=(8, 24)))).save_pretrained(tmp_path / "larger")
+    pipeline = build(TINY)
+    pipeline.register_modules(denoising_net=denoising_net(TINY, motion=False))
+    pipeline.save_pretrained(tmp_path / "still")
+    published = {**tiny_recipe(steps=1).model_dump(mode="json"), "start": "published"}
+    published["phases"] = published["phases"][1:]
+    (tmp_path / "published.yaml").write_text(yaml.safe_dump(published))
+    told = refused("demo", str(tmp_path / "nowhere"), tmp_path / "published.yaml", start=tmp_path / "larger").problems
+    for said, problem in zip(("for the preset tiny, not demo", "has other sizes", "no finished data set"), told, strict=True):
+        assert said in problem
+    assert "no motion modules" in str(refused("tiny", str(data), tmp_path / "published.yaml", start=tmp_path / "still"))
+
+
+def test_a_folder_without_a_name_is_one_all_the_same(
+    recipe: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = ModelRegistry(tmp_path / "models")
+    with pytest.raises(UsageError, match="root of a file system"):
+        run_training("tiny", str(data), Path("/"), registry, recipe_file=recipe, device="cpu")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(ModelError, match="ict"):  # reached: the folder was no problem
+        run_training("tiny", "performers:", Path("."), registry, recipe_file=recipe, device="cpu")
+
+
+def test_terms_and_digest_of_the_data_stay_with_the_run(data: Path, recipe: Path, tmp_path: Path) -> None:
+    mine, registry = tmp_path / "data", ModelRegistry(tmp_path / "models")
+    shutil.copytree(data, mine)
+    manifest = json.loads((mine / "dataset.json").read_text())
+    manifest["clips"] = [{"rights": "CC BY-NC 4.0", "used": 8}, {"rights": "research only, but unused", "used": 0}]
+    (mine / "dataset.json").write_text(json.dumps(manifest))
+    registry.add("arcface", write_identity_network(tmp_path / "identity.onnx"), allow_unknown_digest=True)
+    told = run_training("tiny", str(mine), tmp_path / "out", registry, recipe_file=recipe, device="cpu")
+    card = (Path(told["pipeline"]) / "README.md").read_text()
+    header = yaml.safe_load(card.split("---\n")[1])
+    assert header["commercial"] is False
+    assert header["license"] == f"{registry.entry('arcface').licence}; rights of the training data: CC BY-NC 4.0"
+    assert "- the identity network: non-commercial" in card
+    (mine / "dataset.json").write_text(json.dumps({**manifest, "clips": []}))
+    with pytest.raises(UsageError, match="the digest of the data"):
+        run_training("tiny", str(mine), tmp_path / "out", registry, recipe_file=recipe, device="cpu", resume=True)
 
 
 def test_performers_are_chosen_by_a_url() -> None:
