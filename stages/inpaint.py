@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -174,8 +174,11 @@ class _PlateMaker:
             yield from self._divide(rows, still, divide=False)
             return
         transforms, recognised = self._follow(rows)
-        if stands is None and self._little(greatest_motion(transforms[row][None], self.width, self.height) for row in recognised):
-            transforms = still
+        if self.camera == "auto":
+            moved = [greatest_motion(transforms[row][None], self.width, self.height) for row in recognised]
+            # What was recognised in a minority of frames is a light or a shadow on a bare wall rather than the background.
+            if 2 * len(moved) < len(rows) or (stands is None and self._little(moved)):
+                transforms = still
         yield from self._divide(rows, transforms, divide=True)
 
     def _stands_still(self) -> bool | None:
@@ -208,10 +211,9 @@ class _PlateMaker:
             return None
         return self._little(moved)
 
-    def _little(self, moved: Iterable[float]) -> bool:
-        """Whether all but a fifth of some motions, pixels, are too small to matter; so where there are none."""
-        motions = list(moved)
-        return not motions or float(np.percentile(motions, 80)) < self._limit()
+    def _little(self, moved: list[float]) -> bool:
+        """Whether all but a fifth of some motions, pixels, are too small to matter."""
+        return float(np.percentile(moved, 80)) < self._limit()
 
     def _limit(self) -> float:
         return max(1.0, max(self.width, self.height) / 640)
