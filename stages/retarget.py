@@ -26,6 +26,7 @@ from stages.face3d.retargeting import (
     closed_share,
     face_size,
     feature_ratios,
+    lips_as_closed_as_seen,
     mirrored_displacement,
     nearly_neutral_frames,
     neutral_landmarks,
@@ -77,7 +78,7 @@ class Retarget(Stage):
     """Faces at rest, scale-aware retargeting, edits, the target's head pose."""
 
     name = "retarget"
-    version = 4
+    version = 5
     scope = Scope.JOB
     parameters = RetargetParameters
     inputs = (Input("track", "source"), Input("fit3dmm", "source"), Input("track", "target"), Input("fit3dmm", "target"))
@@ -256,7 +257,8 @@ class _Clip:
             poses = found.poses[kept]
             shapes.append(canonical_landmarks(found.landmarks[kept], poses))
             trust.append(frontal_weights(poses))
-        face = _SOLVER.rest(np.concatenate(shapes), np.concatenate(trust)).shape
+        every = np.concatenate(shapes)
+        face = lips_as_closed_as_seen(_SOLVER.rest(every, np.concatenate(trust)).shape, every)
         return Face(face, self._nearly_neutral())
 
     def blocks(self, steadiness: float) -> Iterator[tuple[NDArray[np.int64], Frames]]:

@@ -50,6 +50,7 @@ _WINKS = (0.4, 0.6)  # opening of an eye beside a shut one up to which it is dou
 _CLOSED_LIPS = 0.025  # of the mouth's width: what MediaPipe leaves between closed lips
 _PARTED_LIPS = 0.06
 _RESTING_LIPS, _WIDE_OPEN_LIPS = 0.06, 0.2
+_MOST_CLOSED = 0.1  # share of a clip's frames in which the mouth may be taken for closed
 _SURELY_RESTING = 0.8  # share of the gap between the driver's lips at rest that is no opening: the face at rest may be wrong
 _EYE_REACH = 0.16
 _MOUTH_REACH = 0.45
@@ -80,6 +81,18 @@ def closed_lips(shapes: Floats) -> Floats:
     """Faces ``[..., 478, 3]`` in model space with the lips brought together, each half of the way."""
     flat = shapes.reshape(-1, *shapes.shape[-2:])
     return _open_lips(flat, -lip_gaps(flat), _kernels()).reshape(shapes.shape)
+
+
+def lips_as_closed_as_seen(neutral: Floats, shapes: Floats) -> Floats:
+    """The face at rest ``[478, 3]`` with its lips no closer than in a clip's frames ``[n, 478, 3]`` with the mouth most closed.
+
+    On some faces the detector never lets lips touch. A fit explains that gap, which all frames have, by an expression; it is
+    theirs at rest all the same, and a mouth that is closed in the clip would stand open on the other face.
+    """
+    width = float(np.linalg.norm(neutral[INNER_CORNERS[0]] - neutral[INNER_CORNERS[1]]))
+    lowest = np.minimum(np.quantile(lip_gaps(shapes), _MOST_CLOSED, axis=0), _RESTING_LIPS * width)
+    missing = np.maximum(lowest - lip_gaps(neutral[None])[0], 0.0)
+    return _open_lips(neutral[None], missing[None], _kernels())[0]
 
 
 def openings(landmarks: ArrayLike) -> Floats:

@@ -20,6 +20,7 @@ from stages.face3d.retargeting import (
     lid_gaps,
     lid_openings,
     lip_gaps,
+    lips_as_closed_as_seen,
     mirrored_displacement,
     mirrored_landmarks,
     nearly_neutral_frames,
@@ -30,7 +31,7 @@ from stages.face3d.retargeting import (
     retarget,
     scale_field,
 )
-from stages.face3d.topology import CHIN, EYES, INNER_LOWER, INNER_UPPER, LEFT_EYE, LIPS, RIGHT_EYE
+from stages.face3d.topology import CHIN, EYES, INNER_CORNERS, INNER_LOWER, INNER_UPPER, LEFT_EYE, LIPS, RIGHT_EYE
 
 MODEL = FaceModel.builtin()
 AT_REST = neutral_landmarks(MODEL.mean, np.zeros(len(MODEL.names)), MODEL)
@@ -100,6 +101,29 @@ def test_a_closed_mouth_stays_closed_whatever_the_proportions_and_expression(one
     )  # smiles or pouts with closed lips
     result = retarget(moving[None], driver, source, feature_ratios(source, driver))
     assert np.abs(lip_gaps(result)).max() < 1e-6
+
+
+def test_lips_that_never_touch_in_a_clip_are_closed_where_they_are_closest():
+    parted, speaking = with_open_mouth(AT_REST, 0.08), with_open_mouth(AT_REST, 0.6)
+    width = np.linalg.norm(AT_REST[INNER_CORNERS[0]] - AT_REST[INNER_CORNERS[1]])
+    assert 0.03 < lip_gaps(parted[None]).max() / width < 0.06
+    clip = np.stack([parted] * 12 + [speaking] * 8)
+    rest = lips_as_closed_as_seen(AT_REST, clip)
+    np.testing.assert_allclose(lip_gaps(rest[None]), lip_gaps(parted[None]), atol=1e-9)
+    result = retarget(clip, rest, AT_REST, FeatureRatios())
+    assert lip_gaps(result[:12]).max() < 0.002
+    np.testing.assert_allclose(lip_gaps(result[12:]), lip_gaps(clip[12:]), atol=0.01)
+
+
+def test_lips_that_touch_now_and_then_are_closed_at_rest():
+    clip = np.stack([AT_REST] * 3 + [with_open_mouth(AT_REST, 0.3)] * 17)
+    np.testing.assert_allclose(lips_as_closed_as_seen(AT_REST, clip), AT_REST, atol=1e-9)
+
+
+def test_a_mouth_that_is_always_wide_open_is_not_taken_for_closed():
+    clip = np.stack([with_open_mouth(AT_REST, 0.6)] * 20)
+    result = retarget(clip, lips_as_closed_as_seen(AT_REST, clip), AT_REST, FeatureRatios())
+    np.testing.assert_allclose(lip_gaps(result), lip_gaps(clip), atol=0.01)
 
 
 def test_open_eyes_open_by_the_same_share():
