@@ -51,7 +51,7 @@ class Render(Stage):
     """The generated crops of a chunk."""
 
     name = "render"
-    version = 7
+    version = 8
     scope = Scope.JOB_CHUNK
     parameters = RenderParameters
     inputs = (

@@ -26,6 +26,10 @@ ROUND = 0.1
 LASHES = 0.6
 """Brightness between closed lids, share of the skin's around them."""
 
+LIDS = 0.14
+"""How far from the opening that is known the eyeball may still be seen, widths of the eye: the detector draws openings too small,
+of smiling eyes most."""
+
 PLAIN_IRIS = np.array([62.0, 46.0, 38.0])
 
 
@@ -93,7 +97,7 @@ def take_eye(picture: NDArray[np.uint8], contour: NDArray[np.floating], iris: ND
     return Eye((left, top), ball.astype(np.uint8), np.round(layer).astype(np.uint8), centre.copy(), (contour[0] + contour[8]) / 2)
 
 
-def without_eyeball(picture: NDArray[np.uint8], contour: NDArray[np.floating]) -> None:
+def without_eyeball(picture: NDArray[np.uint8], contour: NDArray[np.floating], widened: float = 0.0) -> None:
     """Paint the skin of the lids, in shade as among lashes, over an eye's opening, in place.
 
     The head's mesh draws the lids together when the eye closes; what is left of the opening must then not be white.
@@ -101,16 +105,27 @@ def without_eyeball(picture: NDArray[np.uint8], contour: NDArray[np.floating]) -
     Args:
         picture: uint8 RGB [height, width, 3].
         contour: float [16, 2 or 3], opening, pixels of the picture.
+        widened: how far around the opening skin is painted as well, widths of the eye.
     """
     contour = np.asarray(contour, np.float64)[:, :2]
     width = float(np.linalg.norm(contour[0] - contour[8]))
-    left, top, right, bottom = bounding_box(contour, picture.shape[:2], margin=0.3 * width)
+    left, top, right, bottom = bounding_box(contour, picture.shape[:2], margin=(0.3 + widened) * width)
     if right <= left or bottom <= top:
         return
     patch = picture[top:bottom, left:right]
-    coverage = polygon_coverage(contour - (left, top), patch.shape[:2])
-    lid = membrane(patch, cv2.dilate(coverage, np.ones((3, 3), np.uint8)) <= 0, relax=2)
-    blend_patch(patch, LASHES * lid, coverage)
+    opening = polygon_coverage(contour - (left, top), patch.shape[:2])
+    coverage = opening
+    if widened > 0:
+        reach = 2 * round(widened * width) + 1
+        coverage = cv2.dilate(opening, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (reach, reach)))
+        coverage = cv2.GaussianBlur(coverage, (0, 0), max(0.25 * widened * width, 0.5))
+    lid = membrane(patch, cv2.dilate(coverage, np.ones((3, 3), np.uint8)) <= 1e-3, relax=2)
+    blend_patch(patch, lid * (1 - (1 - LASHES) * opening[..., None]), coverage)
+
+
+def shut_share(contour: NDArray[np.floating]) -> float:
+    """How far an opening float [16, 2 or 3] counts as shut: 1 up to CLOSED, 0 from ROUND."""
+    return float(1 - np.clip((openness(contour) - CLOSED) / (ROUND - CLOSED), 0, 1))
 
 
 def _ball(patch: NDArray[np.uint8], white: NDArray[np.bool_], opening: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -156,8 +171,7 @@ def draw_eye(
         turn: float64 [2, 2], how the head's front turns and scales from source to picture.
     """
     contour = np.asarray(contour, np.float64)[:, :2]
-    opened = openness(contour)
-    strength = float(np.clip((opened - CLOSED) / (ROUND - CLOSED), 0, 1))
+    strength = 1 - shut_share(contour)
     if strength <= 0:
         return
     left, top, right, bottom = bounding_box(contour, picture.shape[:2], margin=2)

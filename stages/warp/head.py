@@ -8,12 +8,12 @@ from numpy.typing import NDArray
 
 from stages.renderer import Portrait, Scene
 from stages.warp import topology
-from stages.warp.eyes import Eye, draw_eye, take_eye, without_eyeball
+from stages.warp.eyes import LIDS, Eye, draw_eye, shut_share, take_eye, without_eyeball
 from stages.warp.geometry import FLIP, HeadMesh, Pose
 from stages.warp.mouth import draw_mouth
 from stages.warp.neck import HAIR, OTHER, jaw_shadow, underlay
 from stages.warp.raster import OUTSIDE, rasterise
-from stages.warp.shapes import polygon_coverage
+from stages.warp.shapes import bounding_box, polygon_coverage
 
 NECK_FADE = (0.02, 0.17)
 """Distance below the outline of the face, in eye distances, over which the source's own neck fades."""
@@ -36,11 +36,7 @@ class Head:
         matte = portrait.matte * _neck_fade(portrait)
         self.mesh = HeadMesh(portrait.landmarks, portrait.pose, matte)
         opacity = matte[..., None]
-        colours = portrait.colours.copy()
-        for contour in (topology.LEFT_EYE, topology.RIGHT_EYE):
-            without_eyeball(colours, portrait.landmarks[contour])
-        layers = np.concatenate([colours * opacity, 255 * opacity], axis=2)
-        self._texture = np.clip(layers + 0.5, 0, 255).astype(np.uint8)
+        self._texture, self._shut = (_texture(portrait, opacity, widened) for widened in (0.0, LIDS))
         self._eyes: list[tuple[Eye, NDArray[np.int64], NDArray[np.int64]]] = [
             (take_eye(portrait.picture, portrait.landmarks[contour], portrait.landmarks[iris]), contour, iris)
             for contour, iris in ((topology.LEFT_EYE, topology.LEFT_IRIS), (topology.RIGHT_EYE, topology.RIGHT_IRIS))
@@ -64,14 +60,13 @@ class Head:
         height, width = target.shape[:2]
         drawn = rasterise(corners, self.mesh.texture_for(pose), self.mesh.triangles, height, width)
         ratio = pose.scale / self.mesh.source_pose.scale
-        texture, map_x, map_y = self._texture, drawn[..., 0] - 0.5, drawn[..., 1] - 0.5
+        share = 1.0
         if ratio < 0.8:
-            size = max(16, round(self._texture.shape[0] * ratio))
-            share = size / self._texture.shape[0]
-            texture = cv2.resize(self._texture, (size, size), interpolation=cv2.INTER_AREA)
-            map_x, map_y = drawn[..., 0] * share - 0.5, drawn[..., 1] * share - 0.5
-            map_x[drawn[..., 0] <= OUTSIDE] = OUTSIDE
-        layers = cv2.remap(texture, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
+            share = max(16, round(self._texture.shape[0] * ratio)) / self._texture.shape[0]
+        map_x, map_y = drawn[..., 0] * np.float32(share) - 0.5, drawn[..., 1] * np.float32(share) - 0.5
+        map_x[drawn[..., 0] <= OUTSIDE] = OUTSIDE
+        layers = _sampled(self._texture, share, map_x, map_y)
+        self._shut_lids(layers, share, map_x, map_y, shown)
         _soften_folds(layers, map_x, map_y)
         head = np.ascontiguousarray(layers[..., :3])
         turn = self._turn(pose)
@@ -80,12 +75,51 @@ class Head:
         draw_mouth(head, target, target_landmarks[topology.INNER_LIPS], shown[topology.INNER_LIPS], self._saturation)
         return head, layers[..., 3].astype(np.float32) / np.float32(255)
 
+    def _shut_lids(
+        self,
+        layers: NDArray[np.uint8],
+        share: float,
+        map_x: NDArray[np.float32],
+        map_y: NDArray[np.float32],
+        shown: NDArray[np.floating],
+    ) -> None:
+        """Where an eye closes, draw lids without anything of the eyeball, by as much as it is shut; in place."""
+        for _, contour, _ in self._eyes:
+            shut = shut_share(shown[contour])
+            if shut <= 0:
+                continue
+            width = float(np.linalg.norm(shown[contour[0], :2] - shown[contour[8], :2]))
+            left, top, right, bottom = bounding_box(shown[contour, :2], layers.shape[:2], margin=2 * LIDS * width + 2)
+            if right > left and bottom > top:
+                box = np.s_[top:bottom, left:right]
+                lids = _sampled(self._shut, share, map_x[box], map_y[box])
+                layers[box] = cv2.addWeighted(layers[box], 1 - shut, lids, shut, 0)
+
     def _turn(self, pose: Pose) -> NDArray[np.float64]:
         """How directions in the face's plane turn, shorten and scale from the source's picture to the frame's [2, 2]."""
         shown = self.mesh.aligned_pose(pose)
         source = self.mesh.source_pose
         relative = np.diag(FLIP) @ shown.rotation @ source.rotation.T @ np.diag(FLIP)
         return np.asarray(relative[:2, :2] * shown.scale / source.scale)
+
+
+def _texture(portrait: Portrait, opacity: NDArray[np.float32], widened: float) -> NDArray[np.uint8]:
+    """Premultiplied RGBA [size, size, 4] of a head with lids painted over its eyes' openings."""
+    colours = portrait.colours.copy()
+    for contour in (topology.LEFT_EYE, topology.RIGHT_EYE):
+        without_eyeball(colours, portrait.landmarks[contour], widened)
+    layers = np.concatenate([colours * opacity, 255 * opacity], axis=2)
+    return np.clip(layers + 0.5, 0, 255).astype(np.uint8)
+
+
+def _sampled(
+    texture: NDArray[np.uint8], share: float, map_x: NDArray[np.float32], map_y: NDArray[np.float32]
+) -> NDArray[np.uint8]:
+    """A texture made smaller by ``share`` first, so that it does not alias, at places of the smaller one."""
+    if share < 1:
+        size = round(texture.shape[0] * share)
+        texture = cv2.resize(texture, (size, size), interpolation=cv2.INTER_AREA)
+    return np.asarray(cv2.remap(texture, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT), np.uint8)
 
 
 def _soften_folds(layers: NDArray[np.uint8], map_x: NDArray[np.float32], map_y: NDArray[np.float32]) -> None:
