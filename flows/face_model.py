@@ -80,7 +80,7 @@ def build_face_model(
     done = shards - len(missing)
     if missing:
         with process_pool(min(workers, len(missing))) as pool:
-            for _ in pool.imap_unordered(work, missing):
+            for _ in pool.each(work, missing):
                 done += 1
                 if tell is not None:
                     tell(done, shards)

@@ -98,7 +98,7 @@ def render_performers(
     if missing:
         # One worker is a process as well: with the threads of this one, sums would have other last bits.
         with process_pool(min(workers, len(missing))) as pool:
-            for _ in pool.imap_unordered(work, missing):
+            for _ in pool.each(work, missing):
                 done += 1
                 if tell is not None:
                     tell(done, order.count)

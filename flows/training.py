@@ -76,7 +76,7 @@ def run_training(
         UsageError: every problem of the order at once: of the last phase too, which may begin days later.
         HeadswapError: see ``stages.training.run.train``, ``open_samples`` and ``SamplesAhead``.
     """
-    out = out.resolve()  # "." has no name that clips could lie beside
+    out = Path(os.path.abspath(out))  # "." has no name that clips could lie beside; a link's own name is kept
     recipe = read_recipe(recipe_file) if recipe_file is not None else builtin_recipe(preset)
     problems = _order_problems(recipe, preset, data, out, start, device)
     remedies: list[str] = []

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing.pool import Pool
+from typing import TypeVar
+
+from schemas.problems import HeadswapError
+from stages.orphans import end_with_parent
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 THREAD_SETTINGS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "OPENCV_FOR_THREADS_NUM")
 """Variables of the environment that say how many threads numpy, scipy, PyTorch, numba and OpenCV start."""
@@ -17,8 +25,8 @@ def one_thread_each() -> Iterator[None]:
     """Processes that are started inside of this block have one thread in every numerical library; this one keeps what it has.
 
     Libraries read their settings when they are loaded, which in a new process is before a pool's initialiser runs: processes must
-    be born with them. Pools replace processes that ended and executors start them when there is work, so the block has to last
-    as long as the pool.
+    be born with them. Executors start them when there is work, so the block has to last as long as the pool. The environment is
+    the whole process's: blocks may lie inside one another, not overlap in several threads.
     """
     before = {name: os.environ.get(name) for name in THREAD_SETTINGS}
     os.environ.update(dict.fromkeys(THREAD_SETTINGS, "1"))
@@ -32,8 +40,46 @@ def one_thread_each() -> Iterator[None]:
                 os.environ[name] = value
 
 
+class Processes:
+    """Fresh processes that work through items; made by ``process_pool``."""
+
+    def __init__(self, executor: ProcessPoolExecutor) -> None:
+        self._executor = executor
+
+    def each(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        """Results as they come, in any order.
+
+        Raises:
+            HeadswapError: ``worker_died`` (retryable): a process was killed with its item. What ``work`` raises, as it is.
+        """
+        futures = [self._executor.submit(work, item) for item in items]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        except BrokenProcessPool as error:
+            raise HeadswapError(
+                "worker_died",
+                "A process at work died: memory ran out, or somebody killed it.",
+                "Give the same command again, with fewer --workers if memory ran out: it goes on with what is missing.",
+                retryable=True,
+            ) from error
+
+    def kill(self) -> None:
+        """End all of them at once, in the midst of their items."""
+        for process in list((self._executor._processes or {}).values()):
+            process.kill()
+
+
 @contextmanager
-def process_pool(workers: int) -> Iterator[Pool]:
-    """So many fresh processes of one thread each; ended with the block."""
-    with one_thread_each(), multiprocessing.get_context("spawn").Pool(workers) as pool:
-        yield pool
+def process_pool(workers: int) -> Iterator[Processes]:
+    """So many fresh processes of one thread each. They end with the block, at once where it ends by an error, and with this
+    process, however it ends."""
+    spawn = multiprocessing.get_context("spawn")
+    with one_thread_each(), ProcessPoolExecutor(workers, spawn, end_with_parent, (os.getpid(),)) as executor:
+        pool = Processes(executor)
+        try:
+            yield pool
+        except BaseException:
+            pool.kill()
+            executor.shutdown(cancel_futures=True)
+            raise

@@ -146,7 +146,7 @@ def resumable(order: Order, folder: str, make: Callable[[str, int, int], Arrays]
     if missing:
         # One worker is a process as well: with the threads of this one, sums would have other last bits.
         with process_pool(min(order.workers, len(missing))) as pool:
-            for done, _ in enumerate(pool.imap_unordered(work, missing), len(files) - len(missing) + 1):
+            for done, _ in enumerate(pool.each(work, missing), len(files) - len(missing) + 1):
                 if order.tell is not None:
                     order.tell(done, len(files))
     return files

@@ -24,7 +24,7 @@ from storage.keys import digest_value
 from storage.pictures import decode_png, encode_png
 from storage.store import ArtifactStore
 
-CONDITIONS_VERSION = 2
+CONDITIONS_VERSION = 3
 """Goes up when the same seed gives other clips."""
 
 ROOMS: tuple[str, ...] = ("shelf", "window", "studio", "plain", "texture", "moving")

@@ -261,7 +261,7 @@ class PerformerSamples:
         """Numbers of clips as they become ready."""
         if workers > 1:
             with process_pool(workers) as pool:
-                yield from pool.imap_unordered(self._render_person, self.people)
+                yield from pool.each(self._render_person, self.people)
             return
         for person in self.people:
             for performance in self.performances:

@@ -16,8 +16,12 @@ LICENCE = "apache-2.0"
 """Of weights whose ingredients ask for nothing."""
 
 _NON_COMMERCIAL = re.compile(
-    r"\bnon[-\s]?commercial|\bBY[-\s]NC\b|\b(research|academic)\b.*\bonly\b|\bonly\b.*\b(research|academic)\b"
-    r"|\b(no|not|without|never)\b[^.;,]{0,20}\bcommercial",
+    r"\bnon[-_\s]?commercial|(?<![a-z])(BY|CC)[-_\s]NC(?![a-z])"
+    r"|\b(research|academic|personal|private|evaluation|educational|internal)\b.*\bonly\b"
+    r"|\bonly\b.*\b(research|academic|personal|private|evaluation|educational|internal)\b"
+    r"|\b(research|academic|personal|private|evaluation|educational|internal)\s+(use|purposes?)\b"
+    r"|\b(no|not|without|never)\b[^.;,]{0,20}\bcommercial"
+    r"|\bcommercial\b[^.;,]{0,30}\b(not|never|no|prohibited|forbidden|excluded|disallowed)\b",
     re.IGNORECASE,
 )
 

@@ -65,7 +65,7 @@ class Head:
             share = max(16, round(self._texture.shape[0] * ratio)) / self._texture.shape[0]
         map_x, map_y = drawn[..., 0] * np.float32(share) - 0.5, drawn[..., 1] * np.float32(share) - 0.5
         map_x[drawn[..., 0] <= OUTSIDE] = OUTSIDE
-        layers = _sampled(self._texture, share, map_x, map_y)
+        layers = _sampled(_smaller(self._texture, share), map_x, map_y)
         self._shut_lids(layers, share, map_x, map_y, shown)
         _soften_folds(layers, map_x, map_y)
         head = np.ascontiguousarray(layers[..., :3])
@@ -84,15 +84,16 @@ class Head:
         shown: NDArray[np.floating],
     ) -> None:
         """Where an eye closes, draw lids without anything of the eyeball, by as much as it is shut; in place."""
-        for _, contour, _ in self._eyes:
-            shut = shut_share(shown[contour])
+        closing = [(contour, shut_share(shown[contour])) for _, contour, _ in self._eyes]
+        texture = _smaller(self._shut, share) if any(shut > 0 for _, shut in closing) else self._shut
+        for contour, shut in closing:
             if shut <= 0:
                 continue
             width = float(np.linalg.norm(shown[contour[0], :2] - shown[contour[8], :2]))
             left, top, right, bottom = bounding_box(shown[contour, :2], layers.shape[:2], margin=2 * LIDS * width + 2)
             if right > left and bottom > top:
                 box = np.s_[top:bottom, left:right]
-                lids = _sampled(self._shut, share, map_x[box], map_y[box])
+                lids = _sampled(texture, map_x[box], map_y[box])
                 layers[box] = cv2.addWeighted(layers[box], 1 - shut, lids, shut, 0)
 
     def _turn(self, pose: Pose) -> NDArray[np.float64]:
@@ -112,13 +113,15 @@ def _texture(portrait: Portrait, opacity: NDArray[np.float32], widened: float) -
     return np.clip(layers + 0.5, 0, 255).astype(np.uint8)
 
 
-def _sampled(
-    texture: NDArray[np.uint8], share: float, map_x: NDArray[np.float32], map_y: NDArray[np.float32]
-) -> NDArray[np.uint8]:
-    """A texture made smaller by ``share`` first, so that it does not alias, at places of the smaller one."""
-    if share < 1:
-        size = round(texture.shape[0] * share)
-        texture = cv2.resize(texture, (size, size), interpolation=cv2.INTER_AREA)
+def _smaller(texture: NDArray[np.uint8], share: float) -> NDArray[np.uint8]:
+    """A texture made smaller, so that sampling it does not alias."""
+    if share >= 1:
+        return texture
+    size = round(texture.shape[0] * share)
+    return np.asarray(cv2.resize(texture, (size, size), interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def _sampled(texture: NDArray[np.uint8], map_x: NDArray[np.float32], map_y: NDArray[np.float32]) -> NDArray[np.uint8]:
     return np.asarray(cv2.remap(texture, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT), np.uint8)
 
 

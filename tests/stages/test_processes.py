@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -10,6 +12,7 @@ from multiprocessing import get_context
 
 import pytest
 
+from schemas.problems import HeadswapError
 from stages.processes import THREAD_SETTINGS, one_thread_each, process_pool
 
 pytestmark = pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="counts threads where Linux lists them")
@@ -38,13 +41,45 @@ def asked_for(threads: str) -> Iterator[None]:
 
 
 def test_the_processes_of_a_pool_compute_in_one_thread() -> None:
+    watching = 1  # the thread that ends the process with its parent
     with asked_for("3"), process_pool(1) as pool:
-        assert pool.map(threads_after_work, range(1)) == [(1, 1, 1)]
+        assert list(pool.each(threads_after_work, range(1))) == [(1 + watching, 1, 1)]
 
 
 def test_processes_that_start_late_do_so_too() -> None:
     with asked_for("3"), one_thread_each(), ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         assert [pool.submit(threads_after_work).result() for _ in range(2)] == [(1, 1, 1)] * 2
+
+
+def _killed(_: int) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _slow(seconds: float) -> float:
+    time.sleep(seconds)
+    return seconds
+
+
+def test_a_killed_process_is_an_error_that_says_what_to_do_not_a_wait_for_ever() -> None:
+    with pytest.raises(HeadswapError) as caught, process_pool(1) as pool:
+        list(pool.each(_killed, range(2)))
+    assert caught.value.code == "worker_died"
+    assert caught.value.retryable
+    assert "--workers" in caught.value.remedy
+
+
+def test_an_error_ends_what_is_under_way_at_once() -> None:
+    began = time.monotonic()
+
+    def interrupted() -> None:
+        with process_pool(1) as pool:
+            results = pool.each(_slow, [0.0, 600.0])
+            next(results)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert time.monotonic() - began < 120
 
 
 def test_the_environment_is_as_before_even_after_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,7 +42,21 @@ def test_first_weights_are_taken_at_their_card_s_word(tmp_path: Path, card: str 
 
 
 @pytest.mark.parametrize(
-    "rights", ["non-commercial", "CC BY-NC-SA 4.0", "research use only", "no commercial use", "only for research"]
+    "rights",
+    [
+        "non-commercial",
+        "CC BY-NC-SA 4.0",
+        "research use only",
+        "no commercial use",
+        "only for research",
+        "commercial use is not allowed",
+        "Commercial use prohibited",
+        "personal use only",
+        "for evaluation purposes only",
+        "CC-NC",
+        "cc_by_nc_4.0",
+        "research use",
+    ],
 )
 def test_rights_that_forbid_commercial_use_are_seen(rights: str) -> None:
     assert forbids_commerce(rights)
