@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import io
 import json
-import multiprocessing
 import os
 import secrets
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -35,8 +34,7 @@ from schemas.configuration import Settings
 from schemas.dataset import DatasetClip, DatasetParameters
 from schemas.problems import HeadswapError, MediaError
 from stages.networks.registry import ModelRegistry
-from stages.orphans import end_with_parent
-from stages.processes import one_thread_each
+from stages.processes import process_pool
 from stages.training.selection import REASONS, exclusions, segments
 from stages.training.shard_format import (
     MANIFEST,
@@ -197,16 +195,12 @@ def _written(missing: Sequence[Shard], job: _Job) -> Iterator[None]:
             write_one(shard, _only(job, shard))
             yield
         return
-    spawn = multiprocessing.get_context("spawn")
-    with one_thread_each(), ProcessPoolExecutor(workers, spawn, end_with_parent, (os.getpid(),)) as pool:
-        futures = [pool.submit(write_one, shard, _only(job, shard)) for shard in missing]
-        try:
-            for future in futures:
-                future.result()
-                yield
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    with process_pool(workers) as pool:
+        yield from pool.each(_write_given, [(shard, _only(job, shard)) for shard in missing])
+
+
+def _write_given(given: tuple[Shard, _Job]) -> None:
+    write_one(*given)
 
 
 def _only(job: _Job, shard: Shard) -> _Job:

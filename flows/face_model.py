@@ -14,11 +14,12 @@ import numpy.typing as npt
 from rich.console import Console
 from rich.table import Table
 
-from flows.performers import loaded_head_model, take_folder
+from flows.renders import take_folder
 from schemas.problems import UsageError
 from stages.detectors import FaceMesh, Window
 from stages.face3d.measuring import HELD_OUT, WATCHED, Samples, compare, regress
 from stages.face3d.model import FaceModel
+from stages.performers.head import loaded_head_model
 from stages.performers.sampling import IDENTITIES, RENDERS_PER_PERSON, Sampler
 from stages.processes import process_pool
 

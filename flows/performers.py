@@ -6,28 +6,24 @@ import csv
 import functools
 import io
 import json
-import os
-import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
-import av
 import numpy as np
-import numpy.typing as npt
 
+from flows.renders import VideoFile, clear_clip, is_described, write_json
 from schemas.performers import PERFORMANCE
 from schemas.problems import UsageError
+from stages.durable import write_whole
 from stages.performers.casting import Scene, cast, play, portrait
-from stages.performers.head import HeadModel
+from stages.performers.head import HeadModel, loaded_head_model
 from stages.performers.scene import Shot
 from stages.processes import process_pool
-from storage.keys import digest_file, digest_value
+from storage.keys import digest_value
 from storage.pictures import encode_png
 from storage.tables import ParquetTableWriter
 
@@ -37,8 +33,6 @@ RENDERER_VERSION = 4
 DESCRIPTION = "performer.json"
 """In a clip's folder: what it shows. Written last: where it lies, the clip is complete."""
 
-HEAD_MODEL = "head_model.digest"
-"""In a folder of renders: of the head model with which everything in it was made."""
 
 SMALLEST, LARGEST = 64, 2048
 
@@ -212,7 +206,7 @@ def _write_lists(out: Path, order: RenderOrder) -> None:
         clips.append(row)
     for name, rows in (("performers.csv", clips), ("catalogue.csv", jobs)):
         if rows:
-            _write_whole(out / name, _as_csv(rows))
+            write_whole(out / name, _as_csv(rows))
         else:
             (out / name).unlink(missing_ok=True)  # of an order with swaps
     if not order.swaps:
@@ -226,103 +220,3 @@ def _as_csv(rows: Sequence[Mapping[str, str]]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return file.getvalue()
-
-
-# ------------------------------------------------------------------------------------------- what all that render share
-
-
-@functools.cache
-def loaded_head_model(path: str) -> HeadModel:
-    """The head model, read once in a process.
-
-    Raises:
-        ModelError: ``head_model_unreadable`` (``HeadModel.load``).
-    """
-    return HeadModel.load(Path(path))
-
-
-def take_folder(folder: Path, head_model: Path, option: str = "--out") -> None:
-    """Make a folder for renders, and see that what is kept there was made with the same head model.
-
-    Args:
-        option: of the command, with which another folder is given.
-
-    Raises:
-        UsageError: it cannot be written, or holds what was made with another head model.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        mark = folder / HEAD_MODEL
-        if not head_model.is_file():
-            return  # told by whoever reads it
-        digest = digest_file(head_model)
-        if not mark.is_file():
-            _write_whole(mark, digest + "\n")
-        known = mark.read_text().strip()
-    except OSError as error:
-        raise UsageError(
-            [f"The folder {folder} cannot be used: {error}."], f"Give {option} a folder that can be written."
-        ) from error
-    if known != digest:
-        raise UsageError(
-            [f"The folder {folder} holds renders of another head model than {head_model}."], f"Give {option} another folder."
-        )
-
-
-def is_described(description: Path, recipe: str) -> bool:
-    """Whether a clip's JSON file says that it is complete and made by this recipe; a file that cannot be read says nothing."""
-    try:
-        told = json.loads(description.read_text())
-    except (OSError, ValueError):
-        return False
-    return isinstance(told, dict) and told.get("recipe") == recipe
-
-
-def clear_clip(description: Path) -> None:
-    """Remove the folder of a clip: another order's frames, or half a clip.
-
-    What describes it goes first, so that whoever is stopped in the midst of this leaves nothing that passes for complete.
-    """
-    description.unlink(missing_ok=True)
-    if description.parent.exists():
-        shutil.rmtree(description.parent)
-
-
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write a JSON file that appears at once and whole, whenever the process ends."""
-    _write_whole(path, json.dumps(value, indent=1) + "\n")
-
-
-def _write_whole(path: Path, text: str) -> None:
-    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
-    partial.write_text(text, newline="")
-    os.replace(partial, path)
-
-
-class VideoFile:
-    """H.264 with BT.709 colour, nearly without loss; one thread, so that the file is the same on machines with more cores."""
-
-    def __init__(self, path: Path, size: int, rate: int) -> None:
-        self._container = av.open(str(path), "w", options={"movflags": "faststart"})
-        options = {"crf": "14", "preset": "veryfast", "threads": "1"}
-        self._stream = self._container.add_stream("libx264", rate=Fraction(rate), options=options)
-        self._stream.width = self._stream.height = size
-        self._stream.pix_fmt = "yuv420p"
-        context = self._stream.codec_context
-        context.color_range = context.colorspace = context.color_primaries = context.color_trc = 1
-
-    def write(self, picture: npt.NDArray[np.uint8]) -> None:
-        """Append a frame, uint8 [size, size, 3], RGB."""
-        frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(
-            format="yuv420p", dst_colorspace="ITU709", dst_color_range=1
-        )
-        frame.colorspace = frame.color_range = frame.color_primaries = frame.color_trc = 1
-        self._container.mux(self._stream.encode(frame))
-
-    def __enter__(self) -> VideoFile:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if kind is None:
-            self._container.mux(self._stream.encode())
-        self._container.close()

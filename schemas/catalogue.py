@@ -8,9 +8,7 @@ runs, and the other jobs are done.
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 import os
 import posixpath
@@ -22,29 +20,18 @@ from typing import Any, Literal
 from urllib.parse import urljoin
 
 import fsspec
-import pyarrow as pa
-import pyarrow.parquet as pq
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from schemas.edits import Edits, read_edits
+from schemas.catalogue_files import MAXIMUM_BYTES, MAXIMUM_ROWS, Columns, catalogue_rows, is_url, read_bounded
+from schemas.edits import Edits, is_inline, load_edits, parse_edits, read_edits
 from schemas.names import nearest, suggestion
 from schemas.problems import UsageError
 
-MAXIMUM_BYTES = 64 * 2**20
-"""Largest catalogue file that is read."""
-
-MAXIMUM_PARQUET_BYTES = 4 * MAXIMUM_BYTES
-"""Of a Parquet catalogue's cells when unpacked."""
-
-MAXIMUM_ROWS = 200_000
 MAXIMUM_CELL = 16_384
 """Most characters in one cell."""
 
 MAXIMUM_PROBLEMS = 200
 """Problems listed one by one; a line saying how many more there are follows."""
-
-MAXIMUM_EDITS_BYTES = 4 * 2**20
 
 RIGHTS_HINT = (
     'say on what ground the source\'s likeness is used, for example "own likeness", "synthetic" or the reference of a release'
@@ -124,7 +111,7 @@ class Job(BaseModel):
     @field_validator("edits")
     @classmethod
     def _inline_edits_can_be_made(cls, value: str | None) -> str | None:
-        if value is not None and _is_inline(value):
+        if value is not None and is_inline(value):
             try:
                 read_edits(parse_edits(value, "the edits"))
             except UsageError as error:
@@ -218,72 +205,27 @@ def read_catalogue(
     return Catalogue.of([job for _, job in jobs], location)
 
 
-def load_edits(edits: str | None, *, storage_options: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
-    """The edits of a job as a mapping: parsed from inline JSON, or read from the YAML or JSON file it names.
-
-    Raises:
-        UsageError: the text or file cannot be read or is no mapping.
-    """
-    if edits is None:
-        return None
-    inline = _is_inline(edits)
-    text = edits if inline else read_bounded(edits, dict(storage_options or {}), MAXIMUM_EDITS_BYTES, "file of edits")
-    try:
-        return parse_edits(text, "The inline object of edits" if inline else f"The file of edits {edits}")
-    except ValueError as error:
-        raise UsageError([f"{error}."]) from error
-
-
 def edits_of(job: Job, *, storage_options: Mapping[str, Any] | None = None) -> Edits:
     """The edits of a job, checked.
 
     Raises:
         UsageError: with every problem and its place: in the file, or in the job's own cell.
     """
-    named = job.edits is not None and not _is_inline(job.edits)
+    named = job.edits is not None and not is_inline(job.edits)
     where = f"{job.edits} (edits of job {job.id})" if named else f"edits of job {job.id}"
     return read_edits(load_edits(job.edits, storage_options=storage_options), where)
-
-
-def parse_edits(text: str | bytes, name: str) -> dict[str, Any]:
-    """Parse edits from JSON or YAML (of which JSON is a part); ``ValueError`` names what is wrong."""
-    try:
-        decoded = text.decode("utf-8-sig") if isinstance(text, bytes) else text
-        value = json.loads(decoded, object_pairs_hook=_each_once) if _is_inline(decoded) else yaml.load(decoded, _EachOnce)
-    except (ValueError, yaml.YAMLError, RecursionError) as error:  # ValueError: bad JSON or UTF-8, a number of 5,000 digits
-        raise ValueError(f"{name} cannot be read as a JSON or YAML object: {str(error).splitlines()[0]}") from error
-    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
-        raise ValueError(f'{name} must be an object with named entries, such as {{"curves": {{"mouthSmile": {{"scale": 0.5}}}}}}')
-    return value
-
-
-def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON; of two entries with one name the last would win in silence."""
-    entries = dict(pairs)
-    if len(entries) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} is given twice")
-    return entries
-
-
-class _EachOnce(yaml.SafeLoader):
-    """YAML's safe loader, which refuses a mapping with one key twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        _each_once([(key.value, value) for key, value in node.value if isinstance(key, yaml.ScalarNode)])
-        return super().construct_mapping(node, deep)
 
 
 def resolve(path: str, base: str) -> str:
     """Complete a path or URL against the folder of the file ``base``: absolute ones and URLs stay as they are."""
     if path.startswith("file://"):
         return path.removeprefix("file://")
-    if _is_url(path):
+    if is_url(path):
         return path
     if path.startswith("~"):
         return os.path.expanduser(path)
     base = base.removeprefix("file://")
-    if not _is_url(base):
+    if not is_url(base):
         folder = os.path.dirname(os.path.abspath(os.path.expanduser(base)))
         return os.path.normpath(os.path.join(folder, path))
     if path.startswith("/"):
@@ -370,18 +312,10 @@ def _without_nulls(value: Any) -> Any:
 
 def _is_path(name: str, value: str) -> bool:
     if name == "edits":
-        return not _is_inline(value)
+        return not is_inline(value)
     if name == "subject":
         return value != "largest" and not value.isdigit()
     return True
-
-
-def _is_inline(text: str) -> bool:
-    return text.lstrip().startswith("{")
-
-
-def _is_url(path: str) -> bool:
-    return "://" in path or "::" in path
 
 
 def check_protocol(path: str) -> None:
@@ -419,186 +353,3 @@ def shortened(problems: list[str]) -> list[str]:
     if len(problems) <= MAXIMUM_PROBLEMS:
         return problems
     return [*problems[:MAXIMUM_PROBLEMS], f"... and {len(problems) - MAXIMUM_PROBLEMS} more problems like these."]
-
-
-def _unknown_columns(names: Sequence[str], where: str, columns: Columns) -> list[str]:
-    return [f"{where}: unknown column {name!r}; {suggestion(name, columns.names)}" for name in names if name not in columns.names]
-
-
-def _missing_columns(names: Sequence[str], where: str, columns: Columns) -> list[str]:
-    missing = [name for name in columns.required if name not in names]
-    return [f"{where}: column {name!r} is missing" + (f": {columns.rights}." if name == "rights" else ".") for name in missing]
-
-
-# ---- files
-
-
-@dataclass(frozen=True)
-class Columns:
-    """What a kind of catalogue consists of: names of its columns, those every row must have, and what ``rights`` should say."""
-
-    names: tuple[str, ...]
-    required: tuple[str, ...]
-    rights: str
-
-
-def catalogue_rows(
-    location: str, data: bytes, columns: Columns, problems: list[str], maximum_rows: int = MAXIMUM_ROWS
-) -> list[tuple[str, dict[str, Any]]]:
-    """Rows of a catalogue in any of its formats, each with the place to name in messages, the known columns alone.
-
-    Args:
-        location: names the file, and by its suffix the format. data: its content.
-        problems: gets what is wrong with the file, its columns and the form of its rows.
-
-    Raises:
-        UsageError: neither CSV nor JSON Lines nor Parquet, or text that is not UTF-8.
-    """
-    read = {"csv": _csv_rows, "jsonl": _json_rows, "parquet": _parquet_rows}[_kind(location, data)]
-    return read(location, data, columns, maximum_rows, problems)
-
-
-def read_bounded(location: str, storage_options: dict[str, Any], maximum_bytes: int, what: str) -> bytes:
-    """The content of a file that a person names; UsageError where it cannot be read or is larger than ``maximum_bytes``."""
-    local = location.removeprefix("file://")
-    if not _is_url(local) and Path(local).is_dir():
-        raise UsageError([f"The {what} {location} is a folder; give the file itself."])
-    try:
-        with fsspec.open(location if _is_url(location) else str(Path(local).expanduser()), "rb", **storage_options) as file:
-            data = file.read(maximum_bytes + 1)
-    except FileNotFoundError as error:
-        # A web server that cannot be reached is "not found" to fsspec.
-        found = f"cannot be found: {error}" if _is_url(location) else "does not exist"
-        raise UsageError([f"The {what} {location} {found}."], "Check the path or the URL.") from error
-    except PermissionError as error:
-        raise UsageError(
-            [f"The {what} {location} may not be read: {error}."], "Check the permissions or the credentials of the store."
-        ) from error
-    except ImportError as error:
-        raise UsageError([f"The {what} {location} needs a package that is not installed: {error}."]) from error
-    except Exception as error:  # every file system raises its own kinds; all are the same to a person
-        raise UsageError(
-            [f"The {what} {location} cannot be read: {type(error).__name__}: {error}."],
-            "Check the URL, the network and the credentials.",
-        ) from error
-    if len(data) > maximum_bytes:
-        raise UsageError([f"The {what} {location} is larger than {maximum_bytes} bytes."], "Split it into several.")
-    return bytes(data)
-
-
-def _kind(location: str, data: bytes) -> str:
-    suffix = PurePosixPath(location.split("::")[0].split("?")[0]).suffix.lower()
-    kinds = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".pq": "parquet"}
-    if suffix not in kinds:
-        raise UsageError([f"{location} is no catalogue by its name: it must end in .csv, .jsonl or .parquet."])
-    if kinds[suffix] != "parquet" and data[:4] == b"PAR1":
-        raise UsageError([f"{location} is a Parquet file by its content."], "Give it the suffix .parquet.")
-    return kinds[suffix]
-
-
-def _decoded(location: str, data: bytes) -> str:
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise UsageError([f"{location} is UTF-16 text."], "Save it as UTF-8.")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise UsageError(
-            [f"{location} is not UTF-8 text: line {line} has the byte 0x{data[error.start]:02x}."], "Save it as UTF-8."
-        ) from error
-
-
-def _csv_rows(
-    location: str, data: bytes, columns: Columns, maximum_rows: int, problems: list[str]
-) -> list[tuple[str, dict[str, Any]]]:
-    text = _decoded(location, data)
-    if "\x00" in text:
-        problems.append(f"{location} holds a zero byte: it is not CSV.")
-        return []
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    rows: list[tuple[str, dict[str, Any]]] = []
-    header: list[str] | None = None
-    try:
-        for cells in reader:
-            if not any(cell.strip() for cell in cells):
-                continue
-            if header is None:
-                header = [cell.strip() for cell in cells]
-                if len(header) == 1 and any(mark in header[0] for mark in ";\t"):
-                    problems.append(f"{location}: the columns are not separated by commas.")
-                    return []
-                problems += _unknown_columns(header, location, columns) + _missing_columns(header, location, columns)
-                problems += [
-                    f"{location}: column {name!r} stands twice." for name in sorted({n for n in header if header.count(n) > 1})
-                ]
-                continue
-            where = f"row {len(rows) + 1} (line {reader.line_num})"
-            if len(rows) >= maximum_rows:
-                problems.append(f"{location} has more than {maximum_rows} rows: split it into several catalogues.")
-                return []
-            if len(cells) > len(header):
-                problems.append(
-                    f"{where}: has {len(cells)} cells for {len(header)} columns; put quotes around cells that hold commas."
-                )
-                continue
-            rows.append((where, {name: cell for name, cell in zip(header, cells, strict=False) if name in columns.names}))
-    except csv.Error as error:
-        problems.append(f"{location}, line {reader.line_num}: is not well-formed CSV: {error}.")
-    # A missing required column is one problem, not one a row.
-    return [] if header is None or any(name not in header for name in columns.required) else rows
-
-
-def _json_rows(
-    location: str, data: bytes, columns: Columns, maximum_rows: int, problems: list[str]
-) -> list[tuple[str, dict[str, Any]]]:
-    rows: list[tuple[str, dict[str, Any]]] = []
-    for number, line in enumerate(_decoded(location, data).split("\n"), 1):
-        if not line.strip():
-            continue
-        where = f"row {len(rows) + 1} (line {number})"
-        if len(rows) >= maximum_rows:
-            problems.append(f"{location} has more than {maximum_rows} rows: split it into several catalogues.")
-            return []
-        row: Any = {}
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:  # a number of 5,000 digits is a ValueError of its own
-            problems.append(f"{where}: is not a JSON object on one line: {error}.")
-            continue
-        if not isinstance(row, dict):
-            problems.append(f"{where}: is not a JSON object, but {type(row).__name__}.")
-            continue
-        problems += _unknown_columns(list(row), where, columns)
-        rows.append((where, {name: value for name, value in row.items() if name in columns.names}))
-    return rows
-
-
-def _parquet_rows(
-    location: str, data: bytes, columns: Columns, maximum_rows: int, problems: list[str]
-) -> list[tuple[str, dict[str, Any]]]:
-    try:
-        file = pq.ParquetFile(pa.BufferReader(data))
-        names = file.schema_arrow.names
-        problems += _unknown_columns(names, location, columns) + _missing_columns(names, location, columns)
-        if file.metadata.num_rows > maximum_rows:
-            problems.append(f"{location} has more than {maximum_rows} rows: split it into several catalogues.")
-        if any(name not in names for name in columns.required) or file.metadata.num_rows > maximum_rows:
-            return []
-        wanted = [name for name in names if name in columns.names]
-        # A few kilobytes of Parquet can hold gigabytes of repeated text, and what the file says of its size is that before
-        # its dictionaries are applied. No cell is larger than its column's encoded chunk, so this many rows stay bounded.
-        groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
-        largest = max((group.column(k).total_uncompressed_size for group in groups for k in range(group.num_columns)), default=0)
-        rows: list[dict[str, Any]] = []
-        size = 0
-        for batch in file.iter_batches(max(1, min(1024, MAXIMUM_PARQUET_BYTES // max(1, largest))), columns=wanted):
-            found = batch.to_pylist()
-            size += sum(len(cell if isinstance(cell, str) else repr(cell)) for row in found for cell in row.values())
-            if size > MAXIMUM_PARQUET_BYTES:
-                problems.append(f"{location} unpacks to more than {MAXIMUM_PARQUET_BYTES} bytes: split it.")
-                return []
-            rows += found
-    except (pa.ArrowException, OSError, ValueError) as error:
-        problems.append(f"{location} cannot be read as Parquet: {str(error).splitlines()[0]}.")
-        return []
-    return [(f"row {number}", row) for number, row in enumerate(rows, 1)]

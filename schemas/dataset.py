@@ -11,17 +11,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from schemas.catalogue import (
     CONTROL_CHARACTER,
-    MAXIMUM_BYTES,
-    Columns,
     Job,
-    catalogue_rows,
     check_protocol,
-    read_bounded,
     read_catalogue,
     resolve,
     safe_id,
     shortened,
 )
+from schemas.catalogue_files import MAXIMUM_BYTES, Columns, catalogue_rows, read_bounded
 from schemas.names import suggestion
 from schemas.problems import UsageError
 

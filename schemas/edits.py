@@ -7,13 +7,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from schemas.catalogue_files import read_bounded
 from schemas.names import suggestion
 from schemas.problems import UsageError
 
@@ -35,6 +38,8 @@ _SPELLINGS = {
     **{f"{name}_{side}".lower(): f"{name}_{side}" for name in SIDED for side in "LR"},
 }
 
+
+MAXIMUM_EDITS_BYTES = 4 * 2**20
 
 LARGEST_TURN = 60.0
 """Degrees that edits may add to an angle of the head: beyond, one portrait has nothing to show."""
@@ -165,6 +170,56 @@ def _place(where: str, path: Iterable[object]) -> str:
 
 def _complaint(item: Mapping[str, Any]) -> str:
     return str(item["ctx"]["error"]) if item["type"] == "value_error" else str(item["msg"])
+
+
+def load_edits(edits: str | None, *, storage_options: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
+    """The edits of a job as a mapping: parsed from inline JSON, or read from the YAML or JSON file it names.
+
+    Raises:
+        UsageError: the text or file cannot be read or is no mapping.
+    """
+    if edits is None:
+        return None
+    inline = is_inline(edits)
+    text = edits if inline else read_bounded(edits, dict(storage_options or {}), MAXIMUM_EDITS_BYTES, "file of edits")
+    try:
+        return parse_edits(text, "The inline object of edits" if inline else f"The file of edits {edits}")
+    except ValueError as error:
+        raise UsageError([f"{error}."]) from error
+
+
+def parse_edits(text: str | bytes, name: str) -> dict[str, Any]:
+    """Parse edits from JSON or YAML (of which JSON is a part); ``ValueError`` names what is wrong."""
+    try:
+        decoded = text.decode("utf-8-sig") if isinstance(text, bytes) else text
+        value = json.loads(decoded, object_pairs_hook=_each_once) if is_inline(decoded) else yaml.load(decoded, _EachOnce)
+    except (ValueError, yaml.YAMLError, RecursionError) as error:  # ValueError: bad JSON or UTF-8, a number of 5,000 digits
+        raise ValueError(f"{name} cannot be read as a JSON or YAML object: {str(error).splitlines()[0]}") from error
+    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+        raise ValueError(f'{name} must be an object with named entries, such as {{"curves": {{"mouthSmile": {{"scale": 0.5}}}}}}')
+    return value
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON; of two entries with one name the last would win in silence."""
+    entries = dict(pairs)
+    if len(entries) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} is given twice")
+    return entries
+
+
+class _EachOnce(yaml.SafeLoader):
+    """YAML's safe loader, which refuses a mapping with one key twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        _each_once([(key.value, value) for key, value in node.value if isinstance(key, yaml.ScalarNode)])
+        return super().construct_mapping(node, deep)
+
+
+def is_inline(text: str) -> bool:
+    """Whether edits are written in the cell itself; else it names a file."""
+    return text.lstrip().startswith("{")
 
 
 def interpolate(

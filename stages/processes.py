@@ -64,10 +64,11 @@ class Processes:
                 retryable=True,
             ) from error
 
-    def kill(self) -> None:
-        """End all of them at once, in the midst of their items."""
-        for process in list((self._executor._processes or {}).values()):
-            process.kill()
+
+def kill_processes(executor: ProcessPoolExecutor) -> None:
+    """End an executor's processes at once, in the midst of items that nobody wants any more: they may take minutes."""
+    for process in list((executor._processes or {}).values()):
+        process.kill()
 
 
 @contextmanager
@@ -76,10 +77,9 @@ def process_pool(workers: int) -> Iterator[Processes]:
     process, however it ends."""
     spawn = multiprocessing.get_context("spawn")
     with one_thread_each(), ProcessPoolExecutor(workers, spawn, end_with_parent, (os.getpid(),)) as executor:
-        pool = Processes(executor)
         try:
-            yield pool
+            yield Processes(executor)
         except BaseException:
-            pool.kill()
+            kill_processes(executor)
             executor.shutdown(cancel_futures=True)
             raise

@@ -48,6 +48,9 @@ _ROWS = 512
 _REST_FRAMES = 64
 _MODEL = FaceModel.builtin()
 _SOLVER = RestSolver(_MODEL)
+_EDITED_BY = {"eyes": ("eye", "cheekSquint", "cheekRaiser"), "mouth": ("mouth", "jaw", "cheekPuff")}
+"""Curves that open and close on purpose what is counted of the eyes and of the mouth."""
+_FEW_LOST = 0.02  # share of the frames in which that goes wrong, up to which nobody is told
 _BLINKS = np.array([name.startswith("eyeBlink") for name in _MODEL.names])
 
 
@@ -407,10 +410,6 @@ class _Invariants:
             if lost > max(1, _FEW_LOST * count["cases"]):
                 told.append(f"The target's {part} are {state} {count['cases']} times; on the new face {lost} of them are not.")
         return told
-
-
-_EDITED_BY = {"eyes": ("eye", "cheekSquint", "cheekRaiser"), "mouth": ("mouth", "jaw", "cheekPuff")}
-_FEW_LOST = 0.02
 
 
 def _spread(values: Floats, present: NDArray[np.bool_]) -> NDArray[np.float32]:

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from flows import pipeline
-from schemas.catalogue import load_edits, parse_edits, read_catalogue
+from schemas.catalogue import read_catalogue
 from schemas.configuration import load_settings
 from schemas.dataset import DatasetParameters, read_clips
-from schemas.edits import read_edits
+from schemas.edits import load_edits, parse_edits, read_edits
 from stages.contract import Stage
 from stages.networks.model_entries import declared_entries
 

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from rich.console import Console
 from rich.table import Table
 
-from flows.performers import take_folder
+from flows.renders import take_folder
 from schemas.problems import UsageError
 from stages.processes import process_pool
 

@@ -13,11 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from flows.comparisons import Arrays
-from flows.performers import loaded_head_model
 from stages.detectors import FaceMesh, Window
 from stages.performers.appearance import Appearance, Room
 from stages.performers.camera import Camera
-from stages.performers.head import HeadModel, rotation_matrix
+from stages.performers.head import HeadModel, loaded_head_model, rotation_matrix
 from stages.performers.performance import Performance, perform
 from stages.performers.proportions import Proportions
 from stages.performers.sampling import LOWEST_TIPS, SharedOpenness

@@ -12,13 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from flows.execution import describe, perform
-from flows.performers import VideoFile, clear_clip, is_described, loaded_head_model, write_json
 from flows.planning import Clip, Node, Planner
+from flows.renders import VideoFile, clear_clip, is_described, write_json
 from schemas.configuration import Settings
 from stages.networks.registry import ModelRegistry
 from stages.performers.appearance import ClothesStyle, HairStyle, Room
 from stages.performers.casting import Scene, cast, empty_room, play
-from stages.performers.head import HeadModel
+from stages.performers.head import HeadModel, loaded_head_model
 from storage.artifacts import Artifact
 from storage.keys import digest_value
 from storage.pictures import decode_png, encode_png

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from flows.comparisons import Arrays, Order, Outcome, ResultTable, resumable
 from flows.comparisons.casts import Act, own_expression, studio
 from flows.comparisons.retargeting import Person
-from flows.performers import loaded_head_model
 from schemas.edits import read_edits
 from stages.face3d.editing import edit_displacement, edit_expression
 from stages.face3d.model import FaceModel
@@ -19,7 +18,7 @@ from stages.face3d.retargeting import closed_share, feature_ratios, retarget
 from stages.face3d.topology import EYES, LIPS, NOSE_BASE, NOSE_BRIDGE, interocular
 from stages.metrics.retargeting import REGIONS, bootstrap_interval
 from stages.performers.appearance import Room
-from stages.performers.head import HeadModel
+from stages.performers.head import HeadModel, loaded_head_model
 
 Floats = NDArray[np.float64]
 

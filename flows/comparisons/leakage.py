@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 
 from flows.comparisons import Arrays, Order, Outcome, ResultTable, resumable
-from flows.performers import loaded_head_model
 from schemas.tables import FOREGROUND_BLOCKS, LABELS
 from stages.blocks import dilate, expand_grid, hair_grid, shape_agnostic_grid, shape_agnostic_mask, shoulder_rectangles
 from stages.condition_image import surviving_cloth
@@ -21,6 +20,7 @@ from stages.metrics import leakage
 from stages.performers.appearance import STYLES, Room
 from stages.performers.camera import Camera
 from stages.performers.casting import Person
+from stages.performers.head import loaded_head_model
 from stages.performers.scene import Performer
 from stages.video.crops import crop_matrix, opencv_matrix, to_crop
 

@@ -16,7 +16,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from flows.comparisons import Order, Outcome, ResultTable, resumable
 from flows.comparisons.casts import CASTS, PAIRS, Cast, record
-from flows.performers import loaded_head_model
 from schemas.comparisons import RETARGETING_COMPARISON, RETARGETING_COUNTS, RETARGETING_ERRORS
 from stages.face3d.fitting import FLIP, fit_frames, fit_identity
 from stages.face3d.model import FaceModel, builtin_digest
@@ -45,6 +44,7 @@ from stages.metrics.retargeting import (
     lid_opening,
     region_errors,
 )
+from stages.performers.head import loaded_head_model
 from storage.keys import digest_file, digest_value
 from storage.tables import ParquetTableWriter
 

@@ -29,6 +29,7 @@ from typing import Any, Literal
 
 from schemas.names import suggestion
 from schemas.problems import ModelError
+from stages.durable import flush
 from stages.networks.additions import clear_away, replace_folder, workplace
 from stages.networks.downloading import download, extract
 from stages.networks.files import Tell, announce, sha256_of, silent
@@ -370,8 +371,7 @@ class ModelRegistry:
             )
         path = self.folder / entry.file
         temporary.chmod(0o644)
-        with temporary.open("rb") as stream:
-            os.fsync(stream.fileno())
+        flush(temporary)
         os.replace(temporary, path)
         state = _state_of(path, digest)
         self._remember({entry.file: state if known else {**state, "accepted": digest}})

@@ -6,6 +6,7 @@ Units are centimetres; x to the picture's right, y up, z towards the viewer; ``_
 
 from __future__ import annotations
 
+import functools
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,3 +132,13 @@ def bend(vertices: Floats, rest_height: Floats, rotation: Floats, shift: Floats)
     follow = t * t * (3 - 2 * t)
     moved = (vertices - PIVOT) @ rotation.T + PIVOT + shift
     return np.asarray(vertices + (moved - vertices) * follow, np.float32)
+
+
+@functools.lru_cache(maxsize=2)
+def loaded_head_model(path: str | Path) -> HeadModel:
+    """The head model of a file, read once in a process.
+
+    Raises:
+        ModelError: ``head_model_unreadable`` (``HeadModel.load``).
+    """
+    return HeadModel.load(Path(path))

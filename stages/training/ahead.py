@@ -16,6 +16,7 @@ import cv2
 
 from schemas.problems import HeadswapError
 from stages.orphans import end_with_parent
+from stages.processes import kill_processes
 from stages.training.samples import SampleSource, TrainingSample
 
 Opener = Callable[[], SampleSource]
@@ -74,9 +75,8 @@ class SamplesAhead:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if kind is not None:  # samples under way are for nobody, and may take minutes where clips are rendered for them
-            for process in list((self._pool._processes or {}).values()):
-                process.kill()
+        if kind is not None:
+            kill_processes(self._pool)
         self._pool.shutdown(cancel_futures=True)
 
 

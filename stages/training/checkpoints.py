@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from schemas.problems import ModelError
-from stages.training.durable import appearing, remove_partial
+from stages.durable import appearing, remove_partial
 
 STATE = "state.json"
 

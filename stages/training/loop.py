@@ -21,9 +21,9 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
 from schemas.problems import ModelError, UsageError
+from stages.durable import write_whole
 from stages.training.batches import chance
 from stages.training.checkpoints import Checkpoint, Checkpoints
-from stages.training.durable import write_whole
 from stages.training.recipe import Keeping, Optimisation
 
 _log = logging.getLogger(__name__)

@@ -27,19 +27,19 @@ import psutil
 
 from stages.condition_image import reference_picture
 from stages.crop_path import DROP, crop_path, head_anchor
+from stages.durable import flush, flush_folder
 from stages.matte import neck_fade
 from stages.performers.appearance import Room
 from stages.performers.backdrop import Backdrop
 from stages.performers.camera import Camera
 from stages.performers.casting import LARGEST_TURN, Person
-from stages.performers.head import HeadModel
+from stages.performers.head import HeadModel, loaded_head_model
 from stages.performers.performance import Performance, perform
 from stages.performers.scene import Performer, Shot, shown_on_screen
 from stages.plates import background_crop, identity
 from stages.processes import process_pool
 from stages.segmentation import BACKGROUND, FACE, HAIR, NECK
 from stages.training.augmentation import Augmentation, Window, compose, draw, foreground_layer, inpainted, over
-from stages.training.durable import flush, flush_folder
 from stages.training.hair_bank import long_hair
 from stages.training.recent import Recent
 from stages.training.samples import TrainingSample
@@ -289,7 +289,7 @@ class PerformerSamples:
         return hashlib.blake2b(json.dumps(told).encode(), digest_size=12).hexdigest()
 
     def _render(self, person: int, performance: int) -> Clip:
-        model = _head_model(self.head_model)
+        model = loaded_head_model(self.head_model)
         shown = self.dressed(person, performance)
         performer = Performer(model, shown.identity, shown.appearance)
         seeds = [int(value) for value in np.random.default_rng([self.seed, person, performance, 19]).integers(2**31, size=3)]
@@ -391,11 +391,6 @@ def _reference(shot: Shot, truth: Pixels, crop: npt.NDArray[np.float64], size: i
     matte = opacity * part * neck_fade(shot.labels, shot.landmarks)
     colours = foreground_layer(shot.picture, truth, opacity) / np.maximum(opacity, 1e-3)[..., None]
     return extract_crop(reference_picture(np.clip(colours, 0, 255).astype(np.uint8), matte), crop, size)
-
-
-@functools.lru_cache(maxsize=2)
-def _head_model(path: Path) -> HeadModel:
-    return HeadModel.load(path)
 
 
 @functools.lru_cache(maxsize=8)

@@ -15,6 +15,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs
 
 from schemas.problems import UsageError
+from stages.durable import appearing
 from stages.networks.loading import load_pipeline
 from stages.networks.pipeline import HeadSwapPipeline
 from stages.networks.presets import PRESETS, build
@@ -25,7 +26,6 @@ from stages.training.batches import resized
 from stages.training.checkpoints import Checkpoints
 from stages.training.checks import start_problems
 from stages.training.diffusion import DiffusionTask
-from stages.training.durable import appearing
 from stages.training.identity_network import OnnxNetwork
 from stages.training.loop import Metrics, Task, Tell, run_phase
 from stages.training.model_card import Provenance, model_card

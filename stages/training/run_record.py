@@ -14,8 +14,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from schemas.problems import ModelError, UsageError
+from stages.durable import write_whole
 from stages.training.checkpoints import Checkpoints
-from stages.training.durable import write_whole
 from stages.training.recipe import Recipe
 
 FILE = "run.json"

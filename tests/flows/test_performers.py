@@ -13,7 +13,8 @@ import pytest
 from typer.testing import CliRunner
 
 from cli import app
-from flows.performers import RenderOrder, clear_clip, is_described, render_performers
+from flows.performers import RenderOrder, render_performers
+from flows.renders import clear_clip, is_described
 from schemas.catalogue import read_catalogue
 from schemas.problems import UsageError
 from schemas.tables import LABELS

@@ -19,12 +19,11 @@ from schemas.catalogue import (
     Catalogue,
     Job,
     edits_of,
-    load_edits,
-    parse_edits,
     read_catalogue,
     resolve,
     safe_id,
 )
+from schemas.edits import load_edits, parse_edits
 from schemas.problems import UsageError
 
 ROW = {"id": "anna", "source": "anna.png", "target": "scene.mp4", "rights": "own likeness"}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.training.durable import remove_partial, write_whole
+from stages.durable import remove_partial, write_whole
 from stages.training.loop import Metrics
 
 

@@ -30,9 +30,9 @@ def appearing(target: Path) -> Iterator[Path]:
 
 def write_whole(target: Path, text: str) -> None:
     """Write a text file, UTF-8, that holds what it held or all of ``text``, whenever the process or the machine ends."""
-    partial = target.with_name(_PARTIAL.format(target.name))
+    partial = target.with_name(_PARTIAL.format(f"{target.name}.{os.getpid()}"))
     try:
-        with partial.open("w", encoding="utf-8") as file:
+        with partial.open("w", encoding="utf-8", newline="") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
