@@ -42,9 +42,13 @@ def write_whole(target: Path, text: str) -> None:
     flush(target.parent)
 
 
-def remove_partial(folder: Path) -> None:
-    """Remove what killed processes left half written in a folder; nobody else may write there at the time."""
-    for left in folder.glob(_PARTIAL.format("*")):
+def remove_partial(folder: Path, name: str = "*") -> None:
+    """Remove what killed processes left half written in a folder; nobody else may write there at the time.
+
+    Args:
+        name: pattern of what they were writing. In a folder that may be somebody else's, say what is ours.
+    """
+    for left in folder.glob(_PARTIAL.format(name)):
         if left.is_dir():
             shutil.rmtree(left, ignore_errors=True)
         else:

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from schemas.problems import ModelError, UsageError
-from stages.durable import write_whole
+from stages.durable import remove_partial, write_whole
 from stages.training.checkpoints import Checkpoints
 from stages.training.recipe import Recipe
 
@@ -84,12 +84,14 @@ def begin(out: Path, run: RunRecord, resume: bool) -> None:
     """
     file, now = out / FILE, run.told()
     if not file.is_file():
-        if out.is_dir() and any(path.name != f".{FILE}.partial" for path in out.iterdir()):
+        remove_partial(out, f"{FILE}*")  # a process killed at the very beginning leaves no more than that
+        if out.is_dir() and any(out.iterdir()):
             raise UsageError([f"{out} holds files, but no training run."], "Give an empty folder, or a new one.")
         out.mkdir(parents=True, exist_ok=True)
         _write(file, now, [])
         return
     before, earlier = _read(file)
+    remove_partial(out)
     problems = [] if resume else [f"{out} holds a training run already."]
     changes: list[Change] = []
     for name, path in _differences(before, now):

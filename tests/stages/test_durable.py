@@ -42,3 +42,10 @@ def test_only_what_is_half_written_is_removed(tmp_path: Path) -> None:
     remove_partial(tmp_path)
     remove_partial(tmp_path / "none")
     assert [path.name for path in tmp_path.iterdir()] == ["00000002"]
+
+
+def test_what_others_write_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / ".run.json.4711.partial").touch()
+    (tmp_path / ".film.partial").touch()
+    remove_partial(tmp_path, "run.json*")
+    assert [path.name for path in tmp_path.iterdir()] == [".film.partial"]

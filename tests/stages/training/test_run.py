@@ -24,7 +24,7 @@ from stages.training.checkpoints import STATE, Checkpoints
 from stages.training.identity_network import load_identity_network
 from stages.training.recipe import Recipe
 from stages.training.run import Order, computes_bfloat16, measured, train
-from stages.training.run_record import Change, changes_of
+from stages.training.run_record import FILE, Change, RunRecord, begin, changes_of
 from stages.training.terms import Ingredient
 from tests.stages.training.made_up_networks import write_identity_network
 from tests.stages.training.made_up_samples import Discs
@@ -269,6 +269,14 @@ def test_an_occupied_folder_is_left_alone(finished: Path, tmp_path: Path) -> Non
     (tmp_path / "photo.jpg").touch()
     with pytest.raises(UsageError, match="holds files, but no training run"):
         train(order_of(tmp_path), resume=True)
+
+
+def test_a_run_that_was_killed_before_its_record_was_whole_begins_anew(tmp_path: Path) -> None:
+    order = order_of(tmp_path / "out")
+    order.out.mkdir()
+    (order.out / f".{FILE}.4711.partial").write_text("{")
+    begin(order.out, RunRecord(order.recipe, "people", "", "nothing", None, 1), resume=True)
+    assert [path.name for path in order.out.iterdir()] == [FILE]
 
 
 def test_a_run_does_not_go_on_with_another_recipe_or_other_data(finished: Path) -> None:
