@@ -119,12 +119,13 @@ def run_phase(
 
     All chance is a function of seed, phase, batch and process: from a checkpoint training goes on to the bit as if it had never
     been stopped (on the same machine, with the same number of processes). SIGTERM and SIGINT end the step under way, save a
-    checkpoint, and then take their usual course.
+    checkpoint, and then take their usual course. While it trains, weights lie in memory as ``layout`` says.
 
     Raises:
         ModelError: ``training_diverged`` where the loss is not finite, with the last good checkpoint.
         KeyboardInterrupt: after a signal.
     """
+    _lay_out(task.module, layout(task.module, accelerator.device))
     optimiser = _optimiser(task.trained, optimisation)
     averages = _running_mean(task.trained, optimisation)
     module, optimiser = accelerator.prepare(task.module, optimiser)
@@ -165,6 +166,23 @@ def run_phase(
             validate_if_due()
     if averages is not None:
         averages.copy_to(task.trained.values())
+    _lay_out(task.module, torch.contiguous_format)
+
+
+def layout(module: nn.Module, device: torch.device) -> torch.memory_format:
+    """How pictures and the weights of convolutions lie in memory while a module is trained.
+
+    On a CPU channels last, which takes a third less time (docs/training.md), but for modules with a GroupNorm: its gradient in
+    that layout is computed on a path of PyTorch (2.13) on which training the ``tiny`` preset ends with a segmentation fault.
+    """
+    normalised = any(isinstance(part, nn.GroupNorm) for part in module.modules())
+    return torch.contiguous_format if normalised or device.type != "cpu" else torch.channels_last
+
+
+def _lay_out(module: nn.Module, memory_format: torch.memory_format) -> None:
+    for parameter in module.parameters():
+        if parameter.dim() == 4:  # what the format is defined for
+            parameter.data = parameter.data.contiguous(memory_format=memory_format)
 
 
 def _step(
@@ -285,7 +303,10 @@ def _restore(task: Task, optimiser: Any, averages: EMAModel | None, accelerator:
             checkpoints.path(found.step),
         )
     if averages is not None:
-        averages.shadow_params = [found.averages[name].to(parameter.device) for name, parameter in task.trained.items()]
+        # Laid out as the weights are: another order of the same numbers could be another order of sums.
+        averages.shadow_params = [
+            torch.empty_like(parameter.data).copy_(found.averages[name]) for name, parameter in task.trained.items()
+        ]
         averages.optimization_step = found.step
     optimiser.load_state_dict(found.optimiser)
     if accelerator.scaler is not None and found.scaler:

@@ -19,9 +19,10 @@ from schemas.problems import ModelError, UsageError
 from stages.networks.importing import Terms, import_pipeline
 from stages.networks.loading import load_pipeline
 from stages.networks.pose_guider import Normalisation
-from stages.networks.presets import TINY, build, denoising_net
+from stages.networks.presets import PRESETS, TINY, build, denoising_net
 from stages.training.checkpoints import STATE, Checkpoints
 from stages.training.identity_network import load_identity_network
+from stages.training.loop import layout
 from stages.training.recipe import Recipe
 from stages.training.run import Order, computes_bfloat16, measured, train
 from stages.training.run_record import FILE, Change, RunRecord, begin, changes_of
@@ -152,6 +153,24 @@ def saved_pipeline(folder: Path, normalisation: Normalisation = "frame", card: s
     if card:
         (folder / "README.md").write_text(f"---\n{card}\n---\n")
     return folder
+
+
+def test_a_killed_run_goes_on_to_the_bit_where_weights_lie_channels_last(tmp_path: Path) -> None:
+    vae = build(PRESETS["demo"], seed=3).vae
+    assert layout(vae, torch.device("cpu")) is torch.channels_last
+    recipe = tiny_recipe(preset="demo", phases=tiny_recipe(steps=3).phases[:1])
+    whole = train(order_of(tmp_path / "whole", recipe))
+    killed = order_of(tmp_path / "killed", recipe)
+    with pytest.raises(KilledError):
+        train(killed, tell=killed_at(3))
+    train(killed, resume=True)
+    for place in ("pipelines/autoencoder/vae", "checkpoints/autoencoder"):
+        assert same(weights_of(tmp_path / "killed" / place), weights_of(tmp_path / "whole" / place)), place
+    assert all(tensor.is_contiguous() for tensor in load_pipeline(whole).vae.parameters())
+
+
+def test_modules_with_a_group_normalisation_stay_in_the_layout_that_is_safe() -> None:
+    assert layout(build(TINY, seed=3).vae, torch.device("cpu")) is torch.contiguous_format
 
 
 def killed_at(step: int):  # type: ignore[no-untyped-def]
