@@ -541,7 +541,8 @@ def train(
         storage_options=settings.storage_options,
         tell=None if as_json else StepLines(error_console),
     )
-    print_json(told) if as_json else print_training(told, out_console)
+    if told is not None:  # of several processes the first one speaks
+        print_json(told) if as_json else print_training(told, out_console)
     return DONE
 
 

@@ -53,7 +53,7 @@ def run_training(
     workers: int | None = None,
     storage_options: Mapping[str, Any] | None = None,
     tell: Callable[[str, int, int, Mapping[str, float]], None] | None = None,
-) -> dict[str, Any]:
+) -> dict[str, Any] | None:
     """Train by a recipe.
 
     Args:
@@ -66,11 +66,13 @@ def run_training(
         start: folder of a saved pipeline, for recipes that begin with published weights.
         head_model: packed ICT-FaceKit; default: the registered one.
         device: ``auto`` or ``cpu``. workers: processes that make samples ahead; default: one per usable core where there is a GPU
-            that would wait for them, else none. storage_options: for the URL's file system.
+            that would wait for them, shared among the training processes of the machine, else none.
+        storage_options: for the URL's file system.
         tell: told of phase, step, steps and metrics.
 
     Returns:
-        The folder of the finished pipeline, recipe, phases with their steps, and the last validation of each.
+        The folder of the finished pipeline, recipe, phases with their steps, and the last validation of each; nothing in
+        processes other than the first, where several train.
 
     Raises:
         UsageError: every problem of the order at once: of the last phase too, which may begin days later.
@@ -92,6 +94,7 @@ def run_training(
 
     # Only here: PyTorch takes seconds to load.
     import torch
+    from accelerate import PartialState
 
     from stages.training.identity_network import load_identity_network
     from stages.training.run import Order, measured, train
@@ -114,10 +117,14 @@ def run_training(
     )
     with contextlib.ExitStack() as stack:
         if workers is None:
-            workers = len(os.sched_getaffinity(0)) if device == "auto" and torch.cuda.is_available() else 0
+            sharing = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # set by torchrun and accelerate launch
+            cores = max(1, len(os.sched_getaffinity(0)) // sharing)
+            workers = cores if device == "auto" and torch.cuda.is_available() else 0
         if workers:
             order = replace(order, train=stack.enter_context(SamplesAhead(functools.partial(_first, opener), workers)))
         folder = train(order, resume=resume, tell=tell)
+    if not PartialState().is_main_process:
+        return None
     return {
         "pipeline": str(folder),
         "recipe": recipe.name,

@@ -139,6 +139,7 @@ def train(order: Order, *, resume: bool = False, tell: Tell | None = None) -> Pa
     final = out / "pipeline"
     if not final.is_dir() and processes.is_main_process:
         _finish(order, folder, source, ingredients, final)
+    processes.wait_for_everyone()  # so that it is there when any of them says so
     return final
 
 
@@ -221,7 +222,7 @@ def _train_phase(
         mixed_precision=_MIXED[phase.optimisation.precision],
         gradient_accumulation_steps=phase.optimisation.accumulate,
         # Attention to a single token has queries that get no gradient.
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=isinstance(phase, DiffusionPhase))],
     )
     seed, dtype = recipe.seed, _DTYPES[phase.optimisation.precision]
 
