@@ -4,12 +4,14 @@
 
 Generates held-out samples and compares the heads with the truth, with what simple means would give, and with each other's people;
 then puts every person's head on every other's body, where the head must be the reference's and not the body's. Several frames of
-each body, because a pair's single frame may succeed or fail by chance.
+each body, because a pair's single frame may succeed or fail by chance. Heads are compared where both are heads: a comparison that
+takes in the outline would find every picture on a body like that body's own head, whose outline it is cut out along.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import time
 from collections.abc import Sequence
@@ -28,8 +30,10 @@ from stages.networks.loading import load_pipeline
 from stages.networks.pipeline import HeadSwapPipeline
 from stages.networks.registry import ModelRegistry
 from stages.networks.sampling import SamplingOptions
+from stages.training.augmentation import NO_AUGMENTATION
 from stages.training.batches import planes
 from stages.training.losses import psnr
+from stages.training.performer_data import PerformerSamples
 from stages.training.recipe import builtin_recipe, read_recipe
 from stages.training.samples import SampleSource, TrainingSample
 from stages.training.validation import generate
@@ -52,14 +56,14 @@ class Swaps:
     """Whose head was generated when every person's reference was put on every other's body.
 
     Attributes:
-        to_reference, to_body, to_others: swaps whose head is nearest to the reference's person, to the one whose body,
-            landmarks and background they were, to anybody else.
+        counts: swaps whose head is nearest to the ``reference``'s person, to the one whose ``body``, landmarks and background
+            they were, to ``others``.
+        with_outline: the same, compared with the outline.
         sheet: a row for each reference: itself, then the generated picture on the first frame of each body, its own included.
     """
 
-    to_reference: int
-    to_body: int
-    to_others: int
+    counts: dict[str, int]
+    with_outline: dict[str, int]
     sheet: list[list[Pixels]]
 
 
@@ -90,11 +94,35 @@ def fitted(picture: Pixels, inside: Mask, box: tuple[int, int, int, int], onto: 
     return result
 
 
-def look(picture: Pixels, inside: Mask) -> NDArray[np.float32]:
-    """The head as it looks in small: its box at ``LOOK`` squared, what is not head in grey."""
+@dataclass(frozen=True, eq=False)
+class Look:
+    """A head as it looks in small, its box at ``LOOK`` squared.
+
+    Attributes:
+        person: whose head. frame: of which sample. colours: float32 [LOOK, LOOK, 3]. inside: bool [LOOK, LOOK], what is head.
+    """
+
+    person: str
+    frame: int
+    colours: NDArray[np.float32]
+    inside: Mask
+
+
+def look(picture: Pixels, inside: Mask, person: str = "", frame: int = -1) -> Look:
+    """The head in a picture, cut out along ``inside``."""
     top, bottom, left, right = box_of(inside)
-    head = np.where(inside[..., None], picture, 128)[top:bottom, left:right].astype(np.float32)
-    return cv2.resize(head, (LOOK, LOOK), interpolation=cv2.INTER_AREA).ravel()
+    head = picture[top:bottom, left:right].astype(np.float32)
+    share = cv2.resize(inside[top:bottom, left:right].astype(np.float32), (LOOK, LOOK), interpolation=cv2.INTER_AREA)
+    return Look(person, frame, cv2.resize(head, (LOOK, LOOK), interpolation=cv2.INTER_AREA), share > 0.5)
+
+
+def difference(one: Look, other: Look, *, outline: bool) -> float:
+    """Mean square of the difference of two heads, where both are heads; with the ``outline`` everywhere, what is no head grey."""
+    if not outline:
+        both = one.inside & other.inside
+        return float(np.square(one.colours - other.colours)[both].mean()) if both.any() else float("inf")
+    first, second = (np.where(look.inside[..., None], look.colours, np.float32(128)) for look in (one, other))
+    return float(np.square(first - second).mean())
 
 
 def mean_heads(source: SampleSource) -> dict[str, Pixels]:
@@ -107,9 +135,10 @@ def mean_heads(source: SampleSource) -> dict[str, Pixels]:
     return {person: np.mean(heads, 0).round().astype(np.uint8) for person, heads in found.items()}
 
 
-def nearest(looked: NDArray[np.float32], known: Sequence[tuple[str, NDArray[np.float32]]]) -> str:
-    """Whose head looks most like it."""
-    return min(known, key=lambda item: float(np.square(item[1] - looked).mean()))[0]
+def nearest(looked: Look, known: Sequence[Look], *, outline: bool = False) -> str:
+    """Whose head looks most like it; heads of the frame that it was made on are not asked."""
+    asked = [look for look in known if look.frame != looked.frame]
+    return min(asked, key=lambda look: difference(looked, look, outline=outline)).person
 
 
 def measure(
@@ -132,14 +161,15 @@ def measure(
     means = mean_heads(train)
     whole = np.ones((64, 64), bool)
     values: dict[str, list[float]] = {}
-    own, started = 0, time.perf_counter()
+    started = time.perf_counter()
     sheet: dict[str, list[Pixels]] = {}
-    looks = [(sample.person, look(sample.target[0], sample.head[0])) for sample in samples]
+    looks = [look(sample.target[0], sample.head[0], sample.person, place) for place, sample in enumerate(samples)]
     generated = []
     for sample in samples:
         generated.append(generate(pipeline, sample, options, dtype)[0])
         sheet.setdefault(sample.person, row_of(sample, generated[-1]))
     seconds = (time.perf_counter() - started) / count
+    own = dict.fromkeys(("generated", "generated, with the outline", "condition image alone"), 0)
     for place, (sample, picture) in enumerate(zip(samples, generated, strict=True)):
         truth, head, condition = sample.target[0], sample.head[0], sample.background[0]
         box = box_of(head)
@@ -153,12 +183,20 @@ def measure(
         }
         for name, other in others.items():
             values.setdefault(name, []).append(head_psnr(other, truth, head))
-        known = [item for number, item in enumerate(looks) if number != place]
-        own += nearest(look(picture, head), known) == sample.person
-    seen = [train.sample(number, 1) for number in range(count // 2)]
-    trained = [head_psnr(generate(pipeline, sample, options, dtype)[0], sample.target[0], sample.head[0]) for sample in seen]
+        made = look(picture, head, frame=place)
+        own["generated"] += nearest(made, looks) == sample.person
+        own["generated, with the outline"] += nearest(made, looks, outline=True) == sample.person
+        own["condition image alone"] += nearest(look(condition, head, frame=place), looks) == sample.person
+    seen = {"training samples, not augmented": as_at_work(train)}
+    if isinstance(held_out, PerformerSamples):
+        seen["held out, references from other performances"] = with_foreign_references(held_out)
+    for name, source in seen.items():
+        others_seen = [source.sample(number, 1) for number in range(count // 2)]
+        values[f"generated: {name}"] = [
+            head_psnr(generate(pipeline, sample, options, dtype)[0], sample.target[0], sample.head[0]) for sample in others_seen
+        ]
     swaps = swap_heads(pipeline, samples, looks, options, dtype, bodies)
-    made = swaps.to_reference + swaps.to_body + swaps.to_others
+    total = sum(swaps.counts.values())
     numbers: dict[str, object] = {
         "held_out_samples": count,
         "people": len(people),
@@ -167,11 +205,9 @@ def measure(
             person: round(float(np.mean([v for v, s in zip(values["generated"], samples, strict=True) if s.person == person])), 2)
             for person in people
         },
-        "head_psnr_db_on_training_samples": round(float(np.mean(trained)), 2),
-        "nearest_is_own_person": f"{own} of {count}",
-        "swaps_nearest_to_the_reference": f"{swaps.to_reference} of {made}",
-        "swaps_nearest_to_the_body": f"{swaps.to_body} of {made}",
-        "swaps_nearest_to_somebody_else": f"{swaps.to_others} of {made}",
+        "nearest_is_own_person": {name: f"{found} of {count}" for name, found in own.items()},
+        "swaps_nearest_to": {name: f"{found} of {total}" for name, found in swaps.counts.items()},
+        "swaps_nearest_to_with_outline": {name: f"{found} of {total}" for name, found in swaps.with_outline.items()},
         "seconds_per_picture": round(seconds, 2),
         "sampler": {"steps": options.steps, "guidance": options.guidance_scale},
     }
@@ -181,7 +217,7 @@ def measure(
 def swap_heads(
     pipeline: HeadSwapPipeline,
     samples: Sequence[TrainingSample],
-    looks: Sequence[tuple[str, NDArray[np.float32]]],
+    looks: Sequence[Look],
     options: SamplingOptions,
     dtype: torch.dtype,
     bodies: int,
@@ -190,38 +226,69 @@ def swap_heads(
 
     Args:
         samples: held out, of one frame, several of each person; a person's first one lends the reference.
-        looks: persons and ``look`` of true heads to compare with. bodies: frames of each body; fewer where there are no more.
+        looks: true heads to compare with, ``frame`` the place in ``samples``.
+        bodies: frames of each body; fewer where there are no more.
     """
-    of_person: dict[str, list[TrainingSample]] = {}
-    for sample in samples:
-        of_person.setdefault(sample.person, []).append(sample)
-    counts = {"reference": 0, "body": 0, "others": 0}
+    of_person: dict[str, list[tuple[int, TrainingSample]]] = {}
+    for place, sample in enumerate(samples):
+        of_person.setdefault(sample.person, []).append((place, sample))
+    counts, with_outline = ({"reference": 0, "body": 0, "others": 0} for _ in range(2))
     sheet = []
     for person in sorted(of_person):
-        reference = of_person[person][0].reference
+        reference = of_person[person][0][1].reference
         row = [reference]
         for other in sorted(of_person):
-            for number, body in enumerate(of_person[other][: 1 if other == person else bodies]):
+            for number, (place, body) in enumerate(of_person[other][: 1 if other == person else bodies]):
                 picture = generate(pipeline, replace(body, reference=reference), options, dtype)[0]
                 if number == 0:
                     row.append(picture)
                 if other != person:
-                    whose = nearest(look(picture, body.head[0]), looks)
-                    counts["reference" if whose == person else "body" if whose == other else "others"] += 1
+                    made = look(picture, body.head[0], frame=place)
+                    for found, outline in ((counts, False), (with_outline, True)):
+                        whose = nearest(made, looks, outline=outline)
+                        found["reference" if whose == person else "body" if whose == other else "others"] += 1
         sheet.append(row)
-    return Swaps(counts["reference"], counts["body"], counts["others"], sheet)
+    return Swaps(counts, with_outline, sheet)
 
 
-def unsteadiness(pipeline: HeadSwapPipeline, held_out: SampleSource, options: SamplingOptions, dtype: torch.dtype) -> float:
-    """How much the generated head changes from frame to frame beyond what the true one does: mean absolute difference of the
-    two changes over windows of ``WINDOW`` frames of ``WINDOWS`` people, in grey values of 255."""
-    found = []
+def steadiness(
+    pipeline: HeadSwapPipeline, held_out: SampleSource, options: SamplingOptions, dtype: torch.dtype
+) -> dict[str, float]:
+    """Change from frame to frame inside the head, mean absolute, in grey values of 255, over windows of ``WINDOW`` frames of
+    ``WINDOWS`` people: of the true pictures, of these through the autoencoder, of the generated ones; and how far the changes of
+    the latter two are from the true ones (that of a still picture would be the true change itself)."""
+    found: dict[str, list[float]] = {}
     for number in range(WINDOWS):
         sample = held_out.sample(number, WINDOW)
+        inside = sample.head[1:]
+        copies = np.stack([through_autoencoder(pipeline, picture) for picture in sample.target])
         pictures = generate(pipeline, sample, replace(options, window=WINDOW), dtype)
-        beyond = np.diff(pictures.astype(np.float32), axis=0) - np.diff(sample.target.astype(np.float32), axis=0)
-        found.append(float(np.abs(beyond)[sample.head[1:]].mean()))
-    return float(np.mean(found))
+        true, copied, made = (np.diff(frames.astype(np.float32), axis=0) for frames in (sample.target, copies, pictures))
+        for name, change in (
+            ("true", true),
+            ("through the autoencoder", copied),
+            ("generated", made),
+            ("through the autoencoder - true", copied - true),
+            ("generated - true", made - true),
+        ):
+            found.setdefault(name, []).append(float(np.abs(change)[inside].mean()))
+    return {name: round(float(np.mean(values)), 2) for name, values in found.items()}
+
+
+def as_at_work(train: SampleSource) -> SampleSource:
+    """The training samples without augmentation and with references of the same clip, as the held-out ones are."""
+    if not isinstance(train, PerformerSamples):
+        return train
+    plain = copy.copy(train)
+    plain.augmentation, plain.foreign_references = NO_AUGMENTATION, 0.0
+    return plain
+
+
+def with_foreign_references(held_out: PerformerSamples) -> SampleSource:
+    """Held-out samples whose references are of other performances: other light, as at work."""
+    foreign = copy.copy(held_out)
+    foreign.foreign_references = 1.0
+    return foreign
 
 
 def row_of(sample: TrainingSample, picture: Pixels) -> list[Pixels]:
@@ -279,10 +346,10 @@ def main() -> None:
     dtype = torch.bfloat16 if given.precision == "bfloat16" else torch.float32
     found = measure(pipeline, train, held_out, options, dtype, given.samples, given.bodies)
     numbers = {"data": told, **found.numbers}
-    numbers["unsteadiness"] = round(unsteadiness(pipeline, held_out, options, dtype), 2)
+    numbers["change_from_frame_to_frame"] = steadiness(pipeline, held_out, options, dtype)
     if given.without_motion is not None:
         before = load_pipeline(given.without_motion)
-        numbers["unsteadiness_without_motion"] = round(unsteadiness(before, held_out, options, dtype), 2)
+        numbers["change_from_frame_to_frame_without_motion"] = steadiness(before, held_out, options, dtype)
     (given.out / "learning.json").write_text(json.dumps(numbers, indent=1) + "\n")
     write_sheet(found.sheet, given.out / "learning.jpg")
     write_sheet(found.swaps, given.out / "learning-swaps.jpg")

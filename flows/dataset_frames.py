@@ -14,6 +14,7 @@ from schemas.tables import LANDMARKS
 from stages.condition_image import reference_picture
 from stages.matte import foreground_colours, head_matte, without_collar
 from stages.plates import background_crop
+from stages.portrait import with_crown
 from stages.training.selection import FrameFacts
 from stages.training.shard_format import FrameRecord
 from stages.training.shards import shrunk, shrunk_labels
@@ -72,8 +73,7 @@ def piece_frames(piece: Piece, artifacts: Artifacts, media: Path, parameters: Da
         for row, (frame, view) in enumerate(clip.iterate_views(piece.frames)):
             full = labels_of.read(frame)
             part, there = crop_part(view, crops[row])
-            picture = shrunk(extract_crop(part, there, full.shape[0]), size)
-            labels = shrunk_labels(full, size)
+            crop = extract_crop(part, there, full.shape[0])
             wanted = row % parameters.reference_interval == 0
             yield FrameRecord(
                 key=f"{piece.number:05d}-{frame:06d}",
@@ -82,22 +82,34 @@ def piece_frames(piece: Piece, artifacts: Artifacts, media: Path, parameters: Da
                 rights=piece.clip.rights,
                 frame=int(frame),
                 segment=piece.segment,
-                picture=picture,
+                picture=shrunk(crop, size),
                 background=shrunk(backgrounds.crop(row, crops[row], full.shape[0]), size),
-                labels=labels,
+                labels=shrunk_labels(full, size),
                 landmarks=landmarks[row].astype(np.float32),
                 shoulders=shoulders[row].astype(np.float32),
-                reference=_reference(picture, labels, landmarks[row]) if wanted else None,
+                reference=_reference(crop, full, landmarks[row] * (full.shape[0] / size), crops[row], size) if wanted else None,
             )
 
 
 def _reference(
-    picture: npt.NDArray[np.uint8], labels: npt.NDArray[np.uint8], landmarks: npt.NDArray[np.float64]
+    picture: npt.NDArray[np.uint8],
+    labels: npt.NDArray[np.uint8],
+    landmarks: npt.NDArray[np.float64],
+    crop: npt.NDArray[np.float64],
+    size: int,
 ) -> npt.NDArray[np.uint8]:
-    """The head on white, cut out as a source's head is (``stages.portrait``)."""
+    """The head on white, cut out as a source's head is (``stages.portrait.read_portrait``): of the whole crop, then shrunk.
+
+    Args:
+        picture, labels, landmarks: of the crop as the pipeline has it, and in its pixels.
+        crop: where it lies in the video: centre x, centre y, side.
+        size: side of the result.
+    """
+    border = float((crop[2] / 2 - crop[1]) * labels.shape[0] / crop[2])
     labels = without_collar(picture, labels, landmarks)
     matte = head_matte(picture, labels, landmarks)
-    return reference_picture(foreground_colours(picture, matte), matte)
+    colours, matte = with_crown(foreground_colours(picture, matte), matte, labels, border)
+    return shrunk(reference_picture(colours, matte), size)
 
 
 class _Labels:

@@ -18,7 +18,7 @@ from schemas.problems import HeadswapError
 from stages.training.shard_format import VERSION, ShardFormat
 from storage.keys import digest_value
 
-RECIPE = 2
+RECIPE = 3
 """Goes up when the same artifacts and parameters give other shards."""
 
 SPLITS = ("train", "validation")

@@ -18,7 +18,7 @@ from schemas.problems import UsageError
 from stages.networks.registry import ModelRegistry
 from stages.networks.weights import check_weights
 from stages.training.ahead import SamplesAhead
-from stages.training.augmentation import NO_AUGMENTATION, Augmentation
+from stages.training.augmentation import FOREIGN_REFERENCES, NO_AUGMENTATION, Augmentation
 from stages.training.performer_data import SMALLEST_SIZE, PerformerSamples
 from stages.training.recipe import Recipe, builtin_recipe, read_recipe
 from stages.training.samples import SampleSource
@@ -32,11 +32,6 @@ Opener = Callable[[], tuple[Samples, Samples, str]]
 PERFORMERS = "performers:"
 _COUNTS = {"seed": 0, "people": 5, "performances": 6, "held_out": 1, "frames": 48}
 """What ``performers:`` URLs can say, and what holds where they do not."""
-
-FOREIGN_REFERENCES = 0.5
-"""Share of performers' training samples whose reference is from another performance: at work the portrait comes from other light
-and a camera of its own, always. Not all of them, because within one clip the reference says more about the picture, from which
-skin and hair are learnt sooner; held-out samples keep to the paper's other frame of the same clip."""
 
 
 def run_training(
@@ -200,7 +195,8 @@ def open_samples(
         )
         told = (
             f"a prepared data set of {shards.frames} frames of {len(shards.people)} people, {kept.frames} frames of"
-            f" {len(kept.people)} people held out; crops of {size} pixels; augmented as in the paper"
+            f" {len(kept.people)} people held out; crops of {size} pixels; {FOREIGN_REFERENCES:.0%} of the references from"
+            " another clip of the person, where there is one; augmented as in the paper"
         )
         return shards, kept, told
     chosen, problems = performer_options(data)

@@ -14,6 +14,9 @@ from schemas.problems import UsageError
 
 Solver = Literal["ddim", "dpm++", "unipc"]
 
+Betas = Literal["linear", "scaled_linear"]
+"""How the noise grows with the time step: evenly in its variance, or in its deviation as in Stable Diffusion."""
+
 NOISE_SCHEDULE: dict[str, Any] = {
     "num_train_timesteps": 1000,
     "beta_start": 0.00085,
@@ -23,7 +26,9 @@ NOISE_SCHEDULE: dict[str, Any] = {
     "rescale_betas_zero_snr": True,
     "timestep_spacing": "trailing",
 }
-"""AniPortrait's and AnimateAnyone's at inference: velocity prediction, zero terminal signal-to-noise ratio (Lin et al. 2024)."""
+"""AniPortrait's and AnimateAnyone's at inference: velocity prediction, zero terminal signal-to-noise ratio (Lin et al. 2024).
+
+Their training scripts (``train_stage_1.py``) take ``scaled_linear`` betas with the same ends."""
 
 
 class ExactDDIMScheduler(DDIMScheduler):
@@ -104,6 +109,11 @@ def make_scheduler(solver: Solver, schedule: Mapping[str, Any] | None = None) ->
     if solver == "unipc":
         return UniPCMultistepScheduler.from_config({**schedule, "solver_order": 2, "final_sigmas_type": "zero"})
     raise UsageError([f"There is no solver {solver!r}."], "Choose ddim, dpm++ or unipc.")
+
+
+def with_betas(scheduler: SchedulerMixin, betas: Betas) -> SchedulerMixin:
+    """The same solver on the noise schedule with other betas; zero terminal signal-to-noise ratio and all else stay."""
+    return type(scheduler).from_config(scheduler.config, beta_schedule=betas)
 
 
 def set_steps(scheduler: SchedulerMixin, steps: int) -> None:

@@ -34,6 +34,20 @@ Mask = npt.NDArray[np.bool_]
 FACE_LANDMARKS = (RIGHT_EYE.iris, LEFT_EYE.iris, NOSE_TIP, *OUTER_CORNERS)
 """MediaPipe's points for ``samples.FACE_POINTS``."""
 
+COMPOSITION = 1
+"""Goes up when the same clips, seed and number give another sample: by what is computed here, in ``stages.condition_image``, in
+the drawing of landmarks, in how the sources choose frames and references, or by other hair in the bank. Part of the sources'
+digests, so that no run goes on with samples of another kind."""
+
+FOREIGN_REFERENCES = 0.5
+"""Share of training samples whose reference is from another clip of the person, where there is one: at work the portrait comes
+from other light and a camera of its own, always. Not all of them, because within one clip the reference says more about the
+picture, from which skin and hair are learnt sooner; held-out samples keep to the paper's other frame of the same clip."""
+
+SHRINKS = 0.8
+"""Below this factor foregrounds are smoothed before they are resampled: what a cubic reads of four pixels is then too little to
+average over what becomes one."""
+
 ANCHOR_HEIGHT = 0.4
 """About where the middle of the head is in a crop, share of its side from the top."""
 
@@ -45,26 +59,30 @@ class Augmentation:
     Attributes:
         smallest, largest: of the common factor of foreground and cloth, drawn evenly between; 1 and 1 for none. The paper gives
             no numbers.
+        unscaled: share of samples whose factor is exactly 1, so that nothing is resampled, as nothing is at work.
         long_hair: share of samples in which a random long-haired person's hair eats into the cloth. Not all of them: at work
             there is only the target's own hair.
         block_fill: share of samples of videos whose background is filled in under the shape-agnostic mask; the others keep the
-            plate, as at work. Sources that know the true background see to that themselves.
+            plate, as at work. Unscaled ones are filled in always, or the plate's own outline would be that of the head to be
+            drawn. Sources that know the true background see to that themselves.
     """
 
     smallest: float = 0.85
     largest: float = 1.2
     long_hair: float = 0.8
     block_fill: float = 0.5
+    unscaled: float = 0.2
 
     def __post_init__(self) -> None:
         if not 0.25 <= self.smallest <= self.largest <= 4:
             raise ValueError(f"the factors must lie between 0.25 and 4, in order, not {self.smallest} and {self.largest}")
-        for what, share in (("with long hair", self.long_hair), ("with a filled background", self.block_fill)):
+        shares = {"with long hair": self.long_hair, "with a filled background": self.block_fill, "unscaled": self.unscaled}
+        for what, share in shares.items():
             if not 0 <= share <= 1:
                 raise ValueError(f"the share of samples {what} must lie between 0 and 1, not {share}")
 
 
-NO_AUGMENTATION = Augmentation(1.0, 1.0, 0.0, 0.0)
+NO_AUGMENTATION = Augmentation(1.0, 1.0, 0.0, 0.0, 0.0)
 """As at work: for validation."""
 
 
@@ -125,13 +143,45 @@ def foreground_layer(picture: Pixels, background: Pixels, opacity: Floats) -> Fl
     return np.asarray(np.clip(layer, 0, 255 * opacity[..., None]), np.float32)
 
 
-def warp_layer(layer: Floats, matrix: npt.NDArray[np.float64]) -> Floats:
-    """A layer [size, size] or [size, size, 3] through an affine map; what the crop cut off goes on as at its border."""
+def scale_foreground(layer: Floats, opacity: Floats, matrix: npt.NDArray[np.float64]) -> tuple[Floats, Floats]:
+    """A foreground through an affine map that scales it; what the crop cut off goes on as at its border.
+
+    Cubic: bilinear interpolation would leave 0.4 to 0.7 of the energy of fine detail (its Laplacian's, periods of 3 and 4 pixels)
+    and so teach softer heads than the reference shows; this leaves 0.75 to 1. Its overshoots at the outline are no halo: opacity
+    is cut to what there is, and the colours times opacity by the same share.
+
+    Args:
+        layer: float32 [size, size, 3], colours times opacity, 0..255. opacity: float32 [size, size], 0..1.
+        matrix: [2, 3], see ``scale_matrix``.
+
+    Returns:
+        Both, of the same shapes and ranges; the same arrays where nothing moves.
+    """
     if np.allclose(matrix, np.eye(2, 3)):
-        return layer
+        return layer, opacity
+    both = np.dstack([layer, opacity])
+    factor = float(np.sqrt(abs(np.linalg.det(matrix[:, :2]))))
+    if factor < SHRINKS:
+        # The deviation that a pixel of the result has in the source beyond that of a pixel there.
+        both = cv2.GaussianBlur(both, (0, 0), 0.5 * np.sqrt(factor**-2 - 1), borderType=cv2.BORDER_REPLICATE)
+    both = _warped(both, matrix, cv2.INTER_CUBIC)
+    found = both[..., 3]
+    within = np.clip(found, 0, 1)
+    colours = both[..., :3] * (within / np.maximum(found, 1e-6))[..., None]
+    return np.clip(colours, 0, 255 * within[..., None]), within
+
+
+def scale_mask(mask: Mask, matrix: npt.NDArray[np.float64]) -> Mask:
+    """A mask [size, size] through an affine map: the pixels that it covers by more than half."""
+    if np.allclose(matrix, np.eye(2, 3)):
+        return mask
+    return np.asarray(_warped(mask.astype(np.float32), matrix, cv2.INTER_LINEAR) > 0.5)
+
+
+def _warped(layer: Floats, matrix: npt.NDArray[np.float64], interpolation: int) -> Floats:
     size = (layer.shape[1], layer.shape[0])
     return np.asarray(
-        cv2.warpAffine(layer, opencv_matrix(matrix), size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), np.float32
+        cv2.warpAffine(layer, opencv_matrix(matrix), size, flags=interpolation, borderMode=cv2.BORDER_REPLICATE), np.float32
     )
 
 
@@ -143,20 +193,28 @@ def soft_person(labels: Pixels) -> Pixels:
 
 @dataclass(frozen=True)
 class Draw:
-    """What chance decides for one sample: the common factor, and the hair that eats into the cloth (boolean [32, 32] or None)."""
+    """What chance decides for one sample.
+
+    Attributes:
+        factor: of foreground and cloth. hair: boolean [32, 32], eats into the cloth, or None.
+        filled: whether the background of a video is filled in (``block_filled``).
+    """
 
     factor: float
     hair: Mask | None
+    filled: bool = False
 
 
 def draw(augmentation: Augmentation, bank: Mask | None, rng: np.random.Generator) -> Draw:
     """Draw for a sample; ``bank``: boolean [n, 32, 32] (``hair_bank``), or None for no long hair."""
-    factor = float(rng.uniform(augmentation.smallest, augmentation.largest))
+    unscaled, factor = rng.uniform() < augmentation.unscaled, float(rng.uniform(augmentation.smallest, augmentation.largest))
     wanted, mirrored, which = rng.uniform() < augmentation.long_hair, rng.uniform() < 0.5, float(rng.uniform())
+    filled = bool(rng.uniform() < augmentation.block_fill) or unscaled
+    factor = 1.0 if unscaled else factor
     if not wanted or bank is None:
-        return Draw(factor, None)
+        return Draw(factor, None, filled)
     hair = bank[int(which * len(bank))]
-    return Draw(factor, hair[:, ::-1] if mirrored else hair)
+    return Draw(factor, hair[:, ::-1] if mirrored else hair, filled)
 
 
 def compose(window: Window, reference: Pixels, drawn: Draw) -> TrainingSample:
@@ -176,10 +234,9 @@ def compose(window: Window, reference: Pixels, drawn: Draw) -> TrainingSample:
         opacity = window.opacity[k].astype(np.float32) / 255
         cloth = surviving_cloth(labels, window.shoulders[k], hair)
         layer = foreground_layer(picture, background, opacity)
-        target[k] = over(background, warp_layer(layer, matrix), warp_layer(opacity, matrix))
-        shown, of_cloth = warp_layer(layer * cloth[..., None], matrix), warp_layer(opacity * cloth, matrix)
-        condition[k] = over(background, shown, of_cloth)
-        head[k] = warp_layer(head_mask(labels).astype(np.float32), matrix) > 0.5
+        target[k] = over(background, *scale_foreground(layer, opacity, matrix))
+        condition[k] = over(background, *scale_foreground(layer * cloth[..., None], opacity * cloth, matrix))
+        head[k] = scale_mask(head_mask(labels), matrix)
     return TrainingSample(
         reference=reference,
         target=target,

@@ -111,8 +111,11 @@ def _pictures_of(sample: TrainingSample) -> NDArray[np.uint8]:
 
 
 def measured_scaling(vae: autoencoder.VAE, samples: list[TrainingSample]) -> float:
-    """The factor that gives the latents of targets and references unit variance (the ``scaling_factor`` of latent diffusion)."""
-    pictures = planes(np.concatenate([np.stack([sample.target[0], sample.reference]) for sample in samples]))
+    """The factor that gives the latents of targets unit variance (the ``scaling_factor`` of latent diffusion).
+
+    Of targets alone, because they alone get noise: references are mostly white and would make the factor that of other pictures.
+    """
+    pictures = planes(np.stack([sample.target[0] for sample in samples]))
     with torch.no_grad():
         latents = autoencoder.encode(vae, pictures.to(vae.device).float() / 255)
     return float(vae.config.scaling_factor / latents.float().std())

@@ -88,7 +88,8 @@ class Checkpoints:
         try:
             averages, buffers = folder / "averages.safetensors", folder / "buffers.safetensors"
             kept = json.loads((folder / STATE).read_text()).get("buffers")
-            rest = torch.load(folder / "optimiser.pt", map_location="cpu", weights_only=True)
+            # Mapped, so that processes that share a machine share its pages too: at full size it is 15 GB.
+            rest = torch.load(folder / "optimiser.pt", map_location="cpu", weights_only=True, mmap=True)
             return Checkpoint(
                 step,
                 load_file(folder / "weights.safetensors"),

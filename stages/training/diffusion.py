@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from schemas.problems import UsageError
 from stages.networks.image_encoder import reference_tokens
 from stages.networks.pipeline import HeadSwapPipeline
+from stages.networks.schedulers import with_betas
 from stages.training import losses
 from stages.training.batches import Batch, SampleEncoder, chance, coming_numbers, sample_numbers, stack
 from stages.training.identity_network import OnnxNetwork, aligned_faces
@@ -83,7 +84,8 @@ class DiffusionTask:
     """A phase of kind ``diffusion``: a ``stages.training.loop.Task``.
 
     Args:
-        pipeline: its networks are trained in place; its scheduler says the noise schedule and what is predicted.
+        pipeline: its networks are trained in place; its scheduler says the noise schedule and what is predicted, and gets the
+            schedule of the phase where that names one, so that it is saved with the weights.
         phase: of the recipe.
         source: of the samples.
         seed: of noise, time steps and dropped references.
@@ -105,6 +107,8 @@ class DiffusionTask:
         identity: OnnxNetwork | None,
         validate: Callable[[int], dict[str, float]],
     ) -> None:
+        if phase.schedule is not None:
+            pipeline.register_modules(scheduler=with_betas(pipeline.scheduler, phase.schedule))
         config = pipeline.scheduler.config
         if config.prediction_type not in ("epsilon", "v_prediction"):
             raise UsageError([f"The scheduler predicts {config.prediction_type!r}; training knows epsilon and v_prediction."])
@@ -129,7 +133,11 @@ class DiffusionTask:
         self.validate = validate
 
     def losses(self, module: nn.Module, batch: int) -> dict[str, Tensor]:
-        """L_LDM, L_id and their sum ``loss`` for the batch with this number."""
+        """L_LDM, L_id and their sum ``loss`` for the batch with this number.
+
+        L_id is that of the rows with the least noise among those that see a reference, and is missing where none does; of a
+        window it sees one frame, drawn by chance like the noise.
+        """
         phase, accelerator = self._phase, self._accelerator
         process, processes = accelerator.process_index, accelerator.num_processes
         random = chance(self._seed, phase.name, "noise", batch, process)
@@ -143,6 +151,7 @@ class DiffusionTask:
         noise = torch.randn(rows.target.shape, generator=random)
         offset = torch.randn(*rows.target.shape[:2], 1, 1, 1, generator=random)
         noise = losses.offset_noise(noise, offset, phase.noise_offset).to(accelerator.device)
+        shown = torch.randint(rows.target.shape[2], (len(samples),), generator=random).to(accelerator.device)
         timesteps = timesteps.to(accelerator.device)
         alphas = self._alphas[timesteps]
         noisy = losses.add_noise(rows.target, noise, alphas)
@@ -151,30 +160,43 @@ class DiffusionTask:
         found = {"ldm": losses.diffusion_loss(predicted, target, losses.min_snr_weights(alphas, phase.min_snr, self._prediction))}
         found["loss"] = found["ldm"]
         if phase.judged and (phase.head or (phase.identity and self._identity is not None)):
-            self._judge(found, rows, noisy, predicted, timesteps, alphas)
+            # What cannot know whose head it is must not be drawn towards it: that is the branch that guidance leads away from.
+            chosen = dropped + timesteps[dropped:].argsort(stable=True)[: phase.judged]
+            if len(chosen):
+                self._judge(found, rows, noisy, predicted, alphas, chosen, shown[chosen])
         return found
 
     def _judge(
-        self, found: dict[str, Tensor], rows: Batch, noisy: Tensor, predicted: Tensor, timesteps: Tensor, alphas: Tensor
+        self,
+        found: dict[str, Tensor],
+        rows: Batch,
+        noisy: Tensor,
+        predicted: Tensor,
+        alphas: Tensor,
+        chosen: Tensor,
+        frames: Tensor,
     ) -> None:
-        """Add L_id on the rows with the least noise, and on the middle frame of each: decoding costs far more than a prediction.
+        """Add L_id on one frame of each of some rows: decoding costs far more than a prediction.
 
         Weighted by ``a``, the share of signal: at ``a = 0`` one step cannot tell a picture.
+
+        Args:
+            found: losses, to which ``head`` and ``identity`` are added.
+            rows, noisy, predicted, alphas: of the batch.
+            chosen: int64 [n], the rows. frames: int64 [n], a frame of each.
         """
-        chosen = timesteps.argsort(stable=True)[: self._phase.judged]
-        reconstructed = losses.one_step_reconstruction(noisy[chosen], predicted[chosen], alphas[chosen], self._prediction)
-        middle = reconstructed.shape[2] // 2
-        scaled = reconstructed[:, :, middle] / self._vae.config.scaling_factor
+        weights = alphas[chosen]
+        noisy, predicted = noisy[chosen, :, frames], predicted[chosen, :, frames]
+        scaled = losses.one_step_reconstruction(noisy, predicted, weights, self._prediction) / self._vae.config.scaling_factor
         with self._accelerator.autocast():
             decoded = self._vae.decode(scaled).sample
         pictures = decoded.float()
-        truth = rows.picture[chosen, :, middle].float() / 127.5 - 1
-        weights = alphas[chosen]
-        found["head"] = losses.head_loss(pictures, truth, rows.head[chosen, middle], weights)
+        truth = rows.picture[chosen, :, frames].float() / 127.5 - 1
+        found["head"] = losses.head_loss(pictures, truth, rows.head[chosen, frames], weights)
         found["loss"] = found["loss"] + self._phase.head * found["head"]
         if self._identity is None or not self._phase.identity:
             return
-        points = rows.face_points[chosen, middle]
+        points = rows.face_points[chosen, frames]
         with torch.no_grad():
             known = self._identity.embed(aligned_faces(truth, points))
         embedded = self._identity.embed(aligned_faces(pictures, points))

@@ -28,6 +28,7 @@ import psutil
 from stages.condition_image import reference_picture
 from stages.crop_path import DROP, crop_path, head_anchor
 from stages.durable import flush, flush_folder
+from stages.face3d.model import builtin_digest
 from stages.matte import neck_fade
 from stages.performers.appearance import Room
 from stages.performers.backdrop import Backdrop
@@ -39,7 +40,7 @@ from stages.performers.scene import Performer, Shot, shown_on_screen
 from stages.plates import background_crop, identity
 from stages.processes import process_pool
 from stages.segmentation import BACKGROUND, FACE, HAIR, NECK
-from stages.training.augmentation import Augmentation, Window, compose, draw, foreground_layer, inpainted, over
+from stages.training.augmentation import COMPOSITION, Augmentation, Window, compose, draw, foreground_layer, inpainted, over
 from stages.training.hair_bank import long_hair
 from stages.training.recent import Recent
 from stages.training.samples import TrainingSample
@@ -202,6 +203,7 @@ class PerformerSamples:
             "others": [[self._key(person, performance) for performance in self.trained_on] for person in self.people],
             "augmentation": repr(self.augmentation),
             "foreign_references": self.foreign_references,
+            "composition": COMPOSITION,
         }
         return hashlib.blake2b(json.dumps(told, sort_keys=True).encode(), digest_size=12).hexdigest()
 
@@ -284,8 +286,9 @@ class PerformerSamples:
         return Clip.load(folder)
 
     def _key(self, person: int, performance: int) -> str:
-        model = _file_digest(self.head_model)
-        told = [RECIPE, model, self.seed, person, performance, self.size, self.frames, self.frames_per_second]
+        # Crops are placed by the face model (``head_anchor``), whatever the head.
+        models = [_file_digest(self.head_model), builtin_digest()]
+        told = [RECIPE, *models, self.seed, person, performance, self.size, self.frames, self.frames_per_second]
         return hashlib.blake2b(json.dumps(told).encode(), digest_size=12).hexdigest()
 
     def _render(self, person: int, performance: int) -> Clip:

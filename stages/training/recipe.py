@@ -15,6 +15,8 @@ from schemas.problems import UsageError
 
 Part = Literal["appearance_net", "denoising_net", "pose_guider", "image_encoder", "motion_modules"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
+Schedule = Literal["linear", "scaled_linear"]
+"""``stages.networks.schedulers.Betas``, without the seconds that PyTorch takes to load."""
 
 
 class _Model(BaseModel):
@@ -104,7 +106,10 @@ class DiffusionPhase(_Model):
         cached_samples: only so many different samples, whose latents are computed once; null: always new ones.
         reference_drop: share of samples without the reference, for guidance. noise_offset: see ``losses.offset_noise``.
         min_snr: gamma of min-SNR weights, or null. head: weight of the L2 over the head in L_id. identity: weight of its
-            identity term. judged: samples of a batch (those with the least noise) that L_id decodes; 0: no L_id.
+            identity term. judged: samples of a batch that L_id decodes, those with the least noise among those with the
+            reference, one frame of each; 0: no L_id.
+        schedule: how noise grows with the time step; null: as in the pipeline that the run begins with. Saved with the pipeline,
+            so that sampling follows.
     """
 
     kind: Literal["diffusion"]
@@ -121,6 +126,7 @@ class DiffusionPhase(_Model):
     head: float = Field(ge=0)
     identity: float = Field(ge=0)
     judged: int = Field(ge=0)
+    schedule: Schedule | None = None
     optimisation: Optimisation
     keeping: Keeping
 
@@ -170,6 +176,8 @@ class Recipe(_Model):
             raise ValueError("a run from random weights begins with a phase of kind autoencoder")
         if any(isinstance(phase, DiffusionPhase) for phase in self.phases[: max(autoencoders, default=0)]):
             raise ValueError("the autoencoder is frozen in phases of kind diffusion and cannot be trained after them")
+        if len({phase.schedule for phase in self.phases if isinstance(phase, DiffusionPhase)}) > 1:
+            raise ValueError("phases of kind diffusion have different schedules: networks know the noise by its time step only")
         return self
 
     @property

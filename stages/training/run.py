@@ -8,6 +8,7 @@ import logging
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -41,6 +42,7 @@ _log = logging.getLogger(__name__)
 
 _MIXED = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_PATIENCE = timedelta(hours=1)
 _MEASURED_SAMPLES = 64
 """Training samples from which the autoencoder's scaling factor is measured."""
 
@@ -98,7 +100,8 @@ def train(order: Order, *, resume: bool = False, tell: Tell | None = None) -> Pa
     """
     folder, source = _start(order)
     ingredients = _ingredients(order, folder)  # now: a card that cannot be read must not be found when all is trained
-    processes = PartialState(cpu=order.device == "cpu")
+    # The others wait in their next exchange while the first one saves 29 GB or validates; PyTorch gives up after ten minutes.
+    processes = PartialState(cpu=order.device == "cpu", timeout=_PATIENCE)
     if processes.device.type == "cpu":
         hold_memory()
     fast = computes_bfloat16(processes.device)

@@ -23,7 +23,7 @@ class TrainingSample:
 
     Attributes:
         reference: uint8 [size, size, 3], RGB: the head alone (hair, ears, a little neck) on white, from another random frame of
-            the clip.
+            the clip, or from another clip of the same person.
         target: uint8 [frames, size, size, 3]: what is to be generated: the foreground, scaled, on the inpainted background.
         drawing: uint8 [frames, size, size, 3]: drawn landmarks, exactly as at inference (``stages.face3d.drawing``).
         background: uint8 [frames, size, size, 3]: the condition image: the whole person removed, with the surviving piece of

@@ -18,7 +18,16 @@ import pyarrow.parquet as pq
 
 from schemas.problems import StoreError, UsageError
 from stages.networks.label_maps import shrunk_labels as shrunk_labels
-from stages.training.augmentation import Augmentation, Window, block_filled, compose, draw, soft_person
+from stages.training.augmentation import (
+    COMPOSITION,
+    FOREIGN_REFERENCES,
+    Augmentation,
+    Window,
+    block_filled,
+    compose,
+    draw,
+    soft_person,
+)
 from stages.training.hair_bank import long_hair
 from stages.training.recent import Recent
 from stages.training.samples import TrainingSample
@@ -39,6 +48,10 @@ Split = Literal["train", "validation"]
 INDEXES = 64
 """Indexes of shards that are kept in memory, a few hundred kilobytes each."""
 
+APART = 15
+"""Frames between a window and a reference of the same clip, where the clip has one so far away: neighbours look alike, and what a
+network could copy from them it is not given at work."""
+
 
 @dataclass(frozen=True)
 class _Segment:
@@ -56,17 +69,21 @@ class ShardSamples:
     """Numbered training samples of a prepared data set: a ``stages.training.samples.SampleSource``.
 
     A person is drawn first, so that somebody with hours of video does not count more than somebody with minutes, then a window of
-    the person's, a reference from another frame of the same clip, and the augmentation.
+    the person's, a reference from another clip of the person or another frame of the same clip, and the augmentation.
 
     Args:
         url: folder or fsspec URL of the data set. split: ``train`` or ``validation``. seed: of what is drawn.
         size: side of the crops, a multiple of 32; as prepared by default, smaller ones are made by shrinking.
         augmentation: how foreground and cloth are varied (``stages.training.augmentation``).
+        foreign_references: share of samples, 0..1, whose reference is from another clip of the person in the split, where there
+            is one. In the rest it is from another frame of the same clip, as in the paper, ``APART`` from the window where there
+            is one. Default: ``FOREIGN_REFERENCES`` to train on, none to validate with.
         storage_options: for the URL's file system.
 
     Raises:
         UsageError: no data set, one of another version, a split without frames, or a size larger than prepared.
         StoreError: ``shard_damaged``, ``store_unreachable``.
+        ValueError: a share that is none.
     """
 
     def __init__(
@@ -77,16 +94,20 @@ class ShardSamples:
         seed: int = 0,
         size: int | None = None,
         augmentation: Augmentation | None = None,
+        foreign_references: float | None = None,
         storage_options: Mapping[str, Any] | None = None,
     ) -> None:
         self.url, self.split, self.seed = url, split, seed
         self.augmentation = augmentation or Augmentation()
+        usual = FOREIGN_REFERENCES if split == "train" else 0.0
+        self.foreign_references = usual if foreign_references is None else foreign_references
+        if not 0 <= self.foreign_references <= 1:
+            raise ValueError(f"the share of references from other clips must lie between 0 and 1, not {foreign_references}")
         try:
             self._system, self._root = fsspec.core.url_to_fs(url, **dict(storage_options or {}))
         except (ValueError, ImportError) as error:
             raise UsageError([f"The data set {url} cannot be read: {error}."], "Give a folder or a URL.") from error
-        self.digest = ""
-        self.manifest = self._read_manifest()
+        self.manifest, self._prepared = self._read_manifest()
         self._format = self.manifest["format"]
         prepared = int(self.manifest["size"])
         self.size = size or prepared
@@ -97,10 +118,11 @@ class ShardSamples:
             )
         self._indexes: Recent[dict[str, list[Any]]] = Recent(INDEXES)
         self._segments: dict[str, list[_Segment]] = {}
-        self._references: dict[str, list[tuple[str, int]]] = {}
+        self._references: dict[str, dict[str, list[tuple[str, int]]]] = {}
         for row in self._read_segments():
             self._segments.setdefault(row["person"], []).append(_Segment(row["shard"], row["start"], row["stop"]))
-            self._references.setdefault(row["clip"], []).extend((row["shard"], place) for place in row["references"])
+            clips = self._references.setdefault(row["person"], {})
+            clips.setdefault(row["clip"], []).extend((row["shard"], place) for place in row["references"])
         self.people = tuple(sorted(self._segments))
         self._suitable: dict[int, tuple[str, ...]] = {}
         if not self.people:
@@ -111,6 +133,12 @@ class ShardSamples:
                 " (who is kept follows a hash, so few people may need another share), and where clips are short with a smaller"
                 " --parameter shortest_segment.",
             )
+
+    @property
+    def digest(self) -> str:
+        """Of all that decides the samples but for seed and size, 24 hex digits."""
+        told = [self._prepared, self.split, repr(self.augmentation), self.foreign_references, COMPOSITION]
+        return hashlib.blake2b(json.dumps(told).encode(), digest_size=12).hexdigest()
 
     @property
     def longest(self) -> int:
@@ -146,12 +174,10 @@ class ShardSamples:
         segment = segments[which]
         start = segment.start + place - (int(starts[which - 1]) if which else 0)
         records = self.read(segment.shard, range(start, start + frames))
-        reference = self._reference(
-            records[0].clip, segment.shard, {(segment.shard, row) for row in range(start, start + frames)}, rng
-        )
+        reference = self._reference(records[0], segment.shard, range(start, start + frames), rng)
         drawn = draw(self.augmentation, long_hair(), rng)
         window = window_of(records, self.size)
-        if rng.uniform() < self.augmentation.block_fill:
+        if drawn.filled:
             window = block_filled(window, int(rng.integers(2**31)))
         return compose(window, reference, drawn)
 
@@ -163,21 +189,43 @@ class ShardSamples:
             raise self.no_window(frames)
         return self._suitable[frames]
 
-    def _reference(self, clip: str, shard: str, window: set[tuple[str, int]], rng: np.random.Generator) -> npt.NDArray[np.uint8]:
-        known = self._references.get(clip, [])
+    def _reference(self, first: FrameRecord, shard: str, window: range, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
+        """A head on white, uint8 [size, size, 3], for a window of rows of a shard that begins with this frame."""
+        clips = self._references[first.person]
+        known = clips.get(first.clip, [])
         if not known:
-            raise damaged(f"{self._root}/{shard}", "it has no reference picture", f"clip {clip}")
-        outside = [place for place in known if place not in window] or known
-        shard, row = outside[int(rng.integers(len(outside)))]
+            raise damaged(f"{self._root}/{shard}", "it has no reference picture", f"clip {first.clip}")
+        others = sorted(clip for clip, places in clips.items() if places and clip != first.clip)
+        if others and rng.uniform() < self.foreign_references:
+            chosen = clips[others[int(rng.integers(len(others)))]]
+        else:
+            chosen = self._apart(known, shard, window)
+        shard, row = chosen[int(rng.integers(len(chosen)))]
         (record,) = self.read(shard, range(row, row + 1))
         if record.reference is None:
             raise damaged(f"{self._root}/{shard}", "its reference picture is missing", f"frame {record.key}")
         return shrunk(record.reference, self.size)
 
+    def _apart(self, known: list[tuple[str, int]], shard: str, window: range) -> list[tuple[str, int]]:
+        """Of a clip's references those ``APART`` from a window of rows of a shard; without any those outside of it, else all.
+
+        Those in other shards count as far away: to know better, their indexes would have to be read.
+        """
+        frames = self._index(shard)["frame"]
+        first, last = frames[window.start], frames[window.stop - 1]
+
+        def away(place: tuple[str, int], least: int) -> bool:
+            return place[0] != shard or not first - least < frames[place[1]] < last + least
+
+        for least in (APART, 1):
+            if found := [place for place in known if away(place, least)]:
+                return found
+        return known
+
     def read(self, shard: str, rows: range) -> list[FrameRecord]:
         """Frames of a shard, given by name, as they were written, in order; ``rows`` consecutive."""
         path = f"{self._root}/{shard}"
-        index = self._indexes.get(shard, lambda: self._read_index(shard))
+        index = self._index(shard)
         keys = index["key"][rows.start : rows.stop]
         fields = self._from_tar(path, index, rows) if self._format == "webdataset" else self._from_parquet(path, rows)
         return [decode_frame(key, found, path) for key, found in zip(keys, fields, strict=True)]
@@ -215,7 +263,8 @@ class ShardSamples:
         except OSError as error:
             raise StoreError("store_unreachable", f"{path} cannot be read: {error}", "Try again.", retryable=True) from error
 
-    def _read_manifest(self) -> dict[str, Any]:
+    def _read_manifest(self) -> tuple[dict[str, Any], str]:
+        """The description of the data set and its digest, 32 hex digits."""
         path = f"{self._root}/{MANIFEST}"
         if not self._system.exists(path):
             raise UsageError(
@@ -234,12 +283,14 @@ class ShardSamples:
                 "Prepare it again with this version: headswap dataset prepare CATALOGUE --store URL --out URL",
             )
         # It holds parameters, clips and digests of all shards, and the same command writes the same bytes.
-        self.digest = hashlib.blake2b(data, digest_size=16).hexdigest()
-        return dict(found)
+        return dict(found), hashlib.blake2b(data, digest_size=16).hexdigest()
 
     def _read_segments(self) -> list[dict[str, Any]]:
         shards = {shard["name"] for shard in self.manifest["splits"].get(self.split, {}).get("shards", [])}
         return [row for row in self._read_table(f"{self._root}/{SEGMENTS}").to_pylist() if row["shard"] in shards]
+
+    def _index(self, shard: str) -> dict[str, list[Any]]:
+        return self._indexes.get(shard, lambda: self._read_index(shard))
 
     def _read_index(self, shard: str) -> dict[str, list[Any]]:
         name = f"{shard.removesuffix(suffix_of(self._format))}.index.parquet"

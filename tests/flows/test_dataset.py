@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from rich.console import Console
@@ -16,7 +17,7 @@ from typer.testing import CliRunner
 from cli import app
 from flows import dataset
 from flows.dataset import Place, prepare_dataset, print_dataset
-from flows.dataset_frames import Piece
+from flows.dataset_frames import Piece, _reference
 from flows.dataset_plan import PreparedClip, excluded_runs, plan_shards, split_of, without_frames
 from schemas.configuration import Settings, load_settings
 from schemas.dataset import DatasetClip, DatasetParameters, dataset_parameters, read_clips
@@ -27,6 +28,7 @@ from stages.video.decode import open_clip
 from storage.store import ArtifactStore
 from tests.media import write_video
 from tests.nights import object_store
+from tests.stages.painting import paint_person, textured
 
 FRAMES = 14
 PARAMETERS = DatasetParameters(
@@ -80,6 +82,30 @@ def test_clips_become_shards_that_can_be_trained_on(studio: Studio, told: dict[s
     assert one.head.any()
     assert one.drawing.any()
     assert one.reference[0, 0].tolist() == [255, 255, 255]
+
+
+def test_references_are_cut_out_of_the_whole_crop_as_at_work_and_then_shrunk(studio: Studio) -> None:
+    few = {**PARAMETERS.model_dump(), "pictures": "png", "reference_interval": 240}
+    found = []
+    for name, size in (("large", 512), ("small", 128)):
+        told = studio.prepare(name, parameters=DatasetParameters.model_validate({**few, "size": size}))
+        samples = ShardSamples(str(studio.folder / name))
+        (record,) = samples.read(told["splits"]["train"]["shards"][0]["name"], range(1))
+        assert record.reference is not None
+        found.append(record.reference)
+    assert np.array_equal(cv2.resize(found[0], (128, 128), interpolation=cv2.INTER_AREA), found[1])
+
+
+def test_a_head_that_the_picture_s_border_cuts_off_is_rounded_as_a_source_s_is() -> None:
+    picture, labels, landmarks = paint_person(textured(256, 256, seed=3), (128.0, 150.0), 150.0)
+    labels[:60], picture[:60] = 0, picture[60]  # the picture begins here, and is continued as crops are
+    # Half as large in the video, whose border is at row 60 of the crop, 30 of the reference; and one far from it.
+    crops = np.array([[64.0, 34.0, 128.0], [64.0, 128.0, 128.0]])
+    cut, inside = (_reference(picture, labels, landmarks.astype(np.float64), crop, 128) for crop in crops)
+    above = np.stack([(shown[:29] < 128).any(-1) for shown in (cut, inside)])
+    assert above[0].sum() > 40
+    assert not above[1].any()
+    assert not above[0][:22].any()  # a flat dome
 
 
 def test_what_was_left_out_is_told_with_its_reason(told: dict[str, Any]) -> None:

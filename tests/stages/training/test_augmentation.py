@@ -22,9 +22,10 @@ from stages.training.augmentation import (
     inpainted,
     move_points,
     outline_leakage,
+    scale_foreground,
+    scale_mask,
     scale_matrix,
     soft_person,
-    warp_layer,
 )
 from stages.training.hair_bank import long_hair
 from tests.stages.painting import textured
@@ -100,13 +101,58 @@ def test_points_move_with_the_pixels_they_are_on(factor: float, x: float, y: flo
 
 
 def test_a_layer_lands_where_points_say_it_does() -> None:
-    layer = np.zeros((SIZE, SIZE), np.float32)
-    layer[40:44, 70:74] = 1
-    for factor in (0.8, 1.25):
+    mask = np.zeros((SIZE, SIZE), bool)
+    mask[40:44, 70:74] = True
+    layer, opacity = np.where(mask[..., None], np.float32(200), np.zeros(3, np.float32)), mask.astype(np.float32)
+    for factor in (0.5, 0.8, 1.25):
         matrix = scale_matrix(factor, SIZE)
-        rows, columns = np.nonzero(warp_layer(layer, matrix) > 0.5)
+        colours, shares = scale_foreground(layer, opacity, matrix)
         middle = move_points(np.array([[72.0, 42.0]]), matrix)[0]
-        assert (columns.mean() + 0.5, rows.mean() + 0.5) == pytest.approx(tuple(middle), abs=0.6)
+        for found in (scale_mask(mask, matrix), shares > 0.45, colours.max(-1) > 90):
+            rows, columns = np.nonzero(found)
+            assert (columns.mean() + 0.5, rows.mean() + 0.5) == pytest.approx(tuple(middle), abs=0.6)
+
+
+def detail(picture: np.ndarray) -> float:
+    """Energy of the Laplacian, away from the border."""
+    return float(np.square(cv2.Laplacian(picture.astype(np.float32), cv2.CV_32F))[24:-24, 24:-24].mean())
+
+
+def stripes(period: float, factor: float = 1.0) -> np.ndarray:
+    """Both ways, as a camera that saw them this much larger would have taken them: uint8 [SIZE, SIZE, 3]."""
+    matrix = scale_matrix(factor, SIZE)
+    across, down = (((np.arange(SIZE) + 0.5 - matrix[axis, 2]) / factor) * 2 * np.pi / period for axis in (0, 1))
+    waves = 128 + 55 * np.sin(across)[None] + 55 * np.sin(down)[:, None]
+    return np.repeat(np.rint(waves).astype(np.uint8)[..., None], 3, axis=2)
+
+
+@pytest.mark.parametrize("factor", [0.85, 0.97, 1.03, 1.2])
+def test_a_sharp_foreground_stays_sharp_when_it_is_scaled(factor: float) -> None:
+    everything = np.ones((SIZE, SIZE), np.float32)
+    for period, kept in ((3, 0.7), (4, 0.85), (6, 0.9)):
+        layer, _ = scale_foreground(stripes(period).astype(np.float32), everything, scale_matrix(factor, SIZE))
+        assert kept < detail(layer) / detail(stripes(period, factor)) < 1.1
+
+
+def test_a_foreground_that_shrinks_much_is_averaged_and_not_picked_from() -> None:
+    rng = np.random.default_rng(1)
+    noise = rng.choice(np.array([0.0, 200.0], np.float32), (SIZE, SIZE, 1)).repeat(3, axis=2)
+    layer, opacity = scale_foreground(noise, np.ones((SIZE, SIZE), np.float32), scale_matrix(0.4, SIZE))
+    assert (opacity > 0.999).all()
+    # Of 1 / 0.4 ** 2 independent pixels each: the deviation falls to about 0.4 of what it was.
+    assert layer[80:120, 40:90].std() < 0.5 * noise.std()
+    assert layer[80:120, 40:90].mean() == pytest.approx(100, abs=6)
+
+
+@settings(max_examples=12, deadline=None)
+@given(factors)
+def test_a_scaled_foreground_has_no_halo(factor: float) -> None:
+    window = painted_window(1)
+    grey = replace(window, pictures=np.full_like(window.pictures, 200), backgrounds=np.full_like(window.backgrounds, 100))
+    grey.pictures[window.labels == parts.BACKGROUND] = 100
+    target = compose(grey, WHITE, Draw(factor, None)).target
+    assert target.min() >= 100
+    assert target.max() <= 200
 
 
 def test_long_hair_of_somebody_else_takes_cloth_away() -> None:
@@ -132,14 +178,18 @@ def test_draws_repeat_with_the_seed_and_follow_their_settings() -> None:
     first, again = ([draw(Augmentation(), bank, np.random.default_rng([5, k])) for k in range(200)] for _ in range(2))
     assert [one.factor for one in first] == [one.factor for one in again]
     assert all(0.85 <= one.factor <= 1.2 for one in first)
+    assert np.mean([one.factor == 1 for one in first]) == pytest.approx(0.2, abs=0.07)  # as at work, nothing resampled
+    # A plate tells where the head was; unless the foreground is scaled, that is where it is to be drawn.
+    assert all(one.filled for one in first if one.factor == 1)
+    assert np.mean([one.filled for one in first if one.factor != 1]) == pytest.approx(0.5, abs=0.1)
     assert np.mean([one.hair is not None for one in first]) == pytest.approx(0.8, abs=0.1)
     assert len({one.hair.tobytes() for one in first if one.hair is not None}) > 50
     assert draw(NO_AUGMENTATION, bank, np.random.default_rng(1)) == Draw(1.0, None)
     assert draw(Augmentation(), None, np.random.default_rng(1)).hair is None
 
 
-@pytest.mark.parametrize("wrong", [(1.2, 0.9, 0.5), (0.1, 1.0, 0.5), (1.0, 1.0, 1.5)])
-def test_settings_that_make_no_sense_are_refused(wrong: tuple[float, float, float]) -> None:
+@pytest.mark.parametrize("wrong", [(1.2, 0.9), (0.1, 1.0), (1.0, 1.0, 1.5), (1.0, 1.0, 0.0, 2.0), (1.0, 1.0, 0.0, 0.0, -0.1)])
+def test_settings_that_make_no_sense_are_refused(wrong: tuple[float, ...]) -> None:
     with pytest.raises(ValueError, match="between"):
         Augmentation(*wrong)
 
@@ -152,8 +202,7 @@ def test_an_outline_left_by_an_inpainter_is_measured_and_hidden_by_scaling() -> 
     ghost[head] = np.clip(ghost[head].astype(int) + 40, 0, 255)
     assert outline_leakage(clean, head) == pytest.approx(1, abs=0.25)
     assert outline_leakage(ghost, head) > 1.6
-    scaled = warp_layer(head.astype(np.float32), scale_matrix(1.15, 256)) > 0.5
-    assert outline_leakage(ghost, scaled) < 1.2
+    assert outline_leakage(ghost, scale_mask(head, scale_matrix(1.15, 256))) < 1.2
     with pytest.raises(ValueError, match="no head"):
         outline_leakage(clean, np.zeros_like(head))
 

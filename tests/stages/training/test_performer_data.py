@@ -16,7 +16,7 @@ from stages.crop_path import DROP, head_anchor
 from stages.performers.appearance import linear
 from stages.performers.casting import Person
 from stages.segmentation import CLOTH
-from stages.training.augmentation import NO_AUGMENTATION
+from stages.training.augmentation import COMPOSITION, NO_AUGMENTATION
 from stages.training.hair_bank import long_hair, render_masks
 from stages.training.performer_data import CROP_SCALE, Clip, PerformerSamples, Split, remove_abandoned
 from tests.stages.training.test_shards import fingerprint
@@ -264,6 +264,20 @@ def test_the_digest_says_whether_samples_are_the_same(head_model: Path, cache: P
     others = [source(head_model, cache, "held_out"), source(head_model, cache, plain=True)]
     others += [source(head_model, cache, foreign_references=0.5), unrendered_with(head_model, seed=4)]
     assert len({one.digest, *(other.digest for other in others)}) == 5
+
+
+def test_other_code_that_composes_samples_has_another_digest_and_another_face_model_other_clips(
+    head_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples = unrendered_with(head_model, seed=3)
+    before, key = samples.digest, samples._key(0, 0)
+    monkeypatch.setattr("stages.training.performer_data.COMPOSITION", COMPOSITION + 1)
+    assert samples.digest != before
+    assert samples._key(0, 0) == key  # clips are what is rendered, whatever is made of them
+    monkeypatch.undo()
+    monkeypatch.setattr("stages.training.performer_data.builtin_digest", lambda: "another")
+    assert samples._key(0, 0) != key  # crops follow the head by the face model
+    assert samples.digest != before
 
 
 def unrendered_with(head_model: Path, seed: int) -> PerformerSamples:

@@ -52,6 +52,8 @@ def test_every_problem_is_told_at_once(tmp_path: Path) -> None:
         (lambda phases: [phases[0], {**phases[1], "frames": 3}], "give frames: 1"),
         (lambda phases: [phases[0], {**phases[2], "frames": 1}], "two frames or more"),
         (lambda phases: [{**phases[0], "crop": 128}], "cannot be cut from samples"),
+        (lambda phases: [*phases[:2], {**phases[2], "schedule": "linear"}], "different schedules"),
+        (lambda phases: [phases[0], {**phases[1], "schedule": "cosine"}], "scaled_linear"),
     ],
 )
 def test_phases_that_make_no_sense_are_refused(tmp_path: Path, change, message: str) -> None:  # type: ignore[no-untyped-def]

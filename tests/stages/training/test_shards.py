@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from schemas.problems import StoreError, UsageError
-from stages.training.augmentation import NO_AUGMENTATION
+from stages.training.augmentation import COMPOSITION, FOREIGN_REFERENCES, NO_AUGMENTATION
 from stages.training.samples import TrainingSample
 from stages.training.shard_format import (
     SEGMENTS,
@@ -32,7 +33,7 @@ from stages.training.shard_format import (
     suffix_of,
     write_shard,
 )
-from stages.training.shards import ShardSamples
+from stages.training.shards import APART, ShardSamples
 from tests.stages.training.painted_windows import SIZE, painted_records
 
 KINDS: tuple[ShardFormat, ...] = ("webdataset", "parquet")
@@ -134,6 +135,68 @@ def test_a_sample_is_a_window_of_one_segment_with_a_reference_from_elsewhere(
         assert frame not in numbers or frame == 0
     assert {samples.sample(number, 4).person for number in range(20)} == {"p", "q"}
     assert {samples.sample(number, 16).person for number in range(10)} == {"p"}
+
+
+def marked(records: Sequence[FrameRecord], clip: int) -> list[FrameRecord]:
+    """With references that tell clip and frame by their first pixel."""
+    found = []
+    for one in records:
+        reference = None if one.reference is None else one.reference.copy()
+        if reference is not None:
+            reference[0, 0] = (clip, one.frame, 0)
+        found.append(replace(one, reference=reference))
+    return found
+
+
+def test_half_of_the_references_are_of_another_clip_of_the_person_where_there_is_one(tmp_path: Path) -> None:
+    home, garden = marked(painted_records(24, clip="home"), 1), marked(painted_records(8, clip="garden", number=1), 2)
+    alone = marked(painted_records(12, clip="alone", person="q", number=2), 3)
+    folder = str(write_dataset(tmp_path, [[*home, *garden], alone]))
+
+    def clips(foreign_references: float | None) -> dict[str, list[int]]:
+        """Numbers of the clips that references are of, by person; windows of p are too long for the clip in the garden."""
+        found: dict[str, list[int]] = {"p": [], "q": []}
+        samples = ShardSamples(folder, foreign_references=foreign_references)
+        for number in range(40):
+            sample = samples.sample(number, 12)
+            found[sample.person].append(int(sample.reference[0, 0, 0]))
+        return found
+
+    always, never, usual = (clips(share) for share in (1.0, 0.0, None))
+    assert (set(always["p"]), set(always["q"])) == ({2}, {3})
+    assert (set(never["p"]), set(never["q"])) == ({1}, {3})
+    assert set(usual["p"]) == {1, 2}
+    assert np.mean([clip == 2 for clip in usual["p"]]) == pytest.approx(FOREIGN_REFERENCES, abs=0.25)
+
+
+def test_a_reference_of_the_same_clip_is_some_frames_away_where_the_clip_allows(tmp_path: Path) -> None:
+    samples = ShardSamples(str(write_dataset(tmp_path, [marked(painted_records(40), 1)])))
+    seen = set()
+    for number in range(30):
+        sample = samples.sample(number, 2)
+        frame = int(sample.reference[0, 0, 1])
+        assert min(abs(frame - shown) for shown in sample.frame_numbers) >= APART
+        seen.add(frame)
+    assert len(seen) > 5  # of ten
+
+
+def test_the_digest_says_what_is_read_and_how_it_is_composed(
+    tmp_path: Path, two_people: list[list[FrameRecord]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = str(write_dataset(tmp_path, two_people))
+    one = ShardSamples(folder)
+    assert one.digest == ShardSamples(folder).digest
+    digests = {one.digest, ShardSamples(folder, foreign_references=0.0).digest}
+    digests.add(ShardSamples(folder, augmentation=NO_AUGMENTATION).digest)
+    monkeypatch.setattr("stages.training.shards.COMPOSITION", COMPOSITION + 1)
+    digests.add(ShardSamples(folder).digest)
+    monkeypatch.undo()
+    manifest = Path(folder) / "dataset.json"
+    manifest.write_text(manifest.read_text() + "\n")
+    digests.add(ShardSamples(folder).digest)
+    assert len(digests) == 5
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        ShardSamples(folder, foreign_references=1.5)
 
 
 def test_samples_are_a_function_of_seed_and_number_in_every_process(tmp_path: Path, two_people: list[list[FrameRecord]]) -> None:

@@ -44,8 +44,33 @@ def test_swaps_are_counted_by_whose_head_comes_out(
 
     monkeypatch.setattr(learning, "generate", generated)
     samples = [sample(person, frame) for frame in range(2) for person in GREYS]
-    looks = [(one.person, learning.look(one.target[0], one.head[0])) for one in samples]
+    looks = [learning.look(one.target[0], one.head[0], one.person, place) for place, one in enumerate(samples)]
     pipeline: Any = None  # never asked
     found = learning.swap_heads(pipeline, samples, looks, SamplingOptions(), torch.float32, bodies=3)
-    assert (found.to_reference, found.to_body, found.to_others) == expected
+    for counts in (found.counts, found.with_outline):
+        assert tuple(counts.values()) == expected
     assert [len(row) for row in found.sheet] == [1 + len(GREYS)] * len(GREYS)
+
+
+def test_heads_are_compared_where_both_are_heads() -> None:
+    """A head of the one's colours, cut out along the other's outline, is the one's."""
+    ada, ben = np.zeros((SIZE, SIZE), bool), np.zeros((SIZE, SIZE), bool)
+    ada[6:10, 6:10] = True  # short hair
+    ben[2:15, 2:15] = True
+    ben[6:10, :2] = True
+    known = [
+        learning.look(np.full((SIZE, SIZE, 3), grey, np.uint8), inside, person)
+        for person, grey, inside in (("ada", 100, ada), ("ben", 140, ben))
+    ]
+    made = learning.look(np.full((SIZE, SIZE, 3), 105, np.uint8), ben, frame=0)
+    assert learning.nearest(made, known) == "ada"
+
+
+def test_the_head_of_the_very_frame_is_not_asked() -> None:
+    inside = np.ones((SIZE, SIZE), bool)
+    known = [
+        learning.look(np.full((SIZE, SIZE, 3), grey, np.uint8), inside, person, frame)
+        for frame, (person, grey) in enumerate((("ada", 100), ("ben", 200)))
+    ]
+    made = learning.look(np.full((SIZE, SIZE, 3), 100, np.uint8), inside, frame=0)
+    assert learning.nearest(made, known) == "ben"
