@@ -164,6 +164,11 @@ class Stage(ABC):
     data: ClassVar[Mapping[str, str]] = {}
     """Digests of files that ship with the program and decide what the stage writes, by name: part of the key."""
 
+    def data_for(self, parameters: StageParameters) -> dict[str, str]:
+        """``data``, and what else decides what is written with these parameters alone."""
+        del parameters
+        return dict(self.data)
+
     def pipelines_for(self, parameters: StageParameters) -> tuple[str, ...]:
         """Registered pipelines without which work with these parameters cannot be done."""
         del parameters

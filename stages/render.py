@@ -31,6 +31,9 @@ from storage.tables import array
 
 T = TypeVar("T")
 
+DIFFUSION_VERSION = "2"
+"""Goes up, in place of the stage's version, when the diffusion renderer alone would make other pictures of the same inputs."""
+
 SHOT_SAMPLES = 6
 """Frames of the target's shot whose skin the source's colours are matched to."""
 
@@ -63,6 +66,10 @@ class Render(Stage):
     )
     media = ("source", "target")
     tables = (RENDERED,)
+
+    def data_for(self, parameters: StageParameters) -> dict[str, str]:
+        """Videos of the warp renderer do not become new when only diffusion changes."""
+        return {**self.data, **({"diffusion": DIFFUSION_VERSION} if _diffusion(parameters) is not None else {})}
 
     def pipelines_for(self, parameters: StageParameters) -> tuple[str, ...]:
         """The pipeline of the diffusion renderer."""

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from stages.blocks import dilate
 from stages.composite import feathered_region
+from stages.diffusion.placement import PRESENT, onto_scene, placed_part
 from stages.filling import membrane
 from stages.renderer import Portrait, Scene
 from stages.segmentation import FACE, GRID, HAIR, NECK, OTHER
-from stages.video.crops import opencv_matrix
 from stages.warp import topology
 from stages.warp.neck import jaw_shadow, underlay
 from stages.warp.shapes import polygon_coverage
@@ -64,17 +64,12 @@ def head_zone(portrait: Portrait, scene: Scene) -> Weights:
     of the head moves: more around hair, which hides or shows itself, than around the face.
     """
     size = scene.picture.shape[0]
-    source, aligned = (points[:, 0] + 1j * points[:, 1] for points in (portrait.landmarks, scene.aligned))
-    offsets = source - source.mean()
-    turn = np.vdot(offsets, aligned - aligned.mean()) / np.vdot(offsets, offsets).real
-    shift = aligned.mean() - turn * source.mean()
-    matrix = opencv_matrix(np.array([[turn.real, -turn.imag, shift.real], [turn.imag, turn.real, shift.imag]]))
+    matrix = onto_scene(portrait, scene)
     height = max(float(np.linalg.norm(scene.aligned[152, :2] - scene.aligned[10, :2])), 1.0)
     zone = np.zeros((size, size), np.float32)
     for label, (near, far) in ROOM.items():
-        part = np.where(portrait.labels == label, portrait.matte, np.float32(0))
-        part = cv2.warpAffine(part, matrix, (size, size), flags=cv2.INTER_LINEAR)
-        distance = cv2.distanceTransform((part < 0.1).astype(np.uint8), cv2.DIST_L2, 5) / height
+        missing = placed_part(portrait, label, matrix) < PRESENT
+        distance = cv2.distanceTransform(missing.astype(np.uint8), cv2.DIST_L2, 5) / height
         zone = np.maximum(zone, 1 - _smooth((distance - near) / (far - near)))
     return zone
 

@@ -9,8 +9,9 @@ import pytest
 
 from stages.diffusion.compose import head_zone, on_background, on_white, white_key
 from stages.diffusion.conditions import frame_conditions, reference_of, resized
+from stages.diffusion.placement import source_hair
 from stages.face3d.drawing import draw_landmarks
-from stages.segmentation import GRID, OTHER
+from stages.segmentation import CLOTH, GRID, OTHER
 from stages.training.shards import shrunk_labels
 from tests.stages.painted_heads import FACE_LABEL, HAIR_LABEL, SIZE, WALL, portrait, pose, scene
 
@@ -141,11 +142,11 @@ def test_what_lies_far_from_any_person_is_no_head() -> None:
 
 def test_conditions_are_composed_at_the_networks_size() -> None:
     target = scene(7, pose(turn=5))
-    half = frame_conditions(target, SIZE // 2)
+    half = frame_conditions(target, portrait(), SIZE // 2)
     assert half.frame == 7
     assert half.drawing.shape == half.background.shape == (SIZE // 2, SIZE // 2, 3)
     np.testing.assert_array_equal(half.drawing, draw_landmarks(target.aligned / 2, SIZE // 2))
-    assert frame_conditions(target, SIZE).background.shape == (SIZE, SIZE, 3)
+    assert frame_conditions(target, portrait(), SIZE).background.shape == (SIZE, SIZE, 3)
     # The whole person is gone; only a piece of cloth may be left.
     head = head_of(target.labels)[1::2, 1::2]
     assert (half.background[head] == np.asarray(WALL)).all()
@@ -156,14 +157,35 @@ def test_labels_reach_the_networks_as_in_training(size: int, monkeypatch: pytest
     target = scene()
     given: list[np.ndarray] = []
 
-    def seen(background: np.ndarray, picture: np.ndarray, labels: np.ndarray, shoulders: np.ndarray) -> tuple[np.ndarray, None]:
+    def seen(
+        background: np.ndarray, picture: np.ndarray, labels: np.ndarray, shoulders: np.ndarray, hair: np.ndarray
+    ) -> tuple[np.ndarray, None]:
         given.append(labels)
         return background, None
 
     monkeypatch.setattr("stages.diffusion.conditions.condition_image", seen)
-    frame_conditions(target, size)
+    frame_conditions(target, portrait(), size)
     np.testing.assert_array_equal(given[0], shrunk_labels(target.labels, size))
     assert given[0].shape == (size, size)
+
+
+def test_cloth_is_not_shown_where_the_sources_hair_will_hang() -> None:
+    """In training the person's own hair never lay over cloth that was shown."""
+    target, source = scene(), portrait()
+    labels = target.labels.copy()
+    labels[SIZE * 3 // 4 :] = CLOTH
+    target = replace(target, labels=labels, picture=np.where((labels == CLOTH)[..., None], BLUE, target.picture))
+    long = source.labels.copy()
+    long[SIZE // 4 :, : SIZE * 2 // 5] = HAIR_LABEL
+    matte = np.where(long == HAIR_LABEL, np.float32(1), source.matte)
+    short_condition = frame_conditions(target, source, SIZE).background
+    long_condition = frame_conditions(target, replace(source, labels=long, matte=matte), SIZE).background
+    hair = source_hair(replace(source, labels=long, matte=matte), target)
+    shown = (short_condition == BLUE).all(-1)
+    assert (shown & hair).any(), "the collar is under the long hair"
+    assert not ((long_condition == BLUE).all(-1) & hair).any()
+    far = SIZE * 3 // 5
+    np.testing.assert_array_equal(long_condition[:, far:], short_condition[:, far:])
 
 
 def test_the_reference_is_the_head_alone_on_white() -> None:
