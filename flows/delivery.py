@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
+import datetime
+import functools
 import json
 import posixpath
-from pathlib import Path
+import re
+import uuid
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
 import fsspec
 
 from flows import pipeline
+from flows.dataset_place import Place
 from flows.events import JobOutcome
 from flows.planning import JOB_RECORD, JOB_RECORD_VERSION, Clip, JobPlan, Node, Planner
+from schemas.catalogue import Job
 from schemas.problems import HeadswapError, StoreError
 from storage import sources
 from storage.artifacts import Artifact, Manifest
 
 PROVENANCE_SUFFIX = ".provenance.json"
+LEFT_OVER = datetime.timedelta(days=1)
+"""Age from which what was being written is a killed run's; no video takes as long to copy."""
+_PARTIAL = re.compile(r"\.headswap-[0-9a-f]{32}\.part")
 
 
 def final_manifests(planner: Planner, plan: JobPlan) -> dict[str, Manifest]:
@@ -40,14 +51,9 @@ def deliver(planner: Planner, plan: JobPlan, output_url: str) -> JobOutcome:
     manifests = final_manifests(planner, plan)
     video = planner.store.artifact(manifests["assemble"])
     name = video_name(video)
-    wanted = plan.job.output or f"{plan.job.id}.{name.rsplit('.', 1)[-1]}"
-    stem, dot, suffix = wanted.rpartition(".")
-    actual = name.rsplit(".", 1)[-1]
-    notes: list[str] = []
-    if dot and suffix.lower() != actual:
-        wanted = f"{stem}.{actual}"
-        notes.append(f"The sound does not fit into .{suffix}: the result is a .{actual} file.")
-    address = posixpath.join(output_url.rstrip("/"), wanted)
+    wanted = output_name(plan.job, name)
+    # Not joined by posixpath: the root folder would become the current one.
+    address = f"{output_url.rstrip('/')}/{wanted}"
     record = {
         "video": wanted,
         "artifact": manifests["assemble"].digest,
@@ -62,7 +68,8 @@ def deliver(planner: Planner, plan: JobPlan, output_url: str) -> JobOutcome:
     if plan.record is None:
         told = [*_media_notes(planner, plan), *_job_notes(planner, plan), *facts.get("notes", [])]
         plan.record = _commit_record(planner, plan, manifests, told)
-    notes += cast(list[str], plan.record.facts.get("notes", []))
+    notes = cast(list[str], plan.record.facts.get("notes", []))
+    notes = list(dict.fromkeys([*notes, *_assemble_notes(video, notes)]))
     return JobOutcome(
         id=plan.job.id,
         status="cached" if cached else "done",
@@ -78,6 +85,17 @@ def video_name(video: Artifact) -> str:
     """Name of the one video file of an ``assemble`` artifact; its suffix says the container."""
     (name,) = [entry.path for entry in video.manifest.files if entry.path.startswith("video.")]
     return name
+
+
+def output_name(job: Job, video: str) -> str:
+    """Name of a job's result below the output folder, with the suffix of the finished ``video`` whatever was asked for.
+
+    The two differ where the sound did not fit into the container asked for; ``assemble`` has a note that says so.
+    """
+    suffix = PurePosixPath(video).suffix
+    if job.output and PurePosixPath(job.output).suffix.lower() != suffix:
+        return str(PurePosixPath(job.output).with_suffix(suffix))
+    return job.output or f"{job.id}{suffix}"
 
 
 def _media_notes(planner: Planner, plan: JobPlan) -> list[str]:
@@ -99,6 +117,15 @@ def _job_notes(planner: Planner, plan: JobPlan) -> list[str]:
     return [note for unit in units if unit.manifest for note in cast(list[str], unit.manifest.facts.get("notes", []))]
 
 
+def _assemble_notes(video: Artifact, told: list[str]) -> list[str]:
+    """What assembling left out, shifted or put into another container; ingest's notes among them are told, with their clip.
+
+    Read from the artifact rather than kept in the job's record: records of earlier versions lack them.
+    """
+    notes = cast(list[str], video.facts.get("notes", []))
+    return [note for note in notes if not any(other.endswith(f": {note}") for other in told)]
+
+
 def _commit_record(planner: Planner, plan: JobPlan, manifests: dict[str, Manifest], notes: list[str]) -> Manifest:
     assert plan.record_key is not None
     recipe = planner.job_recipe(plan.job.id)
@@ -110,38 +137,25 @@ def _commit_record(planner: Planner, plan: JobPlan, manifests: dict[str, Manifes
 def _place(planner: Planner, plan: JobPlan, video: Artifact, name: str, address: str, record: dict[str, Any]) -> None:
     """Write the video and its provenance, unless this very video is there already."""
     try:
-        filesystem, path = fsspec.core.url_to_fs(address)
+        filesystem, path = fsspec.core.url_to_fs(address, **Place.of(address, planner.settings).options)
         beside = path + PROVENANCE_SUFFIX
-        if filesystem.exists(beside) and filesystem.exists(path):
-            written = json.loads(filesystem.cat_file(beside))
-            if written.pop("bytes", None) == filesystem.size(path) and written == record:
-                return
-        filesystem.makedirs(posixpath.dirname(path), exist_ok=True)
-        local = video.file(name)
-        signed: Path | None = None
-        provenance = planner.settings.provenance
-        if provenance.certificate is not None and provenance.key is not None:
-            from stages.video.provenance import sign  # loads a native library that few runs need
-
-            signed = planner.store.scratch / f"signed-{video.digest}-{name}"
-            with sources.fetch(plan.target.url, planner.store.scratch, limit_bytes=planner.settings.scratch_bytes) as target:
-                sign(
-                    local,
-                    signed,
-                    certificate=Path(provenance.certificate),
-                    key=Path(provenance.key),
-                    target=target,
-                    facts=record,
-                )
-            local = signed
-        # Under another name first: a reader of the folder never sees half a video.
-        temporary = f"{posixpath.dirname(path)}/.{posixpath.basename(path)}.part"
-        filesystem.put_file(str(local), temporary)
-        filesystem.mv(temporary, path)
-        content = json.dumps({**record, "bytes": filesystem.size(path)}, indent=2, ensure_ascii=False, sort_keys=True) + "\n"
-        filesystem.pipe_file(beside, content.encode())
-        if signed is not None:
-            signed.unlink()
+        written = _written(filesystem, beside)
+        if written is not None and filesystem.exists(path) and written == {**record, "bytes": filesystem.size(path)}:
+            return
+        folder = posixpath.dirname(path)
+        filesystem.makedirs(folder, exist_ok=True)
+        _remove_left_over(filesystem, folder)
+        with _finished(planner, plan, video, name, record) as local:
+            with _appearing(filesystem, path) as partial:
+                filesystem.put_file(str(local), partial)
+                # Gone before its video is: a run killed in between leaves no video under another one's rights.
+                if filesystem.exists(beside):
+                    filesystem.rm_file(beside)
+            # Of what was written, not of what is there by now: two runs that deliver one name must not vouch for each other.
+            content = {**record, "bytes": local.stat().st_size}
+        text = json.dumps(content, indent=2, ensure_ascii=False, sort_keys=True) + "\n"
+        with _appearing(filesystem, beside) as partial:
+            filesystem.pipe_file(partial, text.encode())
     except HeadswapError:
         raise
     except Exception as error:
@@ -151,3 +165,66 @@ def _place(planner: Planner, plan: JobPlan, video: Artifact, name: str, address:
             "Check that the place given by --out exists, may be written, and has space; the result is kept in the store.",
             retryable=True,
         ) from error
+
+
+def _written(filesystem: Any, path: str) -> dict[str, Any] | None:
+    """The provenance record at ``path``; None where there is none, or one that was cut off or is somebody else's."""
+    try:
+        content = json.loads(filesystem.cat_file(path))
+    except (FileNotFoundError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+@contextlib.contextmanager
+def _finished(planner: Planner, plan: JobPlan, video: Artifact, name: str, record: dict[str, Any]) -> Iterator[Path]:
+    """The local file to deliver: the artifact's own, or a signed copy of it that lasts as long as the context."""
+    provenance = planner.settings.provenance
+    if provenance.certificate is None or provenance.key is None:
+        yield video.file(name)
+        return
+    from stages.video.provenance import sign  # loads a native library that few runs need
+
+    # Jobs with equal videos are signed at the same time, each for its own record.
+    signed = planner.store.scratch / f"signed-{uuid.uuid4().hex}-{name}"
+    try:
+        with sources.fetch(plan.target.url, planner.store.scratch, limit_bytes=planner.settings.scratch_bytes) as target:
+            sign(
+                video.file(name),
+                signed,
+                certificate=Path(provenance.certificate),
+                key=Path(provenance.key),
+                target=target,
+                facts=record,
+            )
+        yield signed
+    finally:
+        signed.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _appearing(filesystem: Any, path: str) -> Iterator[str]:
+    """A name to write to that takes the place of ``path`` when all is written, and is gone where writing failed.
+
+    A reader of the folder never sees half a file, nor does another run that delivers the same name write into it.
+    """
+    partial = f"{posixpath.dirname(path)}/.headswap-{uuid.uuid4().hex}.part"
+    try:
+        yield partial
+        filesystem.mv(partial, path)
+    except BaseException:
+        with contextlib.suppress(Exception):  # the place may be gone altogether: the first error is the one to tell
+            filesystem.rm_file(partial)
+        raise
+
+
+@functools.cache
+def _remove_left_over(filesystem: Any, folder: str) -> None:
+    """Remove what killed runs were writing into a folder of results: once a process, because its listing may be long."""
+    # Not every kind of place can say how old a file is, and another run may have removed it: nothing depends on it.
+    with contextlib.suppress(Exception):
+        for path in filesystem.ls(folder, detail=False):
+            if _PARTIAL.fullmatch(posixpath.basename(path)):
+                age = datetime.datetime.now(datetime.UTC) - filesystem.modified(path)
+                if age > LEFT_OVER:
+                    filesystem.rm_file(path)

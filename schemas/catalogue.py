@@ -20,7 +20,7 @@ from typing import Any, Literal
 from urllib.parse import urljoin
 
 import fsspec
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from schemas.catalogue_files import MAXIMUM_BYTES, MAXIMUM_ROWS, Columns, catalogue_rows, is_url, read_bounded
 from schemas.edits import Edits, is_inline, load_edits, parse_edits, read_edits
@@ -63,16 +63,19 @@ class Job(BaseModel):
     edits: str | None = Field(
         None, max_length=MAXIMUM_CELL, description="expression and pose edits: a JSON object, or a YAML or JSON file"
     )
-    output: str = Field("", max_length=1024, description="file name below the output folder; default: <id>.mp4")
+    output: str = Field(
+        "",
+        max_length=1024,
+        description="file name below the output folder, whose suffix is the container; "
+        "default: the id, in the configuration's container",
+    )
     seed: int = Field(0, ge=0, le=2**63 - 1, description="of the random numbers; the configuration's seed is added")
     renderer: Literal["warp", "diffusion"] | None = Field(None, description="default: the configuration's")
 
-    @model_validator(mode="before")
-    @classmethod
-    def _default_output(cls, values: Any) -> Any:
-        if isinstance(values, Mapping) and not values.get("output") and isinstance(values.get("id"), str):
-            return {**values, "output": f"{values['id']}.mp4"}
-        return values
+    @property
+    def container(self) -> str | None:
+        """``mp4``, ``mkv`` or ``mov`` as the suffix of ``output`` says; None where none is given: the configuration's."""
+        return PurePosixPath(self.output).suffix.lower().removeprefix(".") or None
 
     @field_validator("id")
     @classmethod
@@ -101,6 +104,8 @@ class Job(BaseModel):
     @field_validator("output")
     @classmethod
     def _output_stays_inside(cls, value: str) -> str:
+        if not value:
+            return value
         parts = value.split("/")
         if value.startswith("/") or any(part in ("", ".", "..") or not _SAFE_PART.fullmatch(part) for part in parts):
             raise ValueError(f"{value!r} must be a plain file name below the output folder, such as 'scene3/anna.mp4'")
@@ -332,19 +337,26 @@ def check_protocol(path: str) -> None:
 def _duplicates(jobs: Sequence[tuple[str, Job]]) -> list[str]:
     problems: list[str] = []
     ids: dict[str, str] = {}
-    outputs: dict[str, tuple[str, str]] = {}
+    outputs: dict[str, tuple[str, Job]] = {}
     for where, job in jobs:
         # Compared without case: both files would be one on the file systems of macOS and Windows.
         first = ids.setdefault(job.id.casefold(), where)
         if first != where:
             problems.append(f"{where}, column 'id': {job.id!r} is taken by {first}; give every job its own id.")
             continue
-        earlier, owner = outputs.setdefault(job.output.casefold(), (where, job.id))
+        # Without suffixes: a result whose sound does not fit gets another one, which shows only when its target is read.
+        name = str(PurePosixPath(job.output).with_suffix("")) if job.output else job.id
+        earlier, other = outputs.setdefault(name.casefold(), (where, job))
         if earlier != where:
-            problems.append(
-                f"{where}, column 'output': {job.output!r} is written by job {owner!r} ({earlier}) too; "
-                "give every job its own file."
-            )
+            mine, theirs = (one.output or f"{one.id}.mp4" for one in (job, other))
+            if mine.casefold() == theirs.casefold():
+                problem = f"{mine!r} is written by job {other.id!r} ({earlier}) too; give every job its own file."
+            else:
+                problem = (
+                    f"{mine!r} and {theirs!r} of job {other.id!r} ({earlier}) differ in their suffixes alone and may become one "
+                    "file: where a sound does not fit, the suffix changes; give every job its own name."
+                )
+            problems.append(f"{where}, column 'output': {problem}")
     return problems
 
 

@@ -19,8 +19,9 @@ from storage.tables import array
 class Assemble(Stage):
     """Joins without encoding again: the target's number of frames, timestamps, rotation, colour tags and audio packets.
 
-    Writes the file ``video.mp4`` (``.mov`` or ``.mkv`` where MP4 cannot hold the sound). Facts: ``provenance``, which the file
-    carries as its comment too; ``container``; ``audio_packets`` of each audio stream; ``notes`` for the report.
+    Writes the file ``video.<container>``: of its parameters, or QuickTime or Matroska where that one cannot hold the sound.
+    Facts: ``provenance``, which the file carries as its comment too; ``container``; ``audio_packets`` of each audio stream;
+    ``notes`` for the report, those of ingest on the target among them.
     """
 
     name = "assemble"

@@ -31,7 +31,8 @@ def provenance_record(options: Mapping[str, Any], *, software: str, stage_versio
 
     Args:
         options: ``rights`` (on what ground the source's likeness is used), ``source_name``, ``target_name``, ``source_digest``,
-            ``target_digest`` (of the media's bytes) and ``renderer``; absent ones are left out.
+            ``target_digest`` (of the media's bytes) and ``renderer`` (its name; of diffusion also pipeline, digest and terms);
+            absent ones are left out.
         software: version of this program.
         stage_versions: of the stages that made the result.
     """
@@ -83,7 +84,7 @@ def sign(
         raise MediaError(
             "signing_failed",
             f"{video.name} cannot be signed: a {video.suffix or 'nameless'} file holds no C2PA manifest.",
-            "Give the target AAC sound, so that the result is an MP4, or switch signing off.",
+            "Give the result a name that ends in .mp4 (or .mov) and the target AAC sound, which fits it, or switch signing off.",
         )
     chain, private, algorithm = _credentials(certificate, key)
     try:

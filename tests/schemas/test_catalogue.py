@@ -49,9 +49,9 @@ def test_a_minimal_csv_gives_complete_jobs(tmp_path: Path) -> None:
         source=f"{tmp_path}/heads/anna.png",
         target=f"{tmp_path.parent}/scene.mp4",
         rights="own likeness",
-        output="anna.mp4",
     )
     assert (job.subject, job.edits, job.seed, job.renderer) == (None, None, 0, None)
+    assert (job.output, job.container) == ("", None), "its name and container are for the configuration to say"
 
 
 def test_csv_with_byte_order_mark_quotes_blank_lines_and_windows_line_ends(tmp_path: Path) -> None:
@@ -80,6 +80,7 @@ def test_csv_json_lines_and_parquet_of_the_same_rows_are_the_same_catalogue(tmp_
     assert catalogues[0].jobs == catalogues[1].jobs == catalogues[2].jobs
     assert len({catalogue.digest for catalogue in catalogues}) == 1
     assert catalogues[0].jobs[1].output == "x/7.mkv"
+    assert catalogues[0].jobs[1].container == "mkv"
 
 
 def test_edits_may_be_an_object_in_json_lines_and_parquet(tmp_path: Path) -> None:
@@ -119,6 +120,22 @@ def test_every_problem_is_reported_at_once_with_row_and_column(tmp_path: Path) -
     ):
         assert expected in problems
     assert len(problems.splitlines()) == 10
+
+
+@pytest.mark.parametrize(("first", "second"), [("x/s.mp4", "x/S.mov"), ("s.v2.mkv", "s.v2.mp4"), ("", "a.mkv"), ("b.mkv", "")])
+def test_outputs_that_a_fallback_would_make_one_file_are_refused_with_both_rows(tmp_path: Path, first: str, second: str) -> None:
+    text = f"id,source,target,rights,output\na,s.png,t.mp4,own,{first}\nb,s.png,t.mp4,own,{second}\n"
+    (problem,) = problems_of(written(tmp_path, text))
+    assert problem.startswith("row 2 (line 3), column 'output': ")
+    assert "of job 'a' (row 1 (line 2))" in problem
+    assert repr(first or "a.mp4") in problem
+    assert repr(second or "b.mp4") in problem
+
+
+def test_outputs_that_differ_in_more_than_their_suffixes_are_accepted(tmp_path: Path) -> None:
+    names = ("s.mp4", "x/s.mp4", "s.v2.mp4", "", "s.mp4.mp4")
+    rows = "".join(f"j{number},s.png,t.mp4,own,{name}\n" for number, name in enumerate(names))
+    assert len(read_catalogue(written(tmp_path, f"id,source,target,rights,output\n{rows}"))) == len(names)
 
 
 def test_an_unknown_column_names_the_nearest_known_one(tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def test_a_changed_byte_is_noticed(tmp_path: Path, credentials: tuple[Path, Path
 def test_what_cannot_be_signed_says_why(tmp_path: Path, credentials: tuple[Path, Path]) -> None:
     chain, key = credentials
     matroska = write_video(tmp_path / "video.mkv", moving_pictures(2))
-    with pytest.raises(MediaError, match="holds no C2PA manifest"):
+    with pytest.raises(MediaError, match=r"holds no C2PA manifest.*a name that ends in \.mp4"):
         sign(matroska, tmp_path / "x.mkv", certificate=chain, key=key)
     video = write_video(tmp_path / "video.mp4", moving_pictures(2))
     with pytest.raises(UsageError, match=r"nothing\.pem"):
