@@ -494,8 +494,10 @@ HeadModelOption = Annotated[
 ]
 
 
-def usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def processes_of(workers: int | None) -> int:
+    from schemas.configuration import usable_cores
+
+    return workers or usable_cores()
 
 
 def tell_share(what: str, quiet: bool) -> Callable[[int, int], None]:
@@ -567,7 +569,7 @@ def performers_render(
     order = RenderOrder(count, frames, size, rate, seed, swaps, stills)
     order.check()
     file = head_model or registry_of(settings_of(config, None)).require("ict")
-    told = render_performers(file, out, order, workers=workers or usable_cores(), tell=tell_share("clip", as_json))
+    told = render_performers(file, out, order, workers=processes_of(workers), tell=tell_share("clip", as_json))
     if as_json:
         print_json(told)
     else:
@@ -592,7 +594,7 @@ def performers_compare(
 
     count = pairs if pairs is not None else comparison(what).pairs
     file = head_model or registry_of(settings_of(config, None)).require("ict")
-    order = Order(file, out, count, seed, workers or usable_cores(), tell_share("pair", as_json))
+    order = Order(file, out, count, seed, processes_of(workers), tell_share("pair", as_json))
     told, outcome = run_comparison(what, order)
     if as_json:
         print_json(told)
@@ -673,7 +675,7 @@ def face_model_build(
         out,
         renders=renders,
         seed=seed,
-        workers=workers or usable_cores(),
+        workers=processes_of(workers),
         parts=parts,
         against=against,
         tell=tell_share("part", as_json),

@@ -16,7 +16,7 @@ from flows.planning import Planner
 from flows.reporting import write_report
 from flows.runs import RunRecorder, new_run_id
 from flows.scheduling import Batch, DirectEngine
-from flows.upkeep import KEPT_RESULTS, OF_FINISHED_JOBS, collect_garbage
+from flows.upkeep import OF_FINISHED_JOBS, collect_garbage
 from flows.workers import Limits, WorkerPool
 from schemas.catalogue import Job
 from schemas.configuration import Settings
@@ -156,19 +156,19 @@ def _report(batch: Batch, output_url: str, *, name: str, folder: str, run_id: st
 def _apply_retention(batch: Batch, retention: str, *, failed: bool) -> None:
     """Give up what the settings do not want to keep. Jobs that failed keep what resuming them needs.
 
-    What this run itself made for jobs that are finished goes at once; what others made, only when it is a day old.
+    What only this run's finished jobs needed goes at once. What belongs to clips may be needed by another run, which shares the
+    store and the clip: it goes when it is a day old, as everything that others made.
     """
     if retention == "all":
         return
-    chosen = "resume" if failed else retention
     planner = batch.planner
     made = [
         unit.manifest.folder
         for plan in planner.jobs.values()
         if batch.outcomes[plan.job.id].status == "done"
         for node in plan.nodes
-        if node.stage in OF_FINISHED_JOBS or (chosen == "results" and node.stage not in KEPT_RESULTS)
+        if node.stage in OF_FINISHED_JOBS
         for unit in planner.step(node).units or ()
         if unit.manifest is not None
     ]
-    collect_garbage(planner.store, retention=chosen, at_once=frozenset(made))
+    collect_garbage(planner.store, retention="resume" if failed else retention, at_once=frozenset(made))

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from flows.renders import VideoFile, clear_clip, is_described, write_json
+from flows.renders import VideoFile, clear_clip, is_described, take_folder, write_json
 from schemas.performers import PERFORMANCE
 from schemas.problems import UsageError
 from stages.durable import write_whole
@@ -82,10 +82,10 @@ def render_performers(
         Numbers of clips and frames, how many were rendered now, and the frames rendered per second.
 
     Raises:
-        UsageError: an order that makes no sense.
+        UsageError: an order that makes no sense; a folder that cannot be used or holds renders of another head model.
     """
     order.check()
-    out.mkdir(parents=True, exist_ok=True)
+    take_folder(out, head_model)
     missing = [number for number in range(order.count) if not _complete(out, order, number)]
     started, done = time.perf_counter(), order.count - len(missing)
     work = functools.partial(render_clip, str(head_model), str(out), order)

@@ -178,7 +178,8 @@ class Settings(_Section):
     commercial: bool = Field(False, description="refuse models whose licence forbids commercial use")
     models: str = Field("~/.cache/headswap/models", description="folder of the registered models")
     scratch: str | None = Field(
-        None, description="fast local folder for what is in the making; default: the system's temporary folder"
+        None,
+        description="fast local folder for what is in the making; default: `scratch` in a local store, else the temporary folder",
     )
     scratch_bytes: int = Field(50 * 2**30, ge=2**20, description="most that local copies of remote media may take")
     storage_options: dict[str, Any] = Field(

@@ -58,17 +58,6 @@ KNOWN: tuple[ModelEntry, ...] = (
         sha256="d2c940c4fd80edeaf38f5d7387d1b4235ee320ed120080df67c663e749e77633",
     ),
     ModelEntry(
-        name="face_landmarker",
-        file="face_landmarker.task",
-        kind="task",
-        licence="Apache-2.0",
-        commercial=True,
-        serves="measures: blendshapes that do not depend on the fitted morphable model",
-        origin="MediaPipe, Google",
-        url="https://storage.googleapis.com/mediapipe-models/face_landmarker/face_landmarker/float16/1/face_landmarker.task",
-        sha256="64184e229b263107bc2b804c6625db1341ff2bb731874b0bcc2fe6544e0bc9ff",
-    ),
-    ModelEntry(
         name="ict",
         file="ict_facekit.npz",
         kind="npz",

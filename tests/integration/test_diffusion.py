@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from stages.networks.registry import ModelRegistry
 from stages.video.decode import open_clip, timestamps
 from storage.store import ArtifactStore
 from tests.integration.conftest import Headswap
@@ -94,6 +95,14 @@ def test_frames_times_and_sound_are_the_targets(swapped: Path, clip: Path) -> No
             own, new = target.read(frame).astype(int), swap.read(frame).astype(int)
             assert np.abs(own[:24, :24] - new[:24, :24]).mean() < 3, "outside the region it is the target's picture"
         assert np.abs(own - new).max() > 60
+
+
+def test_the_result_says_which_weights_drew_it_and_on_what_terms(swapped: Path, models: Path) -> None:
+    record = json.loads((swapped / "swapped.mp4.provenance.json").read_text())
+    drawn = record["renderer"]
+    registered = ModelRegistry(models).pipelines["headswap-demo"]
+    assert (drawn["name"], drawn["pipeline"], drawn["digest"]) == ("diffusion", "headswap-demo", registered.digest)
+    assert (drawn["licence"], drawn["commercial"]) == (registered.licence, registered.commercial)
 
 
 def test_a_job_whose_worker_dies_goes_on_at_its_chunk_and_ends_the_same(

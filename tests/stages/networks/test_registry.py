@@ -165,7 +165,7 @@ def test_arrays_that_are_missing_are_named(tmp_path: Path) -> None:
 def test_a_folder_that_does_not_exist_has_no_models_and_is_not_made(tmp_path: Path) -> None:
     registry = ModelRegistry(tmp_path / "models")
     assert {status.state for status in registry.list()} == {"missing"}
-    assert [status.name for status in registry.list()] == ["hair_segmentation", "face_landmarker", "ict", "lama", "arcface"]
+    assert [status.name for status in registry.list()] == ["hair_segmentation", "ict", "lama", "arcface"]
     assert registry.path("lama") is None
     assert code_of(registry.digest, "lama") == code_of(registry.require, "lama") == "model_missing"
     assert not (tmp_path / "models").exists()
@@ -278,7 +278,7 @@ def test_declarations_are_checked_all_at_once(tmp_path: Path) -> None:
 
 def test_a_commercial_run_refuses_research_models_by_name_and_licence(tmp_path: Path) -> None:
     registry = ModelRegistry(tmp_path)
-    registry.refuse_non_commercial(["lama", "ict", "hair_segmentation", "face_landmarker"])
+    registry.refuse_non_commercial(["lama", "ict", "hair_segmentation"])
     with pytest.raises(ModelError, match="arcface: non-commercial research only"):
         registry.refuse_non_commercial(["lama", "arcface"])
 
@@ -371,8 +371,7 @@ def test_a_pull_without_a_network_says_what_to_do(tmp_path: Path) -> None:
 
 def test_the_real_files_are_the_ones_on_record(tmp_path: Path, shared: Path) -> None:
     registry = ModelRegistry(tmp_path)
-    found = {"hair_segmentation": "mediapipe/hair_segmentation.tflite", "face_landmarker": "mediapipe/face_landmarker.task"}
-    found["ict"] = "ict/ict_facekit.npz"
+    found = {"hair_segmentation": "mediapipe/hair_segmentation.tflite", "ict": "ict/ict_facekit.npz"}
     for name, file in found.items():
         if not (shared / "models" / file).is_file():
             pytest.skip(f"needs {file} in ../shared/models")
