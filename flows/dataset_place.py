@@ -46,9 +46,8 @@ class Place:
 
     @classmethod
     def of(cls, url: str, settings: Settings) -> Place:
-        """The settings' options are the store's: they hold for other places of the same kind."""
-        same = url.partition("://")[0] == (settings.store or "").partition("://")[0] and "://" in url
-        return cls(url, settings.storage_options if same else {})
+        """With what the settings say of places of its kind."""
+        return cls(url, settings.storage_options_of(url))
 
     def connect(self) -> tuple[Any, str]:
         """The file system and the folder in it; UsageError where there is no such kind of place."""

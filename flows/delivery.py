@@ -16,7 +16,6 @@ from typing import Any, cast
 import fsspec
 
 from flows import pipeline
-from flows.dataset_place import Place
 from flows.events import JobOutcome
 from flows.planning import JOB_RECORD, JOB_RECORD_VERSION, Clip, JobPlan, Node, Planner
 from schemas.catalogue import Job
@@ -137,7 +136,7 @@ def _commit_record(planner: Planner, plan: JobPlan, manifests: dict[str, Manifes
 def _place(planner: Planner, plan: JobPlan, video: Artifact, name: str, address: str, record: dict[str, Any]) -> None:
     """Write the video and its provenance, unless this very video is there already."""
     try:
-        filesystem, path = fsspec.core.url_to_fs(address, **Place.of(address, planner.settings).options)
+        filesystem, path = fsspec.core.url_to_fs(address, **planner.settings.storage_options_of(address))
         beside = path + PROVENANCE_SUFFIX
         written = _written(filesystem, beside)
         if written is not None and filesystem.exists(path) and written == {**record, "bytes": filesystem.size(path)}:

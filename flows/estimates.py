@@ -17,17 +17,17 @@ PEEK_SECONDS = 120.0
 
 # Milliseconds on one core and bytes left in the store, a frame of a 720p clip with a 512 crop.
 MILLISECONDS: dict[str, float] = {
-    "ingest": 3.0,
-    "landmarks": 13.5,
+    "ingest": 9.8,
+    "landmarks": 24.6,
     "track": 0.5,
-    "fit3dmm": 1.7,
-    "masks": 21.5,
-    "inpaint": 4.0,
-    "retarget": 0.5,
-    "render": 53.0,
-    "encode": 24.0,
-    "assemble": 0.4,
-    "measure": 14.0,
+    "fit3dmm": 1.4,
+    "masks": 44.7,
+    "inpaint": 13.2,
+    "retarget": 1.2,
+    "render": 98.7,
+    "encode": 49.2,
+    "assemble": 0.5,
+    "measure": 29.9,
 }
 BYTES: dict[str, float] = {
     "ingest": 20,

@@ -58,7 +58,7 @@ def write_report(
     )
     address = f"{output_url.rstrip('/')}/{folder}"
     try:
-        filesystem, path = fsspec.core.url_to_fs(address)
+        filesystem, path = fsspec.core.url_to_fs(address, **planner.settings.storage_options_of(address))
         if "file" in filesystem.protocol:
             return str(build_report(run, Path(path), store=planner.store))
         # A page and its media are made here and put there whole.

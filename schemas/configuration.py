@@ -157,7 +157,7 @@ class Settings(_Section):
     store: str | None = Field(None, description="folder or URL of the artifact store")
     out: str | None = Field(None, description="folder or URL for videos and the report; default: `results` in the store")
     engine: Literal["prefect", "direct"] = Field(
-        "prefect", description="`direct` runs the same plan in one process without a server"
+        "prefect", description="`direct` runs the same plan without a server"
     )
     profile: Literal["demo", "full"] = Field(
         "full", description="which networks the diffusion renderer takes: the registered `headswap-demo` or `headswap-full`"
@@ -193,6 +193,11 @@ class Settings(_Section):
     stages: Stages = Stages()
 
     _origins: dict[str, str] = PrivateAttr(default_factory=dict)
+
+    def storage_options_of(self, url: str) -> dict[str, Any]:
+        """For fsspec, of a place: ``storage_options`` are the store's, and hold for other places of the same kind."""
+        kind, remote, _ = url.partition("://")
+        return self.storage_options if remote and kind == (self.store or "").partition("://")[0] else {}
 
     def parameters(self, stage: str, job: Job | None = None) -> parameters.StageParameters:
         """Parameters of a stage; with a job, its own choice of subject and renderer stands over the configuration's.

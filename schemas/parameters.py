@@ -114,7 +114,7 @@ class EncodeParameters(StageParameters):
 
 
 class AssembleParameters(StageParameters):
-    container: Literal["mp4", "mkv", "mov"] = "mp4"
+    container: Literal["mp4", "mkv", "mov"] = Field("mp4", description="of results whose name is not given with a suffix")
 
 
 class MeasureParameters(StageParameters):
