@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from flows import pipeline
 from flows.execution import describe
+from flows.patience import patiently, pause_before
 from flows.planning import Clip, Node, Planner, Unit, is_reference, quarantined
-from flows.problems import failure_of
+from flows.scheduling import record_failure
 from flows.workers import WorkerPool
-from schemas.problems import HeadswapError, StoreError
+from schemas.problems import HeadswapError
 from storage.artifacts import Manifest
 
 Manifests = dict[str, list[Manifest]]
@@ -32,7 +32,6 @@ class ClipRun:
         self.pool = pool
         self._note = note
         self._retry_failed = retry_failed
-        self._stopping = threading.Event()
 
     def run(self, clips: Sequence[Clip], tell: Callable[[int, int], None]) -> list[Manifests | HeadswapError]:
         """Every clip's artifacts, or why there are none: one bad clip stops no other. ``tell`` gets clips done and all."""
@@ -56,7 +55,7 @@ class ClipRun:
             try:
                 return list(threads.map(one, range(len(clips))))
             except BaseException:
-                self._stopping.set()
+                self.planner.stopping.set()
                 self.pool.close()
                 threads.shutdown(cancel_futures=True)
                 raise
@@ -73,29 +72,28 @@ class ClipRun:
         return found
 
     def _stage(self, node: Node, place: int) -> list[Manifest]:
-        attempt = 0
-        while True:
-            (step,) = self.planner.resolve([node])
-            if step.failure is not None:
-                raise HeadswapError(step.failure.code, step.failure.message, step.failure.remedy)
-            if step.units is None:
-                raise RuntimeError(f"{node.stage} of {node.label} was started before its inputs were committed")
-            try:
-                return self._units(step.units, place)
-            except HeadswapError as error:
-                attempt += 1
-                policy = self.planner.settings.retry
-                if not error.retryable or attempt >= policy.attempts or self._stopping.is_set():
-                    raise
-                pause = policy.pauses()[attempt - 1]
-                self._note(f"{error.message} Trying again in {pause:.0f} s.")
-                time.sleep(pause)
+        return patiently(
+            lambda: self._attempt(node, place),
+            lambda error, attempt: pause_before(self.planner.settings.retry, error, attempt),
+            self.planner.stopping,
+            lambda error, pause: self._note(f"{error.message} Trying again in {pause:.0f} s."),
+        )
+
+    def _attempt(self, node: Node, place: int) -> list[Manifest]:
+        (step,) = self.planner.resolve([node])
+        if step.failure is not None:
+            raise HeadswapError(step.failure.code, step.failure.message, step.failure.remedy)
+        if step.units is None:
+            raise RuntimeError(f"{node.stage} of {node.label} was started before its inputs were committed")
+        standing = next((unit.failure for unit in step.missing if quarantined(unit.failure)), None)
+        if standing is not None:
+            if not self._retry_failed:
+                raise HeadswapError(standing.code, standing.message, standing.remedy)
+            self.planner.clear_failures(step.missing)
+        return self._units(step.units, place)
 
     def _units(self, units: Sequence[Unit], place: int) -> list[Manifest]:
         missing = [unit for unit in units if unit.manifest is None]
-        for unit in missing:
-            if unit.failure is not None and quarantined(unit.failure) and not self._retry_failed:
-                raise HeadswapError(unit.failure.code, unit.failure.message, unit.failure.remedy)
         submitted = [(unit, self.pool.submit(describe(self.planner, unit), priority=(place,))) for unit in missing]
         first: HeadswapError | None = None
         for unit, future in submitted:
@@ -103,21 +101,7 @@ class ClipRun:
                 unit.manifest = future.result().manifest
             except HeadswapError as error:
                 first = first or error
-                self._record(unit, error)
+                record_failure(self.planner, unit, error, self._note)
         if first is not None:
             raise first
         return [unit.manifest for unit in units if unit.manifest is not None]
-
-    def _record(self, unit: Unit, error: HeadswapError) -> None:
-        """Write down why a unit failed, so that the next run does not try a bad clip again."""
-        if error.code == "stopped":
-            return
-        unit.failure = failure_of(
-            error,
-            stage=unit.node.stage,
-            key=unit.key,
-            owner=unit.node.label,
-            attempts=1 + (unit.failure.attempts if unit.failure else 0),
-            retryable=error.retryable or isinstance(error, StoreError),
-        )
-        self.planner.failures.record(unit.node.stage, unit.key, unit.failure)

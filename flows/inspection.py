@@ -41,8 +41,7 @@ def _recorded_job(store: ArtifactStore, name: str) -> tuple[Job, Settings] | Non
     """The newest job of that id, with the settings it ran under."""
     if "/" in name:
         return None
-    for run_id in reversed(runs.all_runs(store)):
-        record = runs.load(store, run_id)
+    for record in runs.newest_first(store):
         for job in record["jobs"]:
             if job["id"] == name:
                 return Job.model_validate(job), settings_of_record(store, record, {})

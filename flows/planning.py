@@ -7,19 +7,21 @@ with one bulk look-up for each stage over the whole catalogue, and goes on by it
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 from flows import pipeline
+from flows.patience import patiently, pause_before
 from flows.problems import failure_of
 from schemas.catalogue import Job, edits_of
 from schemas.configuration import Settings
 from schemas.parameters import StageParameters
-from schemas.problems import HeadswapError, UsageError
+from schemas.problems import HeadswapError, StoreError, UsageError
 from stages.contract import Chunk, Input, Owner, Scope
 from stages.networks.registry import ModelRegistry
 from storage import sources
@@ -27,6 +29,8 @@ from storage.artifacts import Manifest
 from storage.failures import Failure, FailureLog
 from storage.keys import digest_value
 from storage.store import ArtifactStore
+
+T = TypeVar("T")
 
 JOB_RECORD = "job"
 """Stage name under which a finished job is committed: the shortcut that lets a cached catalogue be planned in one look-up."""
@@ -140,13 +144,18 @@ class _Lookups:
 
 
 class Planner:
-    """Resolves jobs into units. Thread-safe; one for each run."""
+    """Resolves jobs into units. Thread-safe; one for each run.
+
+    Attributes:
+        stopping: ends the pauses of surveys that wait for a place to answer again.
+    """
 
     def __init__(self, jobs: Sequence[Job], store: ArtifactStore, settings: Settings, registry: ModelRegistry) -> None:
         self.store = store
         self.settings = settings
         self.registry = registry
         self.failures = FailureLog(store)
+        self.stopping = threading.Event()
         self._known = _Lookups()
         self._lock = threading.RLock()
         self._models: dict[str, tuple[Path, str]] = {}
@@ -205,7 +214,10 @@ class Planner:
 
     def parameters(self, node: Node) -> StageParameters:
         """The stage's parameters from the settings, with what the catalogue's row says instead."""
-        parameters = self.settings.parameters(node.stage, self.jobs[node.owner].job if isinstance(node.owner, str) else None)
+        job = self.jobs[node.owner].job if isinstance(node.owner, str) else None
+        parameters = self.settings.parameters(node.stage, job)
+        if node.stage == "assemble" and job is not None and job.container is not None:
+            return parameters.model_copy(update={"container": job.container})
         if node.stage == "track" and isinstance(node.owner, Clip):
             subject = node.owner.subject
             return parameters.model_copy(update={"subject": "reference" if is_reference(subject) else subject})
@@ -235,9 +247,19 @@ class Planner:
             "target_name": plan.target.name,
             "source_digest": self._known.media.get(plan.source.url),
             "target_digest": self._known.media.get(plan.target.url),
-            "renderer": plan.job.renderer or self.settings.renderer or self.settings.stages.render.renderer,
+            "renderer": self._drawn_by(plan),
         }
         return {name: offered[name] for name in declared}
+
+    def _drawn_by(self, plan: JobPlan) -> str | dict[str, Any]:
+        """What drew the head, for the result's provenance: the renderer's name; of diffusion also its pipeline and terms."""
+        render = Node(plan.job.id, "render")
+        for name in pipeline.stage("render").pipelines_for(self.parameters(render)):
+            if name in self.models(render):
+                registration = self.registry.pipelines[name]
+                terms = {"licence": registration.licence, "commercial": registration.commercial, "origin": registration.origin}
+                return {"name": "diffusion", "pipeline": name, "digest": registration.digest, **terms}
+        return plan.job.renderer or self.settings.renderer or self.settings.stages.render.renderer
 
     def models(self, node: Node) -> dict[str, tuple[Path, str]]:
         """Registered models that the stage may use and that are here: name -> (file or folder, digest)."""
@@ -265,7 +287,8 @@ class Planner:
     def survey(self, *, skip_finished: bool = True) -> None:
         """Look up everything that can be known now, in bulk: media digests, finished jobs, then stage after stage.
 
-        With ``skip_finished`` the intermediates of jobs that were finished before are not looked at.
+        With ``skip_finished`` the intermediates of jobs that were finished before are not looked at. What does not answer is
+        asked again, as often as work is tried (``settings.retry``).
         """
         self._digest_media()
         self._load_edits()
@@ -273,7 +296,28 @@ class Planner:
         wanted = [plan for plan in self.jobs.values() if plan.record is None and plan.failure is None]
         for name in pipeline.STAGES:
             nodes = {node for plan in wanted for node in plan.nodes if node.stage == name}
-            self.resolve(sorted(nodes, key=str))
+            self._patiently(partial(self.resolve, sorted(nodes, key=str)))
+
+    def _patiently(self, ask: Callable[[], T]) -> T:
+        return patiently(ask, self._pause, self.stopping)
+
+    def _pause(self, error: HeadswapError, attempt: int) -> float | None:
+        return None if self.stopping.is_set() else pause_before(self.settings.retry, error, attempt)
+
+    def _ask_for_each(
+        self, names: Iterable[str], ask: Callable[[list[str]], dict[str, HeadswapError]]
+    ) -> dict[str, HeadswapError]:
+        """Errors that are left of ``ask`` for many names: those that may pass wait together, however many they are."""
+        left, errors, attempt = list(names), dict[str, HeadswapError](), 0
+        while left:
+            attempt += 1
+            found = ask(left)
+            pauses = {name: self._pause(error, attempt) for name, error in found.items()}
+            errors.update((name, error) for name, error in found.items() if pauses[name] is None)
+            waits = {name: pause for name, pause in pauses.items() if pause is not None}
+            left = list(waits)
+            self.stopping.wait(max(waits.values(), default=0.0))
+        return errors
 
     def _digest_media(self) -> None:
         urls = {url for plan in self.jobs.values() for url in (plan.source.url, plan.target.url)}
@@ -285,16 +329,20 @@ class Planner:
                     plan.failure = self._known.media_failures[url]
 
     def _digest_urls(self, urls: set[str]) -> None:
+        for url, error in self._ask_for_each(sorted(urls), self._read_digests).items():
+            self._known.media_failures[url] = failure_of(error, stage="ingest", owner=url)
+
+    def _read_digests(self, urls: list[str]) -> dict[str, HeadswapError]:
+        """Learn the digests of media; gives back why some cannot be read."""
         try:
-            self._known.media.update(sources.digest_many(sorted(urls), self.store, **self._bounds))
+            self._known.media.update(sources.digest_many(urls, self.store, **self._bounds, anew=True))
         except HeadswapError:
             # One cannot be read: ask for each by itself, so that only its own jobs fail.
             with ThreadPoolExecutor(DIGEST_THREADS) as threads:
-                for url, found in zip(sorted(urls), threads.map(self._digest, sorted(urls)), strict=True):
-                    if isinstance(found, Failure):
-                        self._known.media_failures[url] = found
-                    else:
-                        self._known.media[url] = found
+                found = dict(zip(urls, threads.map(self._digest, urls), strict=True))
+            self._known.media.update((url, digest) for url, digest in found.items() if isinstance(digest, str))
+            return {url: error for url, error in found.items() if isinstance(error, HeadswapError)}
+        return {}
 
     def survey_clip(self, clip: Clip) -> dict[str, list[Manifest]]:
         """What is committed of a clip by stage, whether or not a job uses it; stages with nothing are left out.
@@ -310,25 +358,34 @@ class Planner:
         for name in pipeline.STAGES:
             if pipeline.stage(name).scope.of_clip:
                 owner = clip if pipeline.depends_on(name, "track") else Clip(clip.url)
-                (step,) = self.resolve([Node(owner, name)])
+                (step,) = self._patiently(partial(self.resolve, [Node(owner, name)]))
                 manifests = [unit.manifest for unit in step.units or () if unit.manifest is not None]
                 if manifests:
                     found[name] = manifests
         return found
 
-    def _digest(self, url: str) -> str | Failure:
+    def _digest(self, url: str) -> str | HeadswapError:
         try:
-            return sources.digest_of(url, self.store, **self._bounds)
+            return sources.digest_of(url, self.store, **self._bounds, anew=True)
         except HeadswapError as error:
-            return failure_of(error, stage="ingest", owner=url)
+            return error
 
     def _load_edits(self) -> None:
-        for plan in self.jobs.values():
-            if plan.failure is None and plan.edits is None:
-                try:
-                    plan.edits = edits_of(plan.job).to_options()
-                except HeadswapError as error:
-                    plan.failure = failure_of(error, stage="retarget", owner=plan.job.id)
+        wanted = [plan.job.id for plan in self.jobs.values() if plan.failure is None and plan.edits is None]
+        for name, error in self._ask_for_each(wanted, self._read_edits).items():
+            self.jobs[name].failure = failure_of(error, stage="retarget", owner=name)
+
+    def _read_edits(self, jobs: list[str]) -> dict[str, HeadswapError]:
+        """Learn the edits of jobs; gives back why some cannot be read."""
+        errors: dict[str, HeadswapError] = {}
+        for name in jobs:
+            try:
+                self.jobs[name].edits = edits_of(self.jobs[name].job).to_options()
+            except HeadswapError as error:
+                # Whoever reads a file that a person names calls all that goes wrong wrong usage.
+                passing = sources.may_pass(error.__cause__)
+                errors[name] = StoreError("store_unreachable", error.message, error.remedy, retryable=True) if passing else error
+        return errors
 
     def _look_up_jobs(self, skip_finished: bool) -> None:
         for plan in self.jobs.values():
@@ -336,13 +393,15 @@ class Planner:
                 plan.record_key = digest_value(self._job_recipe(plan))
         if not skip_finished:
             return
-        records = self.store.lookup_many([(JOB_RECORD, plan.record_key) for plan in self.jobs.values() if plan.record_key])
+        wanted = [(JOB_RECORD, plan.record_key) for plan in self.jobs.values() if plan.record_key]
+        records = self._patiently(partial(self.store.lookup_many, wanted))
         finals = {
             plan.job.id: {name: records[JOB_RECORD, plan.record_key].facts[name] for name in pipeline.FINAL}
             for plan in self.jobs.values()
             if plan.record_key and (JOB_RECORD, plan.record_key) in records
         }
-        manifests = self.store.lookup_many([(name, str(key)) for keys in finals.values() for name, key in keys.items()])
+        items = [(name, str(key)) for keys in finals.values() for name, key in keys.items()]
+        manifests = self._patiently(partial(self.store.lookup_many, items))
         for identifier, keys in finals.items():
             # A record whose artifacts were dropped (by fsck, say) does not count: the job is planned in full.
             if all((name, str(key)) in manifests for name, key in keys.items()):
@@ -363,7 +422,7 @@ class Planner:
                 "version": stage.version,
                 "schemas": [schema.identity for schema in stage.tables],
                 "parameters": self.parameters(node).model_dump(mode="json"),
-                "data": dict(stage.data),
+                "data": stage.data_for(self.parameters(node)),
                 "models": {name: digest for name, (_, digest) in sorted(self.models(node).items())},
                 "media": {owner: self._known.media[url] for owner, url in self.media(node).items()},
                 "options": self.options(node),
@@ -392,6 +451,29 @@ class Planner:
             unit.manifest = manifests.get((unit.node.stage, unit.key))
             unit.failure = failures.get((unit.node.stage, unit.key))
         return steps
+
+    def lighten(self, identifier: str) -> list[Unit]:
+        """Let go of what takes memory of a delivered job's intermediates, which nothing reads any more: files and recipes.
+
+        A night has millions of pictures. Keys and folders stay, for retention. Gives back the units.
+        """
+        lightened = []
+        for node in self.jobs[identifier].nodes:
+            if node.owner == identifier and node.stage not in pipeline.FINAL:
+                step = self._known.steps.get(node)  # none where the job was finished before
+                for unit in (step and step.units) or ():
+                    if unit.manifest is not None:
+                        unit.manifest = replace(unit.manifest, files=(), containers=(), facts={}, recipe={})
+                        unit.recipe = {}
+                        lightened.append(unit)
+        return lightened
+
+    def clear_failures(self, units: Iterable[Unit]) -> None:
+        """Forget why units failed: they are tried again."""
+        for unit in units:
+            if unit.failure is not None:
+                self.failures.clear(unit.node.stage, unit.key)
+                unit.failure = None
 
     def _enumerate(self, step: Step) -> None:
         node = step.node
@@ -472,7 +554,7 @@ class Planner:
             "version": stage.version,
             "schemas": [schema.identity for schema in stage.tables],
             "parameters": self.parameters(node).model_dump(mode="json"),
-            "data": dict(stage.data),
+            "data": stage.data_for(self.parameters(node)),
             "inputs": {":".join(name): [manifest.digest for manifest in found] for name, found in sorted(inputs.items())},
             "media": {owner: self._known.media[url] for owner, url in sorted(self.media(node).items())},
             "models": {name: digest for name, (_, digest) in sorted(self.models(node).items())},

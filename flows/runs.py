@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 import secrets
 import threading
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -15,6 +17,9 @@ from storage.store import ArtifactStore
 
 FOLDER = "runs"
 
+_RECORDS_AT_A_TIME = 8
+"""A record lists the run's jobs: of 10,000 some megabytes."""
+
 
 def new_run_id(name: str) -> str:
     """Sorts by time; readable; unique even when two machines start in the same second."""
@@ -23,39 +28,32 @@ def new_run_id(name: str) -> str:
     return f"{moment}-{plain}-{secrets.token_hex(2)}"
 
 
-def latest(store: ArtifactStore) -> str:
-    """The newest run's id.
-
-    Raises:
-        UsageError: there is none.
-    """
-    found = sorted({path.split("/")[1] for path in store.list_documents(FOLDER) if path.endswith("/run.json")})
-    if not found:
-        raise UsageError([f"There is no run in {store.url}."], "Start one: headswap run CATALOGUE --store URL")
-    return found[-1]
-
-
 def all_runs(store: ArtifactStore) -> list[str]:
-    return sorted({path.split("/")[1] for path in store.list_documents(FOLDER) if path.endswith("/run.json")})
+    """Ids of the recorded runs, oldest first: one listing, however many jobs they had."""
+    return store.list_folders(FOLDER)
+
+
+def newest_first(store: ArtifactStore) -> Iterator[dict[str, Any]]:
+    """Records of the runs without their jobs' outcomes: the newest by itself, which is mostly wanted, then a few at a time."""
+    paths = [f"{FOLDER}/{run_id}/run.json" for run_id in reversed(all_runs(store))]
+    for start, stop in itertools.pairwise([0, *range(1, len(paths), _RECORDS_AT_A_TIME), len(paths)]):
+        yield from store.read_documents(paths[start:stop]).values()
 
 
 def load(store: ArtifactStore, run_id: str | None) -> dict[str, Any]:
-    """A run's record with its jobs' outcomes under ``outcomes``.
+    """A run's record, or the newest one's, with its jobs' outcomes under ``outcomes``.
 
     Raises:
         UsageError: no such run; names the ones there are.
     """
-    chosen = run_id or latest(store)
-    record = store.read_document(f"{FOLDER}/{chosen}/run.json")
-    if record is None:
+    record = store.read_document(f"{FOLDER}/{run_id}/run.json") if run_id else next(newest_first(store), None)
+    if record is None and run_id:
         there = ", ".join(all_runs(store)[-5:]) or "none"
-        raise UsageError([f"There is no run {chosen} in {store.url}."], f"The last runs are: {there}")
-    outcomes = {}
-    for path in store.list_documents(f"{FOLDER}/{chosen}/jobs"):
-        outcome = store.read_document(path)
-        if outcome is not None:
-            outcomes[outcome["id"]] = outcome
-    return {**record, "outcomes": outcomes}
+        raise UsageError([f"There is no run {run_id} in {store.url}."], f"The last runs are: {there}")
+    if record is None:
+        raise UsageError([f"There is no run in {store.url}."], "Start one: headswap run CATALOGUE --store URL")
+    found = store.read_documents(store.list_documents(f"{FOLDER}/{record['run']}/jobs")).values()
+    return {**record, "outcomes": {outcome["id"]: outcome for outcome in found}}
 
 
 class RunRecorder(Events):

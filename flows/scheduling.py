@@ -9,7 +9,6 @@ from __future__ import annotations
 import heapq
 import itertools
 import queue
-import random
 import threading
 import time
 from collections import defaultdict
@@ -22,7 +21,8 @@ from flows import pipeline
 from flows.delivery import deliver
 from flows.events import Events, JobOutcome, StageTotals, StepResult
 from flows.execution import Outcome, WorkItem, describe
-from flows.planning import DELIVER, JobPlan, Node, Planner, Step, Unit, quarantined
+from flows.patience import LAST_RETRY, patiently, pause_before
+from flows.planning import DELIVER, JobPlan, Node, Planner, Unit, quarantined
 from flows.problems import failure_of
 from flows.workers import WorkerPool
 from schemas.problems import HeadswapError, StoreError
@@ -32,13 +32,6 @@ T = TypeVar("T")
 
 CHUNKS_PER_GROUP = 16
 """Chunks that one engine task covers: seconds to minutes of work, and few enough tasks for an hour of video."""
-
-LAST_RETRY = ("worker_died", "timeout")
-"""Failures that may pass, but are held against the input once every attempt of a run has met them."""
-
-
-PLAN_ANEW = ("stopped", "file_changed")
-"""Failures that pass, but not within this run: another plan is needed."""
 
 
 @dataclass(frozen=True)
@@ -71,18 +64,12 @@ class DirectEngine:
         return self._executor.submit(self._with_retries, group, run)
 
     def _with_retries(self, group: Group, run: Callable[[Group], bool]) -> bool:
-        attempt = 0
-        while True:
-            try:
-                return run(group)
-            except HeadswapError as error:
-                attempt += 1
-                delay = self._batch.retry_delay(error, attempt)
-                if delay is None:
-                    raise
-                self._batch.tell_retry(group, error, delay)
-                if self._batch.stopping.wait(delay):
-                    raise
+        return patiently(
+            lambda: run(group),
+            self._batch.retry_delay,
+            self._batch.stopping,
+            lambda error, delay: self._batch.tell_retry(group, error, delay),
+        )
 
     def close(self) -> None:
         self._executor.shutdown(wait=True, cancel_futures=True)
@@ -145,7 +132,7 @@ class Batch:
                 outcome = future.result()
             except HeadswapError as raised:
                 error = error or raised
-                self._record(unit, raised)
+                record_failure(self.planner, unit, raised, self._note)
                 continue
             unit.manifest = outcome.manifest
             unit.failure = None
@@ -186,11 +173,7 @@ class Batch:
 
     def retry_delay(self, error: HeadswapError, attempt: int) -> float | None:
         """Seconds to wait before attempt number ``attempt + 1``, or None when the failure will not pass by itself."""
-        policy = self.planner.settings.retry
-        if self.stopping.is_set() or not error.retryable or error.code in PLAN_ANEW or attempt >= policy.attempts:
-            return None
-        # Jitter keeps many machines from coming back to a struggling store at the same moment.
-        return policy.pauses()[attempt - 1] * random.uniform(0.75, 1.25)
+        return None if self.stopping.is_set() else pause_before(self.planner.settings.retry, error, attempt)
 
     def tell_retry(self, group: Group, error: HeadswapError, delay: float) -> None:
         with self._lock:
@@ -276,32 +259,23 @@ class Batch:
         if standing is not None:
             if not self.retry_failed:
                 return standing
-            self._clear(step)
+            self._patiently(lambda: self.planner.clear_failures(step.missing))
         size = CHUNKS_PER_GROUP
         pieces = [tuple(step.units[k : k + size]) for k in range(0, len(step.units), size)]
         return [Group(node, piece, index, len(pieces)) for index, piece in enumerate(pieces)]
 
-    def _clear(self, step: Step) -> None:
-        for unit in step.missing:
-            if unit.failure is not None:
-                self._patiently(lambda unit=unit: self.planner.failures.clear(unit.node.stage, unit.key))  # type: ignore[misc]
-                unit.failure = None
-
     def _patiently(self, ask: Callable[[], T]) -> T:
         """Ask the store with the retries that work has: a run of hours must outlast a minute without it."""
-        attempt = 0
-        while True:
-            try:
-                return ask()
-            except StoreError as error:
-                attempt += 1
-                delay = self.retry_delay(error, attempt)
-                if delay is None:
-                    raise
-                with self._lock:
-                    self.events.note(f"{error.message} Trying again in {delay:.0f} s.")
-                if self.stopping.wait(delay):
-                    raise
+        return patiently(
+            ask,
+            self.retry_delay,
+            self.stopping,
+            lambda error, delay: self._note(f"{error.message} Trying again in {delay:.0f} s."),
+        )
+
+    def _note(self, text: str) -> None:
+        with self._lock:
+            self.events.note(text)
 
     def _give_up(self, error: StoreError) -> None:
         for plan in self.planner.jobs.values():
@@ -309,25 +283,6 @@ class Batch:
                 self.outcomes[plan.job.id] = JobOutcome(
                     plan.job.id, "failed", failure=failure_of(error, stage="store", owner=plan.job.id)
                 )
-
-    def _record(self, unit: Unit, error: HeadswapError) -> None:
-        """Write down why a unit failed, so that the next run knows (and does not try a bad input every night)."""
-        if error.code == "stopped":
-            return
-        attempts = 1 + (unit.failure.attempts if unit.failure else 0)
-        # What the store did is never held against the input: a full disk is not retried at once, but by the next run.
-        retryable = error.retryable or isinstance(error, StoreError)
-        if error.code in LAST_RETRY and attempts >= self.planner.settings.retry.attempts:
-            retryable = False
-        failure = failure_of(
-            error, stage=unit.node.stage, key=unit.key, owner=unit.node.label, attempts=attempts, retryable=retryable
-        )
-        unit.failure = failure
-        try:
-            self.planner.failures.record(unit.node.stage, unit.key, failure)
-        except HeadswapError as unreachable:
-            with self._lock:
-                self.events.note(f"The failure of {unit.node.stage} of {unit.node.label} could not be recorded: {unreachable}")
 
     def _failure_of(self, node: Node, error: BaseException) -> Failure:
         recorded = next((unit.failure for unit in self.planner.step(node).missing if unit.failure is not None), None)
@@ -355,6 +310,9 @@ class Batch:
         with self._lock:
             self.outcomes[plan.job.id] = outcome
             self.events.job_finished(outcome)
+            # Last, because a delivery that is tried again needs them. What another job shares is found in the store by then.
+            for unit in self.planner.lighten(plan.job.id):
+                self._in_flight.pop((unit.node.stage, unit.key), None)
         return outcome.status == "cached"
 
     def _end_failed(self, plan: JobPlan, failure: Failure) -> None:
@@ -368,6 +326,27 @@ class Batch:
 
         self._patiently(tell)
         self.outcomes[plan.job.id] = outcome
+
+
+def record_failure(planner: Planner, unit: Unit, error: HeadswapError, note: Callable[[str], None]) -> None:
+    """Write down why a unit failed, so that the next run knows (and does not try a bad input every night).
+
+    ``note`` is told where the store does not take it.
+    """
+    if error.code == "stopped":
+        return
+    attempts = 1 + (unit.failure.attempts if unit.failure else 0)
+    # What the store did is never held against the input: a full disk is not retried at once, but by the next run.
+    retryable = error.retryable or isinstance(error, StoreError)
+    if error.code in LAST_RETRY and attempts >= planner.settings.retry.attempts:
+        retryable = False
+    unit.failure = failure_of(
+        error, stage=unit.node.stage, key=unit.key, owner=unit.node.label, attempts=attempts, retryable=retryable
+    )
+    try:
+        planner.failures.record(unit.node.stage, unit.key, unit.failure)
+    except HeadswapError as unreachable:
+        note(f"The failure of {unit.node.stage} of {unit.node.label} could not be recorded: {unreachable}")
 
 
 class _Graph:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from storage.store import ArtifactStore
+from storage.store import FEW, ArtifactStore
 
 
 class Failure(BaseModel):
@@ -41,10 +42,12 @@ class FailureLog:
         return None if value is None else _parse(value)
 
     def lookup_many(self, items: Iterable[tuple[str, str]]) -> dict[tuple[str, str], Failure]:
-        """Failures of those items that have one: one listing of the tree per stage."""
+        """Failures of those items that have one: one listing of the tree per stage, none where few of it are asked for."""
         wanted = {_path(stage, key): (stage, key) for stage, key in items}
-        stages = {stage for stage, _ in wanted.values()}
-        present = {path for stage in stages for path in self._store.list_documents(f"failures/{stage}") if path in wanted}
+        asked = Counter(stage for stage, _ in wanted.values())
+        present = {path for path, (stage, _) in wanted.items() if asked[stage] <= FEW}
+        for stage in (stage for stage, count in asked.items() if count > FEW):
+            present.update(path for path in self._store.list_documents(f"failures/{stage}") if path in wanted)
         return {wanted[path]: failure for path, failure in self._read(present)}
 
     def clear(self, stage: str, key: str) -> None:

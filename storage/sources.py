@@ -25,6 +25,12 @@ DEFAULT_LIMIT = 16 << 30
 
 _THREADS = 8
 
+_VALIDATORS = (
+    *("ETag", "etag", "checksum", "Content-MD5", "Digest"),
+    *("LastModified", "Last-Modified", "last_modified", "mtime", "modified", "modify", "updated", "created"),
+)
+"""What places say that changes with a file, in fsspec's many spellings; a creation time last, because a file can outlive it."""
+
 
 def is_remote(url: str | Path) -> bool:
     """Whether a medium has to be fetched before it can be decoded."""
@@ -33,6 +39,8 @@ def is_remote(url: str | Path) -> bool:
 
 def describe(url: str | Path) -> tuple[int, str]:
     """Size in bytes and a tag that changes with the file: modification time in nanoseconds, or the object store's etag.
+
+    The tag is empty where the place says nothing of the kind.
 
     Raises:
         MediaError: ``file_missing``, ``file_denied``.
@@ -49,20 +57,13 @@ def describe(url: str | Path) -> tuple[int, str]:
         facts = system.info(inner)
         if facts.get("type") == "directory":
             raise IsADirectoryError(errno.EISDIR, "not a file", str(url))
-        tag = next(
-            (
-                facts[name]
-                for name in ("ETag", "etag", "checksum", "LastModified", "mtime", "created", "modified")
-                if facts.get(name)
-            ),
-            "",
-        )
+        tag = next((facts[name] for name in _VALIDATORS if facts.get(name)), "")
         return int(facts.get("size") or 0), str(tag).strip('"')
 
 
 @contextmanager
 def fetch(
-    url: str | Path, scratch: Path, limit_bytes: int = DEFAULT_LIMIT, *, largest_bytes: int | None = None
+    url: str | Path, scratch: Path, limit_bytes: int = DEFAULT_LIMIT, *, largest_bytes: int | None = None, anew: bool = False
 ) -> Iterator[Path]:
     """A local path of a medium, valid inside the context.
 
@@ -72,6 +73,7 @@ def fetch(
     Args:
         limit_bytes: of the folder; a single file may exceed it and is then alone in it.
         largest_bytes: of a remote file, whatever its server says of its size; None for any.
+        anew: whether a copy that is there is not good enough.
 
     Raises:
         MediaError: ``file_missing``, ``file_denied``; ``too_large`` before or, where the place kept quiet, while copying.
@@ -90,7 +92,7 @@ def fetch(
     copy = folder / f"medium{Path(str(url).split('?')[0]).suffix}"
     with open(folder / "lock", "ab") as lock:
         fcntl.flock(lock, fcntl.LOCK_SH)
-        if not copy.exists():
+        if anew or not copy.exists():
             _make_room(folder.parent, limit_bytes - size)
             _download(url, copy, largest_bytes)
         os.utime(copy)
@@ -130,10 +132,15 @@ def _download(url: str | Path, copy: Path, largest_bytes: int | None) -> None:
 
 
 def digest_of(
-    url: str | Path, store: ArtifactStore, *, limit_bytes: int = DEFAULT_LIMIT, largest_bytes: int | None = None
+    url: str | Path,
+    store: ArtifactStore,
+    *,
+    limit_bytes: int = DEFAULT_LIMIT,
+    largest_bytes: int | None = None,
+    anew: bool = False,
 ) -> str:
     """Digest of a medium's content, read once: remembered in the store under address, size and time (or etag)."""
-    return digest_many([url], store, limit_bytes=limit_bytes, largest_bytes=largest_bytes)[str(url)]
+    return digest_many([url], store, limit_bytes=limit_bytes, largest_bytes=largest_bytes, anew=anew)[str(url)]
 
 
 def digest_many(
@@ -142,12 +149,15 @@ def digest_many(
     *,
     limit_bytes: int = DEFAULT_LIMIT,
     largest_bytes: int | None = None,
+    anew: bool = False,
 ) -> dict[str, str]:
     """Digests of several media by address, each read at most once; known ones are not read at all.
 
     Args:
         limit_bytes: of the local copies of remote media, as for ``fetch``.
         largest_bytes: of one medium, local or remote, checked before anything is read or copied; None for any.
+        anew: whether a medium is read again of which its place says nothing that changes with it. For who makes a plan: who
+            works on it believes what that found, or each unit of work would copy the medium once more.
 
     Raises:
         MediaError: ``too_large``.
@@ -159,12 +169,14 @@ def digest_many(
         for name in names:
             _check_size(name, described[name][0], largest_bytes)
         documents = {name: _document(name, described[name]) for name in names}
-        known = store.read_documents(documents.values())
+        silent = {name for name in names if anew and not described[name][1]}
+        known = store.read_documents(documents[name] for name in names if name not in silent)
         digests = {name: known[path].get("digest") for name, path in documents.items() if path in known}
         unknown = [name for name in names if not isinstance(digests.get(name), str)]
 
         def read(name: str) -> str:
-            with fetch(name, store.scratch, limit_bytes, largest_bytes=largest_bytes) as path, _media_errors(name):
+            again = name in silent
+            with fetch(name, store.scratch, limit_bytes, largest_bytes=largest_bytes, anew=again) as path, _media_errors(name):
                 return digest_file(path)
 
         fresh = zip(unknown, pool.map(read, unknown), strict=True)
@@ -215,11 +227,26 @@ def _remote(url: str) -> tuple[Any, str]:
         ) from error
 
 
+def may_pass(error: BaseException | None) -> bool:
+    """Whether a place did not answer or said that it is busy or broken, rather than that a file is missing or denied."""
+    # fsspec calls whatever a web server does "not found"; the cause knows better.
+    reason = error.__cause__ if isinstance(error, FileNotFoundError) else error
+    status = getattr(reason, "status", None)  # of aiohttp's error for an answer
+    if isinstance(status, int):
+        return status in (408, 425, 429) or status >= 500
+    if isinstance(reason, (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, ValueError)):
+        return False
+    client = type(reason).__module__.partition(".")[0]
+    return isinstance(reason, OSError) or (client in ("aiohttp", "botocore") and not hasattr(reason, "response"))
+
+
 @contextmanager
 def _media_errors(url: str | Path) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
+        if may_pass(error):
+            raise store_error(error.__cause__ or error, f"reading {url}", str(url)) from error
         raise MediaError(
             "file_missing", f"The file {url} does not exist.", "Correct the path in the catalogue or put the file there."
         ) from error

@@ -10,7 +10,7 @@ import secrets
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from storage import scratch as scratch_folders
@@ -26,8 +26,9 @@ from storage.remote import MemoryBackend, RemoteBackend, S3Backend
 
 _STAGE = re.compile(r"[a-z][a-z0-9_]*")
 _KEY = re.compile(r"[A-Za-z0-9_-]+")
-_FEW = 8
-"""Keys of a stage that are looked up by reading them."""
+FEW = 256
+"""Keys of a stage that are looked up by reading them, several at once. A listing is one request after another: on S3 one for
+each 1,000 artifacts that the stage ever committed."""
 
 _RESERVED = ("objects", "commits", "scratch")
 """Top folders that documents cannot be written to."""
@@ -35,8 +36,8 @@ _RESERVED = ("objects", "commits", "scratch")
 _REMEMBERED = 4096
 """Manifests kept by ``lookup_many``: one with 100 pictures takes some 30 KB of memory."""
 
-
 _BATCH = 256
+"""Manifests read at a time: only so many are held as text beside what was made of them."""
 
 
 class ArtifactStore:
@@ -132,12 +133,12 @@ class ArtifactStore:
     def lookup_many(self, items: Iterable[tuple[str, str]]) -> dict[tuple[str, str], Manifest]:
         """Manifests of those items that are committed: one listing per stage, then only manifests not read before.
 
-        Where few keys of a stage are wanted, they are read without a listing: it grows with the store.
+        Up to ``FEW`` keys of a stage are read, several at once, without a listing: it grows with the store.
         """
         wanted: dict[str, set[str]] = {}
         for stage, key in items:
             wanted.setdefault(stage, set()).add(key)
-        few = {stage: wanted.pop(stage) for stage in [stage for stage, keys in wanted.items() if len(keys) <= _FEW]}
+        few = {stage: wanted.pop(stage) for stage in [stage for stage, keys in wanted.items() if len(keys) <= FEW]}
         listed: dict[str, tuple[tuple[str, str], Entry]] = {}
         for stage, keys in wanted.items():
             for name, entry in self._listing(stage).items():
@@ -146,7 +147,7 @@ class ArtifactStore:
                     listed[_manifest_path(stage, key)] = ((stage, key), entry)
         found: dict[tuple[str, str], Manifest] = {}
         direct = {_manifest_path(stage, key): (stage, key) for stage, keys in few.items() for key in keys}
-        for path, data in self.backend.read_many(sorted(direct)).items():
+        for path, data in self._read_in_batches(sorted(direct)):
             manifest = _parse(data, *direct[path])
             if manifest is not None:
                 found[direct[path]] = manifest
@@ -157,7 +158,7 @@ class ArtifactStore:
                 found[item] = known[1]
             else:
                 fresh.append(path)
-        for path, data in self.backend.read_many(fresh).items():
+        for path, data in self._read_in_batches(fresh):
             item, entry = listed[path]
             manifest = _parse(data, *item)
             if manifest is not None:
@@ -167,15 +168,16 @@ class ArtifactStore:
             self._manifests.popitem(last=False)
         return found
 
+    def _read_in_batches(self, paths: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+        """Those of the objects that exist, in order."""
+        for start in range(0, len(paths), _BATCH):
+            yield from self.backend.read_many(paths[start : start + _BATCH]).items()
+
     def manifests(self, stage: str) -> Iterator[tuple[str, Manifest | None]]:
         """Every key of a stage in order, with its manifest, or None where that cannot be read; in flat memory."""
-        keys = sorted(self.committed(stage))
-        for start in range(0, len(keys), _BATCH):
-            paths = {_manifest_path(stage, key): key for key in keys[start : start + _BATCH]}
-            read = self.backend.read_many(list(paths))
-            for path, key in paths.items():
-                if path in read:
-                    yield key, _parse(read[path], stage, key)
+        paths = {_manifest_path(stage, key): key for key in sorted(self.committed(stage))}
+        for path, data in self._read_in_batches(list(paths)):
+            yield paths[path], _parse(data, stage, paths[path])
 
     def committed(self, stage: str) -> set[str]:
         """Keys of a stage that are committed: one listing."""
@@ -288,6 +290,10 @@ class ArtifactStore:
     def list_documents(self, prefix: str) -> list[str]:
         """Paths of all documents and files under a folder, in order."""
         return sorted(path for path in self.backend.walk(_document(prefix.rstrip("/"))) if f"/{TEMPORARY}" not in path)
+
+    def list_folders(self, prefix: str) -> list[str]:
+        """Names of the folders directly in a folder of documents, in order: one listing, whatever they hold."""
+        return self.backend.subfolders(_document(prefix))
 
     def delete_document(self, path: str) -> None:
         """Remove a document; it may be gone already."""

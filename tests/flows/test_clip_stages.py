@@ -62,3 +62,29 @@ def test_what_may_pass_is_tried_again(night: Night, clips: Callable[[str, int], 
     (found,) = run(night, [path])
     assert isinstance(found, dict)
     assert fakes.executions.count("track:-") == 2
+
+
+def test_a_clip_that_crashes_its_decoder_is_held_to_be_bad_until_asked_for(
+    night: Night, clips: Callable[[str, int], Path]
+) -> None:
+    path = clips("a", 5)
+    fakes.trouble["track"] = [fakes.passing("worker_died") for _ in range(9)]
+    (failed,) = run(night, [path])
+    assert isinstance(failed, HeadswapError)
+    assert fakes.executions.count("track:-") == 3
+    (failed,) = run(night, [path])
+    assert isinstance(failed, HeadswapError)
+    assert failed.code == "worker_died"
+    assert fakes.executions == []
+    run(night, [path], retry_failed=True)
+    assert fakes.executions == ["track:-"] * 3, "asked for, it has all its tries again"
+
+
+def test_a_clip_that_changed_meanwhile_waits_for_another_plan(night: Night, clips: Callable[[str, int], Path]) -> None:
+    path = clips("a", 5)
+    fakes.trouble["landmarks"] = [fakes.passing("file_changed")]
+    (failed,) = run(night, [path])
+    assert isinstance(failed, HeadswapError)
+    assert fakes.executions.count("landmarks:a") == 1
+    (found,) = run(night, [path])
+    assert isinstance(found, dict)

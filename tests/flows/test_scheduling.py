@@ -9,9 +9,15 @@ from pathlib import Path
 import pytest
 
 from flows.events import Events
+from flows.planning import Node
 from flows.scheduling import Batch, DirectEngine
 from flows.workers import WorkerPool
+from schemas import catalogue
 from schemas.catalogue import Job
+from schemas.problems import HeadswapError, StoreError, UsageError
+from storage import sources
+from storage.failures import FailureLog
+from storage.store import ArtifactStore
 from tests.flows import fakes
 from tests.flows.conftest import Night, job
 
@@ -226,6 +232,93 @@ def test_a_shared_clip_that_failed_in_one_shard_is_tried_again_in_the_next(night
         engine.close()
     assert batch.outcomes["a"].status == "failed"
     assert batch.outcomes["b"].status == "done"
+
+
+BUSY = StoreError("store_unreachable", "The place is busy.", "Wait.", retryable=True)
+UNREADABLE = UsageError(["The file of edits cannot be read."])
+UNREADABLE.__cause__ = TimeoutError()
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "trouble"),
+    [
+        (sources, "describe", BUSY),
+        (ArtifactStore, "lookup_many", BUSY),
+        (FailureLog, "lookup_many", BUSY),
+        (catalogue, "load_edits", UNREADABLE),
+    ],
+)
+def test_what_does_not_answer_at_first_is_asked_again_while_planning(
+    night: Night, clips: Clips, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: object, name: str, trouble: HeadswapError
+) -> None:
+    edits = tmp_path / "edits.yaml"
+    edits.write_text("{}")
+    jobs = [job("a", clips("source", 1), clips("target", 12), edits=str(edits)), job("b", clips("other", 1), clips("target", 12))]
+    answer = getattr(place, name)
+    asked: list[str] = []
+
+    def unsure(*question: object, **more: object) -> object:
+        asked.append(str(question))
+        if asked.count(str(question)) == 1:
+            raise trouble
+        return answer(*question, **more)
+
+    monkeypatch.setattr(place, name, unsure)
+    planner = night.planner(jobs)
+    assert len(asked) > 1
+    assert [plan.failure for plan in planner.jobs.values()] == [None, None]
+
+
+def test_a_medium_that_stays_away_fails_its_own_jobs_alone_and_may_pass(
+    night: Night, clips: Clips, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost, describe = clips("lost", 12), sources.describe
+    asked: list[str] = []
+
+    def unsure(url: str | Path) -> tuple[int, str]:
+        if url == str(lost):
+            asked.append(url)
+            raise StoreError("store_unreachable", "No answer.", "Wait.", retryable=True)
+        return describe(url)
+
+    monkeypatch.setattr(sources, "describe", unsure)
+    batch = night.run([job("a", clips("source", 1), lost), job("b", clips("source", 1), clips("target", 12))])
+    assert batch.outcomes["b"].status == "done"
+    failure = batch.outcomes["a"].failure
+    assert failure is not None
+    assert (failure.code, failure.retryable) == ("store_unreachable", True)
+    assert len(asked) == 2 * 3, "with all others and by itself, as often as the settings say"
+
+
+def test_a_night_looks_for_its_work_without_listing_the_store(
+    night: Night, clips: Clips, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def listed(self: object, folder: str) -> dict[str, object]:
+        raise AssertionError(f"a listing of {folder} grows with the store")
+
+    for name in ("names", "walk"):
+        monkeypatch.setattr(type(night.store.backend), name, listed)
+    batch = night.run([job("a", clips("source", 1), clips("target", 200))])
+    assert batch.outcomes["a"].status == "done"
+    assert count()["render"] == 20
+
+
+def test_a_delivered_job_keeps_of_its_intermediates_what_retention_needs(night: Night, clips: Clips) -> None:
+    batch = night.run([job("a", clips("source", 1), clips("target", 25)), job("b", clips("source", 1), clips("target", 25))])
+    for name in "ab":
+        units = batch.planner.step(Node(name, "render")).units or []
+        manifests = [unit.manifest for unit in units]
+        assert len(manifests) == 3
+        for unit, manifest in zip(units, manifests, strict=True):
+            assert manifest is not None
+            committed = night.store.lookup("render", unit.key)
+            assert committed is not None
+            assert manifest.folder == committed.folder
+            assert manifest.files == ()
+        (final,) = batch.planner.step(Node(name, "assemble")).units or []
+        assert final.manifest is not None
+        assert final.manifest.files, "the report reads it"
+    assert not {stage for stage, _ in batch._in_flight} & {"retarget", "render"}
 
 
 def test_videos_come_one_after_another(night: Night, clips: Clips) -> None:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import fsspec
 import pytest
 
-from schemas.problems import MediaError
+from schemas.problems import MediaError, StoreError
 from storage import sources
 from storage.failures import Failure, FailureLog
 from storage.keys import digest_bytes
-from storage.store import ArtifactStore
+from storage.store import FEW, ArtifactStore
 
 from .helpers import BUCKET, Place, commit, make_place
 
@@ -40,6 +43,21 @@ def test_failures_are_recorded_found_and_cleared(store: ArtifactStore) -> None:
     assert [found.key for found in log.all()] == ["b"]
     commit(store)
     assert store.stages() == ["masks"], "failures are a tree of their own"
+
+
+def test_failures_of_few_are_looked_up_without_listing_the_whole_tree_and_of_many_with_one(
+    store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = FailureLog(store)
+    log.record("track", "1", failure("track", "1"))
+    listed: list[str] = []
+    walk = type(store.backend).walk
+    monkeypatch.setattr(type(store.backend), "walk", lambda self, folder: listed.append(folder) or walk(self, folder))
+    found = {("track", "1"): failure("track", "1")}
+    assert log.lookup_many([(stage, str(number)) for stage in ("track", "masks") for number in range(60)]) == found
+    assert listed == []
+    assert log.lookup_many([(stage, str(number)) for stage in ("track", "masks") for number in range(FEW + 1)]) == found
+    assert listed == ["failures/track", "failures/masks"]
 
 
 def test_a_damaged_record_means_the_work_is_tried_again(store: ArtifactStore) -> None:
@@ -151,6 +169,78 @@ def test_digests_are_remembered_until_the_file_changes(
     assert sources.digest_of(str(paths[1]), store) == digest_bytes(b"other")
     assert read == [paths[1]]
     assert not any(str(tmp_path) in path for path in store.list_documents("sources"))
+
+
+class WebFile:
+    """One file on a web server of this machine: what it is, which headers tell of it, how the server answers."""
+
+    def __init__(self) -> None:
+        self.data, self.status, self.sent = b"a" * 1000, 200, 0
+        self.headers: dict[str, str] = {}
+        told = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_HEAD(self) -> None:
+                self.send_response(told.status)
+                for name, value in {"Content-Length": str(len(told.data)), **told.headers}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+
+            def do_GET(self) -> None:
+                self.do_HEAD()
+                self.wfile.write(told.data)
+                told.sent += told.status == 200
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/clip.mp4"
+
+
+@pytest.fixture
+def web_file() -> Iterator[WebFile]:
+    served = WebFile()
+    thread = threading.Thread(target=served.server.serve_forever)
+    thread.start()
+    yield served
+    served.server.shutdown()
+    thread.join()
+    served.server.server_close()
+
+
+@pytest.mark.parametrize("header", ["ETag", "Last-Modified", "Content-MD5", "Digest"])
+def test_a_changed_web_file_is_noticed_by_any_header_that_tells_of_it(
+    local_store: ArtifactStore, web_file: WebFile, header: str
+) -> None:
+    for content, value in ((b"a", '"Mon, 05 Jan 2026 10:00:00 GMT"'), (b"b", '"Tue, 06 Jan 2026 10:00:00 GMT"')):
+        web_file.data, web_file.headers, web_file.sent = content * 1000, {header: value}, 0
+        for _ in range(2):
+            assert sources.digest_of(web_file.url, local_store, anew=True) == digest_bytes(content * 1000)
+        assert web_file.sent == 1, "what has not changed is not copied again"
+
+
+def test_a_web_file_that_nothing_tells_of_is_read_again_by_each_plan_but_not_by_its_work(
+    local_store: ArtifactStore, web_file: WebFile
+) -> None:
+    for content in (b"a", b"b"):
+        web_file.data, web_file.sent = content * 1000, 0
+        assert sources.digest_of(web_file.url, local_store, anew=True) == digest_bytes(content * 1000)
+        with ArtifactStore.open(local_store.url) as of_a_worker:
+            assert sources.digest_of(web_file.url, of_a_worker) == digest_bytes(content * 1000)
+        assert web_file.sent == 1
+
+
+def test_a_web_server_in_trouble_is_not_a_missing_file(local_store: ArtifactStore, web_file: WebFile) -> None:
+    web_file.status = 404
+    with pytest.raises(MediaError) as missing:
+        sources.digest_of(web_file.url, local_store)
+    assert (missing.value.code, missing.value.retryable) == ("file_missing", False)
+    web_file.status = 503
+    for url in (web_file.url, "http://127.0.0.1:9/clip.mp4"):
+        with pytest.raises(StoreError) as caught:
+            sources.digest_of(url, local_store)
+        assert (caught.value.code, caught.value.retryable) == ("store_unreachable", True)
 
 
 def test_digest_of_a_remote_file_is_that_of_its_content(remote_media: Place) -> None:

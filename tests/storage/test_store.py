@@ -16,7 +16,7 @@ from schemas.tables import CHUNKS, MASKS, TableSchema
 from storage import tables
 from storage.artifacts import ArtifactWriter
 from storage.manifests import Manifest
-from storage.store import ArtifactStore
+from storage.store import FEW, ArtifactStore
 
 from .helpers import FRAMES, KINDS, Place, check_whole, commit, fill, make_place, mask_columns, picture
 
@@ -113,7 +113,8 @@ def test_many_are_looked_up_with_one_listing_and_known_ones_are_not_read_again(
             return original(self, argument, *rest)  # type: ignore[operator]
 
         monkeypatch.setattr(backend, name, counted)
-    items = [("masks", f"key{number}") for number in range(0, 40, 2)] + [("other", f"key{number}") for number in range(20)]
+    numbers = range(FEW + 1)
+    items = [("masks", f"key{2 * number}") for number in numbers] + [("other", f"key{number}") for number in numbers]
     found = store.lookup_many(items)
     assert set(found) == {("masks", "key0"), ("masks", "key2"), ("masks", "key4"), ("other", "key0")}
     assert found["masks", "key2"].facts == {"share": 0.25}
@@ -128,14 +129,34 @@ def test_many_are_looked_up_with_one_listing_and_known_ones_are_not_read_again(
     assert store.stages() == ["masks", "other"]
 
 
-def test_few_are_looked_up_without_listing_the_whole_store(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_video_of_many_chunks_is_looked_up_without_listing_the_whole_store(
+    store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     commit(store, "key0")
 
     def listed(self: object, *rest: object) -> dict[str, object]:
         raise AssertionError("a listing grows with the store")
 
     monkeypatch.setattr(type(store.backend), "names", listed)
-    assert set(store.lookup_many([("masks", "key0"), ("masks", "key1")])) == {("masks", "key0")}
+    chunks = [("masks", f"key{number}") for number in range(60)]
+    assert set(store.lookup_many(chunks)) == {("masks", "key0")}
+
+
+def test_manifests_are_read_a_bounded_number_at_a_time(local_store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(5):
+        commit(local_store, f"key{number}")
+    read: list[int] = []
+    read_many = type(local_store.backend).read_many
+    monkeypatch.setattr(
+        type(local_store.backend), "read_many", lambda self, paths: read.append(len(paths)) or read_many(self, paths)
+    )
+    monkeypatch.setattr("storage.store._BATCH", 2)
+    items = [("masks", f"key{number}") for number in range(5)]
+    assert set(local_store.lookup_many(items)) == set(items)
+    monkeypatch.setattr("storage.store.FEW", 1)  # by a listing
+    assert set(local_store.lookup_many(items)) == set(items)
+    assert [key for key, _ in local_store.manifests("masks")] == [key for _, key in items]
+    assert read == [2, 2, 1] * 3
 
 
 def test_a_withdrawn_and_recomputed_artifact_is_seen_by_who_knew_the_old_one(place: Place) -> None:
@@ -341,6 +362,8 @@ def test_documents_are_replaced_listed_and_deleted(store: ArtifactStore, tmp_pat
     assert store.read_document("runs/1/plan.json") == {"jobs": 2}
     assert store.list_documents("runs") == ["runs/1/plan.json", "runs/2/plan.json"]
     assert store.list_documents("runs/2/") == ["runs/2/plan.json"]
+    assert store.list_folders("runs") == ["1", "2"]
+    assert store.list_folders("none") == []
     assert store.read_documents(["runs/1/plan.json", "runs/9/plan.json"]) == {"runs/1/plan.json": {"jobs": 2}}
     store.delete_document("runs/1/plan.json")
     store.delete_document("runs/1/plan.json")
