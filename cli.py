@@ -79,9 +79,7 @@ ConfigOption = Annotated[
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any setting, e.g. stages.encode.crf=18. Repeatable.")
 ]
-EngineOption = Annotated[
-    EngineName | None, typer.Option("--engine", help="prefect, or direct: the same plan without a server.")
-]
+EngineOption = Annotated[EngineName | None, typer.Option("--engine", help="prefect, or direct: the same plan without a server.")]
 RendererOption = Annotated[RendererName | None, typer.Option("--renderer", help="For jobs that name none.")]
 ProfileOption = Annotated[ProfileName | None, typer.Option("--profile", help="Size of the diffusion renderer's networks.")]
 WorkersOption = Annotated[int | None, typer.Option("--workers", min=1, help="Processes. Default: the usable cores.")]

@@ -11,7 +11,8 @@ def devices_of(planner: Planner) -> tuple[str, ...]:
     """Names of the GPUs for a run's work; none where no work wants one or there is none, which leaves the CPU.
 
     Raises:
-        UsageError: a device that the settings name is not there, or does not compute in the precision asked for.
+        UsageError: a device that the settings name is not there, cannot be used (the message says why), or does not compute in
+            the precision asked for.
     """
     settings = planner.settings
     wanted = {
@@ -22,12 +23,11 @@ def devices_of(planner: Planner) -> tuple[str, ...]:
     }
     if not wanted:
         return ()
-    import torch  # seconds that other runs should not pay
-
-    from stages.networks.runtime import choose_precision, find_device
+    # Seconds for PyTorch that other runs should not pay.
+    from stages.networks.runtime import choose_precision, find_device, gpu_count
 
     if settings.device == "auto":
-        names = [f"cuda:{number}" for number in range(torch.cuda.device_count())] or ["cpu"]
+        names = [f"cuda:{number}" for number in range(gpu_count())] or ["cpu"]
     else:
         names = ["cuda:0" if name == "cuda" else name for name in settings.device.split(",")]
     problems: list[ModelError] = []

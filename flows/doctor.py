@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.text import Text
 
 from schemas.configuration import Settings, usable_cores
-from schemas.problems import HeadswapError
+from schemas.problems import HeadswapError, ModelError
 from stages.networks.registry import ModelRegistry
 from storage.store import ArtifactStore
 
@@ -184,16 +184,32 @@ def check_processor(settings: Settings) -> Iterable[Check]:
 def check_accelerator(settings: Settings) -> Iterable[Check]:
     import torch  # only here: seconds that the other commands should not pay
 
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if count:
-        devices = [torch.cuda.get_device_properties(number) for number in range(count)]
-        yield Check("accelerator", "ok", "; ".join(f"{device.name}, {_size(device.total_memory)}" for device in devices))
-    elif settings.device.startswith("cuda"):
+    from stages.networks.runtime import find_device, gpu_count, unusable_gpus
+
+    count = gpu_count()
+    why = unusable_gpus()
+    problems: list[ModelError] = []
+    for name in settings.device.split(",") if settings.device.startswith("cuda") else ():
+        try:
+            find_device(name)
+        except ModelError as error:
+            problems.append(error)
+    if problems:
         yield Check(
             "accelerator",
             "failed",
-            f"{settings.device} is asked for, but torch {torch.__version__} sees no GPU",
-            "Set device to auto.",
+            f"{settings.device} is asked for (torch {torch.__version__}): " + " ".join(error.message for error in problems),
+            " ".join(dict.fromkeys(error.remedy for error in problems)),
+        )
+    elif count:
+        devices = [torch.cuda.get_device_properties(number) for number in range(count)]
+        yield Check("accelerator", "ok", "; ".join(f"{device.name}, {_size(device.total_memory)}" for device in devices))
+    elif why is not None:
+        yield Check(
+            "accelerator",
+            "warning",
+            f"there is a GPU, but torch {torch.__version__} cannot use it: {why}",
+            "Mend the driver; until then everything runs on the CPU.",
         )
     elif "diffusion" in (settings.renderer, settings.stages.render.renderer):
         yield Check(
@@ -225,7 +241,13 @@ def check_memory(settings: Settings) -> Iterable[Check]:
 
 
 def check_scratch(settings: Settings) -> Iterable[Check]:
-    folder = Path(settings.scratch).expanduser() if settings.scratch else Path(tempfile.gettempdir())
+    beside = Path(settings.store).expanduser() if settings.store and "://" not in settings.store else None
+    if settings.scratch:
+        folder = Path(settings.scratch).expanduser()
+    elif beside is not None and beside.is_dir():
+        folder = beside / "scratch" if (beside / "scratch").is_dir() else beside
+    else:
+        folder = Path(tempfile.gettempdir())
     if not folder.is_dir():
         yield Check("scratch", "warning", f"{folder} does not exist yet; it is made when needed")
         return

@@ -12,9 +12,10 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from multiprocessing import process as multiprocessing_process
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -28,10 +29,12 @@ from schemas.problems import HeadswapError
 from stages.orphans import end_with_parent
 
 POLL_SECONDS = 0.5
+END_SECONDS = 10.0
+"""How long a killed process may take to end. One that waits for a GPU that hangs does not end at all."""
 LOG_TAIL_BYTES = 4_000
 
-DEVICE_FAULTS = ("device_failed", "worker_died", "timeout")
-"""Failures that a device may be the reason of: the work had better be done by another, and the process ends."""
+TOO_LARGE = "out_of_memory"
+"""The failure of work that does not fit a device, which is none of the device: another may have more memory free."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,16 @@ class _Task:
     @property
     def name(self) -> tuple[str, str]:
         return self.item.stage, self.item.key
+
+
+class _DeviceLanes(Lanes[_Task]):
+    """Lanes that may also be too small for a task without being at fault."""
+
+    def avoid(self, name: Hashable, lane: str) -> None:
+        """Let a task be tried on another lane, without a strike against this one."""
+        with self._changed:
+            self._failed_at[name].add(lane)
+            self._changed.notify_all()
 
 
 class WorkerPool:
@@ -76,7 +89,7 @@ class WorkerPool:
         self.limits = limits or Limits()
         self._logs = logs
         self._lanes: Lanes[_Task] = Lanes([f"worker-{number}" for number in range(workers)])
-        self._device_lanes: Lanes[_Task] = Lanes(self.devices)
+        self._device_lanes = _DeviceLanes(self.devices)
         self._threads: dict[str, threading.Thread] = {}
         self._closing = threading.Event()
         self._inline = threading.Lock()
@@ -124,8 +137,10 @@ class WorkerPool:
         for lanes in (self._lanes, self._device_lanes):
             for task in lanes.close():
                 task.future.cancel()
+        # Long enough for each thread to give up a process that does not end.
+        deadline = time.monotonic() + 2 * END_SECONDS + 5
         for thread in self._threads.values():
-            thread.join(timeout=10)
+            thread.join(timeout=max(0.0, deadline - time.monotonic()))
 
     def _serve(self, lanes: Lanes[_Task], lane: str) -> None:
         process: _Process | None = None
@@ -142,9 +157,8 @@ class WorkerPool:
                     try:
                         outcome = self._watch(process, given)
                     except HeadswapError as error:
-                        if error.code in DEVICE_FAULTS and lane in self.devices:
-                            process.kill()
-                            lanes.failed(task.name, lane)
+                        if isinstance(lanes, _DeviceLanes):
+                            _blame(lanes, lane, task, error, process)
                         raise
                     lanes.succeeded(task.name, lane)
                     return outcome
@@ -174,28 +188,14 @@ class WorkerPool:
                 # Also while progress arrives: a stage that reports is not thereby one that ends.
                 if time.monotonic() > deadline:
                     process.kill()
-                    raise HeadswapError(
-                        "timeout",
-                        f"{item.stage} of {item.label} was stopped after {allowed:.0f} seconds.",
-                        f"Raise time_limits.{item.stage} if the machine is slow, then `headswap retry`; "
-                        "otherwise the file hangs its decoder.",
-                        retryable=True,
-                    )
+                    raise _timeout(item, allowed)
                 if process.memory() > self.limits.memory_bytes:
                     process.kill()
-                    raise HeadswapError(
-                        "memory_limit",
-                        f"{item.stage} of {item.label} was stopped at {self.limits.memory_bytes >> 20} MiB of memory.",
-                        "Raise worker_memory, or use smaller media; then `headswap retry`.",
-                    )
+                    raise _memory_limit(item, self.limits.memory_bytes)
         except (EOFError, BrokenPipeError, ConnectionResetError) as gone:
             how = process.describe_end()
-            raise HeadswapError(
-                "worker_died",
-                f"The process working on {item.stage} of {item.label} died ({how}).",
-                "If it happens again with this file alone, the file crashes its decoder; otherwise look at the machine's memory.",
-                retryable=True,
-            ) from gone
+            process.kill()
+            raise _died(item, how) from gone
 
 
 def _ignore(frames: int) -> None:
@@ -204,6 +204,62 @@ def _ignore(frames: int) -> None:
 
 def _stopped(item: WorkItem) -> HeadswapError:
     return HeadswapError("stopped", f"{item.stage} of {item.label} was stopped.", "Give the same command again.", retryable=True)
+
+
+def _timeout(item: WorkItem, allowed: float) -> HeadswapError:
+    longer = f"`--set time_limits.{item.stage}=SECONDS --retry-failed`"
+    if item.device != "cpu":
+        return HeadswapError(
+            "device_failed",
+            f"{item.stage} of {item.label} was stopped after {allowed:.0f} seconds on the device {item.device}.",
+            "Look whether the device hangs (`nvidia-smi`, `dmesg`); if it is only slow, give `headswap run ...` again with "
+            f"{longer}.",
+            retryable=True,
+        )
+    return HeadswapError(
+        "timeout",
+        f"{item.stage} of {item.label} was stopped after {allowed:.0f} seconds.",
+        f"If the machine is slow, give `headswap run ...` again with {longer}; otherwise the file hangs its decoder.",
+        retryable=True,
+    )
+
+
+def _memory_limit(item: WorkItem, limit: int) -> HeadswapError:
+    return HeadswapError(
+        "memory_limit",
+        f"{item.stage} of {item.label} was stopped at {limit >> 20} MiB of memory.",
+        f"Give `headswap run ...` again with `--set worker_memory={2 * limit} --retry-failed`, where the machine has as much; "
+        "or use smaller media.",
+    )
+
+
+def _died(item: WorkItem, how: str) -> HeadswapError:
+    if item.device != "cpu":
+        return HeadswapError(
+            "device_failed",
+            f"The process working on {item.stage} of {item.label} on the device {item.device} died ({how}).",
+            "The work is tried again, on another device where there is one; if it goes on, look at the device (`nvidia-smi`, "
+            "`dmesg`) and at the machine's memory.",
+            retryable=True,
+        )
+    return HeadswapError(
+        "worker_died",
+        f"The process working on {item.stage} of {item.label} died ({how}).",
+        "If it happens again with this file alone, the file crashes its decoder; otherwise look at the machine's memory.",
+        retryable=True,
+    )
+
+
+def _blame(lanes: _DeviceLanes, lane: str, task: _Task, error: HeadswapError, process: _Process) -> None:
+    """Keep work away from the device at which it failed; the process ends, and gives back what it holds of the device."""
+    if error.code == TOO_LARGE:
+        process.kill()
+        lanes.avoid(task.name, lane)
+    elif error.code == "device_failed":
+        process.kill()
+        lanes.failed(task.name, lane)
+        if lane not in lanes.open_lanes:  # said with the failure, which everybody who watches the run is told
+            error.message += f" That was once too often: {lane} gets no more work in this run."
 
 
 def _finish(future: Future[Outcome], work: Callable[[], Outcome]) -> None:
@@ -230,25 +286,35 @@ class _Process:
 
     @property
     def alive(self) -> bool:
-        return self.process.is_alive()
+        """Whether it can be given work. One that was killed cannot, even if it does not end."""
+        return not self.connection.closed and self.process.is_alive()
 
     def memory(self) -> int:
+        """Bytes of its own: without pages of files (mapped weights, libraries), which cost no memory that others want."""
         try:
-            return int(psutil.Process(self.process.pid).memory_info().rss)
+            used = psutil.Process(self.process.pid).memory_info()
         except psutil.Error:
             return 0
+        return int(used.rss - getattr(used, "shared", 0))  # of Linux alone
 
     def kill(self) -> None:
+        if self.connection.closed:
+            return
         self.process.kill()
-        self.process.join(timeout=10)
+        self.process.join(timeout=END_SECONDS)
+        if self.process.is_alive():
+            # It waits inside of a driver. When this program ends, multiprocessing would wait for it, and for ever.
+            multiprocessing_process._children.discard(self.process)  # type: ignore[attr-defined]
         self.connection.close()
         if self.log is not None:
             self.log.unlink(missing_ok=True)
 
     def describe_end(self) -> str:
-        self.process.join(timeout=10)
+        self.process.join(timeout=END_SECONDS)
         code = self.process.exitcode
-        how = signal.Signals(-code).name if code is not None and code < 0 else f"exit status {code}"
+        if code is None:
+            return "it does not end"
+        how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
         if self.log is None or not self.log.exists():
             return how
         lines = self.log.read_bytes()[-LOG_TAIL_BYTES:].decode(errors="replace").strip().splitlines()

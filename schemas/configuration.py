@@ -156,9 +156,7 @@ class Settings(_Section):
 
     store: str | None = Field(None, description="folder or URL of the artifact store")
     out: str | None = Field(None, description="folder or URL for videos and the report; default: `results` in the store")
-    engine: Literal["prefect", "direct"] = Field(
-        "prefect", description="`direct` runs the same plan without a server"
-    )
+    engine: Literal["prefect", "direct"] = Field("prefect", description="`direct` runs the same plan without a server")
     profile: Literal["demo", "full"] = Field(
         "full", description="which networks the diffusion renderer takes: the registered `headswap-demo` or `headswap-full`"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from schemas.problems import ModelError
+from schemas.problems import HeadswapError, ModelError
 from stages.networks.conditions import SourceFeatures
 from stages.networks.loading import load_pipeline
-from stages.networks.runtime import Precision, choose_precision, find_device, place
+from stages.networks.runtime import Precision, choose_precision, find_device, first_line, is_out_of_memory, place
 
 SOURCES_KEPT = 2
 
-DEVICE_ERRORS = ("CUDA error", "CUDA driver", "cuDNN error", "CUBLAS_STATUS")
-"""How errors of a GPU's libraries begin that are not PyTorch's own."""
+DEVICE_ERRORS = (
+    *("CUDA error", "CUDA driver", "CUDA unknown error", "NVIDIA driver", "No CUDA GPUs", "cudaGetDeviceCount"),
+    *("cuDNN error", "cuDNN Frontend", "CUBLAS_STATUS", "cusolver error", "Triton Error [CUDA]", "NVML_SUCCESS"),
+)
+"""Parts of what a GPU's libraries say that is not PyTorch's own; also in a new process, to which a lost GPU is not shown."""
+
+LOST = ("device_missing", "precision_unsupported")
+"""What is said of a GPU that was there, with what is asked of it, when the work was planned, and no longer is."""
 
 
 class LoadedPipeline:
@@ -69,26 +76,37 @@ class LoadedPipeline:
         """Give the memory back."""
         self._sources.clear()
         del self.pipeline
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        with contextlib.suppress(RuntimeError):  # of a GPU that failed, whose first error is the one to tell
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
 
 
-def device_failure(error: RuntimeError, device: str) -> ModelError | None:
-    """What a GPU that failed or is too small says, as an error that lets the work be tried again; None for any other error.
+def device_failure(error: Exception, device: str) -> ModelError | None:
+    """What a GPU that failed, is gone or is too small says, as an error that lets the work be tried again; None for any other.
 
     After a failure (``device_failed``) the process can no longer use the device: it has to end.
+
+    Args:
+        error: of the networks, or of loading them.
+        device: that the work was given to, which was there when the work was planned.
     """
-    text = str(error)
-    if isinstance(error, torch.OutOfMemoryError):
+    if is_out_of_memory(error):
         return ModelError(
             "out_of_memory",
             f"The device {device} has too little memory for the pipeline.",
             "Free memory on it, take a smaller pipeline (--profile demo), or another device.",
             retryable=True,
         )
-    if not isinstance(error, torch.AcceleratorError) and not any(mark in text for mark in DEVICE_ERRORS):
+    if isinstance(error, HeadswapError):
+        failed = device != "cpu" and error.code in LOST
+        reason = error.message.rstrip(".")
+    else:
+        failed = isinstance(error, (torch.AcceleratorError, torch.cuda.DeferredCudaCallError)) or (
+            isinstance(error, RuntimeError) and any(mark in str(error) for mark in DEVICE_ERRORS)
+        )
+        reason = first_line(error)
+    if not failed:
         return None
-    reason = text.splitlines()[0] if text else type(error).__name__
     return ModelError(
         "device_failed",
         f"The device {device} failed: {reason}.",

@@ -8,6 +8,7 @@ from contextlib import closing, contextmanager
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.cuda import DeferredCudaCallError
 
 from schemas.parameters import DiffusionParameters
 from schemas.problems import ModelError
@@ -52,7 +53,7 @@ def diffusion_renderer(
         source: what the portrait was made from.
 
     Raises:
-        ModelError: ``model_missing``; what is wrong with the weights; ``device_failed`` (retryable).
+        ModelError: ``model_missing``; what is wrong with the weights; ``device_failed``, ``out_of_memory`` (retryable).
     """
     name = parameters.model or "headswap-full"
     folder = work.models.get(name)
@@ -71,7 +72,7 @@ def diffusion_renderer(
             options = sampling_options(parameters, work.seed)
             loaded.pipeline.scheduler = make_scheduler(parameters.solver, loaded.schedule)
             yield DiffusionRenderer(loaded, portrait, source, options, note=notes.append, progress=work.progress)
-    except RuntimeError as error:
+    except (RuntimeError, DeferredCudaCallError, ModelError) as error:
         failure = device_failure(error, work.device)
         if failure is None:
             raise
@@ -114,10 +115,12 @@ class DiffusionRenderer:
         size = self._loaded.picture_size
         plan = self._options.plan(section.shot, section.frames)
         steps = _Steps(len(section.frames), len(plan.frames) * self._options.steps, self._progress)
+        # In a thread of their own: the one that hands work to the GPU would leave it idle meanwhile.
+        conditions = computed_ahead(frame_conditions(scene, self._portrait, size) for scene in section.scenes(plan.frames))
         generated = computed_ahead(
             self._loaded.pipeline.stream(
                 self._source,
-                (frame_conditions(scene, size) for scene in section.scenes(plan.frames)),
+                conditions,
                 section.shot,
                 section.frames,
                 self._options,
@@ -125,7 +128,7 @@ class DiffusionRenderer:
                 on_step=steps,
             )
         )
-        with closing(generated):
+        with closing(conditions), closing(generated):  # the reader ends before what it reads
             for scene, frame in zip(section.scenes(section.frames), generated, strict=True):
                 if scene.frame != frame.frame:
                     raise ValueError(f"frame {frame.frame} was generated where {scene.frame} was expected")

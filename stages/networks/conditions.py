@@ -67,15 +67,21 @@ class FrameInputs:
         denoising_net: says whether it has a background at all, and its precision.
         conditions: frames ascending; read no further than asked for.
         at_once: backgrounds that the VAE takes together.
+
+    Attributes:
+        at_once: the same; may be changed while frames are under way.
     """
 
     def __init__(
         self, vae: autoencoder.VAE, denoising_net: DenoisingNet, conditions: Iterable[FrameConditions], at_once: int
     ) -> None:
         self._vae = vae
-        self._net = denoising_net
         self._conditions = iter(conditions)
-        self._at_once = at_once
+        self.at_once = at_once
+        self._channels = int(denoising_net.config.out_channels)
+        self._has_background = denoising_net.config.in_channels != self._channels
+        # A network of diffusers walks all its modules to say these.
+        self._device, self._dtype = denoising_net.device, denoising_net.dtype
         self._kept: dict[int, FrameConditions] = {}
         self._backgrounds: dict[int, Tensor] = {}
         self._last = -1
@@ -89,21 +95,21 @@ class FrameInputs:
         """Shape of a frame's latents."""
         height, width = self._frame(frame).drawing.shape[:2]
         factor = autoencoder.scale_factor(self._vae)
-        return int(self._net.config.out_channels), height // factor, width // factor
+        return self._channels, height // factor, width // factor
 
     def drawings(self, window: Window) -> Tensor:
         """float32 [1, 3, frames, size, size] in 0..1."""
         pictures = np.stack([self._frame(frame).drawing for frame in window])
-        return to_unit_range(pictures, self._net.device).transpose(0, 1)[None]
+        return to_unit_range(pictures, self._device).transpose(0, 1)[None]
 
     def backgrounds(self, window: Window) -> Tensor | None:
         """Latents [channels, frames, height, width], or None for a network without a background."""
-        if self._net.config.in_channels == self._net.config.out_channels:
+        if not self._has_background:
             return None
         missing = [frame for frame in window if frame not in self._backgrounds]
         if missing:
-            pixels = to_unit_range(np.stack([self._frame(frame).background for frame in missing]), self._net.device)
-            latents = autoencoder.encode(self._vae, pixels, self._at_once).to(self._net.dtype)
+            pixels = to_unit_range(np.stack([self._frame(frame).background for frame in missing]), self._device)
+            latents = autoencoder.encode(self._vae, pixels, self.at_once).to(self._dtype)
             self._backgrounds.update(zip(missing, latents, strict=True))
         return torch.stack([self._backgrounds[frame] for frame in window], 1)
 
@@ -151,7 +157,7 @@ class Predictor:
     zeros) and with it; landmarks and background are the same.
 
     Args:
-        networks: the pipeline.
+        networks: the pipeline; how many steps its scheduler takes has been set.
         source: whose head.
         inputs: conditions of the frames.
         options: guidance and the memory for pose features.
@@ -163,30 +169,37 @@ class Predictor:
     ) -> None:
         self._net = networks.denoising_net
         self._guider = networks.pose_guider
-        self._scheduler = networks.scheduler
         self._source = source
         self._inputs = inputs
         self._options = options
         self._whole_batch = whole_batch
         self._poses: dict[Window, tuple[Tensor, ...]] = {}
         self._pose_bytes = 0
+        # Once for all windows and steps: a copy to a GPU waits for it, and diffusers' networks walk all their modules to say
+        # their precision.
+        self._dtype, self._pose_dtype = self._net.dtype, self._guider.dtype
+        self._timesteps = networks.scheduler.timesteps.to(self._net.device)
+        train_timesteps = networks.scheduler.config.num_train_timesteps
+        self._guided = [options.guided(float(timestep), train_timesteps) for timestep in networks.scheduler.timesteps]
+        self._nothing = torch.zeros_like(source.tokens)
+        self._both = torch.cat([self._nothing, source.tokens])
 
     def __call__(self, window: Window, latents: Tensor, step: int) -> Tensor:
         """The guided prediction [channels, frames, height, width], float32, for a window's latents of the same shape."""
-        timestep = self._scheduler.timesteps[step]
+        timestep = self._timesteps[step]
         background = self._inputs.backgrounds(window)
-        row = latents.to(self._net.dtype)
+        row = latents.to(self._dtype)
         row = (row if background is None else torch.cat([row, background]))[None]
         pose, tokens, reference = self._pose(window), self._source.tokens, self._source.reference
-        if not self._options.guided(float(timestep), self._scheduler.config.num_train_timesteps):
-            return self._net(row, timestep, tokens, pose, reference)[0].float()
-        nothing = torch.zeros_like(tokens)
+        motion = len(window) > 1  # as in training: a single frame has no motion
+        if not self._guided[step]:
+            return self._net(row, timestep, tokens, pose, reference, motion)[0].float()
         if self._whole_batch:
-            both = self._net(row.expand(2, *row.shape[1:]), timestep, torch.cat([nothing, tokens]), pose, reference)
+            both = self._net(row.expand(2, *row.shape[1:]), timestep, self._both, pose, reference, motion)
             without, given = both.float()
         else:
-            without = self._net(row, timestep, nothing, pose)[0].float()
-            given = self._net(row, timestep, tokens, pose, reference)[0].float()
+            without = self._net(row, timestep, self._nothing, pose, None, motion)[0].float()
+            given = self._net(row, timestep, tokens, pose, reference, motion)[0].float()
         return without + self._options.guidance_scale * (given - without)
 
     def forget(self, window: Window) -> None:
@@ -199,7 +212,7 @@ class Predictor:
             return self._poses[window]
         low, high = self._guider.value_range
         drawings = self._inputs.drawings(window) * (high - low) + low
-        features: tuple[Tensor, ...] = self._guider(drawings.to(self._guider.dtype))
+        features: tuple[Tensor, ...] = self._guider(drawings.to(self._pose_dtype))
         size = sum(feature.nbytes for feature in features)
         if self._pose_bytes + size <= self._options.pose_cache_bytes:
             self._poses[window] = features

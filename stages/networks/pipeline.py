@@ -21,6 +21,7 @@ from stages.networks.conditions import FrameConditions, FrameInputs, Predictor, 
 from stages.networks.denoising_net import DenoisingNet
 from stages.networks.image_encoder import reference_tokens, to_unit_range
 from stages.networks.pose_guider import PoseGuider, SingleScalePoseGuider
+from stages.networks.runtime import is_out_of_memory
 from stages.networks.sampling import OnStep, SamplingOptions, denoise
 from stages.networks.schedulers import require_deterministic, set_steps
 from stages.networks.windows import frame_noise
@@ -117,8 +118,9 @@ class HeadSwapPipeline(DiffusionPipeline):
         """Generate the frames of a chunk, each handed on as soon as it is finished.
 
         Memory does not grow with the length of the chunk: conditions are read as they are needed, and forgotten. Where memory
-        runs out all the same, guidance is computed in two halves (the same result; nearly the same where windows are blended at
-        every step and frames have been handed on already, because those that follow begin anew), then windows are made smaller.
+        runs out all the same, guidance is computed in two halves, and nothing is kept or taken together that need not be (the
+        same result; nearly the same where windows are blended at every step and frames have been handed on already, because
+        those that follow begin anew). Then windows are made smaller.
 
         Args:
             source: from ``prepare_source``.
@@ -163,8 +165,10 @@ class HeadSwapPipeline(DiffusionPipeline):
                     chunk = range(generated.frame + 1, chunk.stop)
                     inputs.forget_before(chunk.start - options.window * (1 + options.context))
                 return
-            except torch.OutOfMemoryError:
-                pass  # outside of this block the exception no longer holds the tensors that were in the way
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                # Outside of this block the exception no longer holds the tensors that were in the way.
             del finished, predictor
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
@@ -174,9 +178,13 @@ class HeadSwapPipeline(DiffusionPipeline):
             there = [window[0] for window in plan.windows if window[0] >= inputs.first]
             shot = range(min(there, default=inputs.first), plan.frames.stop)
             if whole_batch:
-                whole_batch, options = False, replace(options, vae_slice=1)
+                whole_batch, options = False, replace(options, vae_slice=1, pose_cache_bytes=0)
+                inputs.at_once = options.vae_slice
                 same = "the same" if options.blend == "end" or chunk.start == first else "nearly the same"
-                note(f"Memory ran out: guidance is computed in two halves and pictures one by one, with {same} result.")
+                note(
+                    "Memory ran out: guidance is computed in two halves, features of landmarks at every step and pictures "
+                    f"one by one, with {same} result."
+                )
             else:
                 options = _smaller(options, note)
 

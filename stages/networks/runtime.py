@@ -1,15 +1,52 @@
-"""Where a pipeline runs and in which precision."""
+"""Where a pipeline runs and in which precision; what devices say when they cannot."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
 from schemas.problems import ModelError
-from stages.networks.pipeline import HeadSwapPipeline
+
+if TYPE_CHECKING:  # the pipeline itself asks what an error of a device means
+    from stages.networks.pipeline import HeadSwapPipeline
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
+
+OUT_OF_MEMORY = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+"""What those say that take a GPU's memory past PyTorch's allocator: the driver, and libraries for their own work space."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device has too little memory for what was asked of it; it is not broken then."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(mark in str(error) for mark in OUT_OF_MEMORY)
+
+
+def gpu_count() -> int:
+    """How many GPUs CUDA can use.
+
+    ``torch.cuda.device_count`` asks the driver's management library, which also counts those that CUDA cannot use.
+    """
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def unusable_gpus() -> str | None:
+    """Why CUDA cannot use the GPUs that are there, such as a driver that is too old; None where it can, or there are none."""
+    if torch.cuda.is_available() or not torch.cuda.device_count():
+        return None
+    try:
+        torch.cuda.init()
+    except (RuntimeError, AssertionError, torch.cuda.DeferredCudaCallError) as error:
+        return first_line(error)
+    return "CUDA does not start"
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, without the advice for developers that CUDA's go on with, and without the full stop."""
+    lines = str(error).strip().splitlines()
+    return lines[0].strip().rstrip(".") if lines else type(error).__name__
 
 
 def find_device(name: str = "auto") -> torch.device:
@@ -22,16 +59,21 @@ def find_device(name: str = "auto") -> torch.device:
         ModelError: ``device_missing``.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device("cuda" if gpu_count() else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError as error:
         raise ModelError("device_missing", f"There is no device {name!r}.", "Choose auto, cpu or cuda.") from error
-    missing = (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()) or (
+    missing = (device.type == "cuda" and (device.index or 0) >= gpu_count()) or (
         device.type == "mps" and not torch.backends.mps.is_available()
     )
     if missing or device.type not in ("cpu", "cuda", "mps"):
-        there = [f"cuda:{number}" for number in range(torch.cuda.device_count())] or ["no GPU"]
+        why = unusable_gpus() if device.type == "cuda" else None
+        if why is not None:
+            raise ModelError(
+                "device_missing", f"There is no device {name!r} that CUDA can use: {why}.", "Choose cpu, or mend the driver."
+            )
+        there = [f"cuda:{number}" for number in range(gpu_count())] or ["no GPU"]
         raise ModelError("device_missing", f"There is no device {name!r} here, but {', '.join(there)}.", "Choose auto or cpu.")
     return device
 
@@ -40,15 +82,29 @@ def choose_precision(device: torch.device, precision: Precision = "auto") -> tor
     """The precision to compute in: ``auto`` is bfloat16 where a GPU has it, else float32.
 
     Raises:
-        ModelError: ``precision_unsupported``.
+        ModelError: ``precision_unsupported``; ``device_missing`` for a GPU that cannot be asked.
     """
-    has_bfloat16 = device.type == "cpu" or (device.type == "cuda" and torch.cuda.is_bf16_supported())
+    has_bfloat16 = device.type == "cpu" or (device.type == "cuda" and _computes_bfloat16(device))
     if precision == "auto":
         return torch.bfloat16 if device.type == "cuda" and has_bfloat16 else torch.float32
     if (precision == "float16" and device.type == "cpu") or (precision == "bfloat16" and not has_bfloat16):
         other = "float16 or float32" if device.type == "cuda" else "float32"
         raise ModelError("precision_unsupported", f"{device} does not compute in {precision}.", f"Choose auto or {other}.")
     return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[precision]
+
+
+def _computes_bfloat16(device: torch.device) -> bool:
+    """Whether a GPU has bfloat16: NVIDIA's since Ampere. Older ones only imitate it, which PyTorch takes for having it."""
+    if torch.version.hip is not None:
+        return True
+    try:
+        return torch.cuda.get_device_properties(device).major >= 8
+    except (RuntimeError, AssertionError, torch.cuda.DeferredCudaCallError) as error:
+        raise ModelError(
+            "device_missing",
+            f"The device {device} does not answer: {first_line(error)}.",
+            "Look at the device (`nvidia-smi`), or choose another.",
+        ) from error
 
 
 def place(

@@ -158,6 +158,29 @@ class _Run:
     reported: int = 0
 
 
+@dataclass(frozen=True)
+class _Share:
+    """What a window's prediction gives to frames that it holds.
+
+    Attributes:
+        places: of the frames in the window.
+        weight: of each of them there, float32 [1, frames, 1, 1].
+    """
+
+    places: slice | Tensor
+    weight: Tensor
+
+
+def _share(window: Window, frames: Sequence[int], weights: Sequence[float], device: torch.device) -> _Share:
+    """On ``device``: to be made once for all steps, because a copy to a GPU waits until it has nothing left to do."""
+    places = [window.index(frame) for frame in frames]
+    adjacent = places == list(range(places[0], places[0] + len(places)))
+    return _Share(
+        slice(places[0], places[0] + len(places)) if adjacent else torch.tensor(places, device=device),
+        torch.tensor([weights[place] for place in places], device=device)[None, :, None, None],
+    )
+
+
 def _jointly(
     windows: Sequence[Window],
     weights: Sequence[Sequence[float]],
@@ -173,6 +196,8 @@ def _jointly(
     steps = [0] * len(windows)
     runs: dict[tuple[int, ...], _Run] = {}
     done: set[tuple[int, ...]] = set()
+    shares: dict[int, dict[tuple[int, ...], _Share]] = {}
+    """Of the windows under way, by their number."""
 
     def step_of(owners: tuple[int, ...]) -> int:
         return runs[owners].step if owners in runs else len(timesteps) if owners in done else 0
@@ -191,16 +216,18 @@ def _jointly(
                 runs[owners] = _begin(groups[owners], scheduler, noise)
         latents = _gather(window, {owners: groups[owners] for owners in holding[number]}, runs, timesteps[step])
         prediction = predict(window, latents, step).float()
+        if step == 0:
+            shares[number] = {
+                owners: _share(window, groups[owners], weights[number], prediction.device) for owners in holding[number]
+            }
         steps[number] += 1
         if steps[number] == len(timesteps) and on_window_done is not None:
             on_window_done(window)
         for owners in holding[number]:
-            run, frames = runs[owners], groups[owners]
-            places = [window.index(frame) for frame in frames]
-            weight = torch.tensor([weights[number][place] for place in places], device=prediction.device)[None, :, None, None]
-            weighted = prediction[:, places] * weight
+            run, frames, share = runs[owners], groups[owners], shares[number][owners]
+            weighted = prediction[:, share.places] * share.weight
             run.total = weighted if run.total is None else run.total + weighted
-            run.weight = weight if run.weight is None else run.weight + weight
+            run.weight = share.weight if run.weight is None else run.weight + share.weight
             run.reported += 1
             if run.reported == len(owners):
                 _advance(run, run.total / run.weight, timesteps[step])
@@ -210,6 +237,8 @@ def _jointly(
                     done.add(owners)
                     del runs[owners]
                     yield frames, run.latents
+        if steps[number] == len(timesteps):
+            del shares[number]
         while first < len(windows) and steps[first] == len(timesteps):
             first += 1
 
@@ -237,10 +266,9 @@ def _apart(
         if on_window_done is not None:
             on_window_done(window)
         for owners in holding[number]:
-            places = [window.index(frame) for frame in groups[owners]]
-            weight = torch.tensor([weights[number][place] for place in places], device=run.latents.device)[None, :, None, None]
+            share = _share(window, groups[owners], weights[number], run.latents.device)
             total, sum_of_weights = totals.get(owners, (run.latents.new_zeros(()), run.latents.new_zeros(())))
-            totals[owners] = (total + run.latents[:, places] * weight, sum_of_weights + weight)
+            totals[owners] = (total + run.latents[:, share.places] * share.weight, sum_of_weights + share.weight)
             if number == owners[-1]:
                 total, sum_of_weights = totals.pop(owners)
                 yield groups[owners], total / sum_of_weights

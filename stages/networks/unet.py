@@ -34,7 +34,7 @@ class Flow:
         frames: per row.
         reference: features, or keys and values, of the last rows, by place; empty: none.
         motion: whether motion modules run.
-        features: filled on the way: the features of this network itself, by place.
+        features: filled on the way by a network without motion modules: its own features, by place.
     """
 
     embedding: Tensor
@@ -59,6 +59,8 @@ class Block(nn.Module):
     def __init__(self, place: str, inputs: list[int], channels: int, config: UNetSizes, attention: bool) -> None:
         super().__init__()
         self.place = place
+        # Only AppearanceNet's are read; those of a DenoisingNet's window would be held until it has predicted.
+        self._hands_on_features = not config.motion
         self.gradient_checkpointing = False
         self._gradient_checkpointing_func: Callable[..., Tensor] | None = None
         self.resnets = nn.ModuleList(_residual(count, channels, config) for count in inputs)
@@ -72,12 +74,13 @@ class Block(nn.Module):
         return self._run(self.resnets[layer], hidden, flow.embedding)
 
     def attend(self, layer: int, hidden: Tensor, flow: Flow) -> Tensor:
-        """The spatial transformer of a layer, where there is one; leaves its features in ``flow``."""
+        """The spatial transformer of a layer, where there is one; leaves its features in ``flow`` where they may be read."""
         if not hasattr(self, "attentions"):
             return hidden
         place = f"{self.place}.attentions.{layer}"
         hidden, features = self._run(self.attentions[layer], hidden, flow.tokens, flow.reference.get(place), flow.frames)
-        flow.features[place] = features
+        if self._hands_on_features:
+            flow.features[place] = features
         return hidden
 
     def move(self, layer: int, hidden: Tensor, flow: Flow) -> Tensor:

@@ -130,7 +130,7 @@ class Measure(Stage):
 class Moody(Stage):
     """Does what its medium says: nothing, fail, crash, hang, or eat memory (once, where a file ``<medium>.once`` can be made).
 
-    On a device that its medium calls ``broken`` the process dies, or says that the device failed.
+    On a device that its medium calls ``broken`` the process dies, or says that the device failed or is too small.
     """
 
     name, version, scope, parameters = "moody", 1, Scope.CLIP, IngestParameters
@@ -143,6 +143,8 @@ class Moody(Stage):
         if work.device in mood.get("broken", ()):
             if mood["mood"] == "device":
                 raise HeadswapError("device_failed", f"{work.device} fell off the bus.", "Look at it.", retryable=True)
+            if mood["mood"] == "scarce":
+                raise HeadswapError("out_of_memory", f"{work.device} is too small.", "Take another.", retryable=True)
             os.kill(os.getpid(), signal.SIGKILL)
         if mood.get("once") and once.exists():
             return

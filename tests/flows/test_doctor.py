@@ -101,6 +101,31 @@ def test_a_gpu_that_is_asked_for_and_not_there_fails(monkeypatch: pytest.MonkeyP
         assert states(doctor.check_accelerator(load_settings(flags))) == {"accelerator": expected}
 
 
+@pytest.mark.parametrize(("device", "state"), [("auto", "warning"), ("cuda:0", "failed")])
+def test_a_gpu_that_cuda_cannot_use_is_told_with_the_reason(device: str, state: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    def too_old() -> None:
+        raise RuntimeError("The NVIDIA driver on your system is too old (found version 11040). Please update.")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "init", too_old)
+    (check,) = doctor.check_accelerator(load_settings({"device": device}))
+    assert check.state == state
+    assert "driver on your system is too old" in check.detail
+
+
+def test_a_gpu_beside_those_that_are_there_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    (check,) = doctor.check_accelerator(load_settings({"device": "cuda:0,cuda:1"}))
+    assert check.state == "failed"
+    assert "no device 'cuda:1' here, but cuda:0" in check.detail
+
+
 def test_damaged_and_forbidden_models_are_told(tmp_path: Path) -> None:
     (tmp_path / "big-lama.pt").write_bytes(b"not a network")
     checks = {check.name: check for check in doctor.check_models(load_settings(), ModelRegistry(tmp_path))}

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
+import signal
 from collections.abc import Iterator
+from concurrent.futures import Future
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
-from flows import pipeline
+from flows import pipeline, workers
 from flows.execution import WorkItem
+from flows.lanes import STRIKES
 from flows.workers import Limits as WorkerLimits
 from flows.workers import WorkerPool
 from schemas.parameters import IngestParameters
@@ -71,7 +78,8 @@ def test_a_hanging_process_is_killed_after_its_time(tmp_path: Path) -> None:
         error = pool.submit(item(tmp_path, "slow", mood="hang")).exception()
         assert isinstance(error, HeadswapError)
         assert error.code == "timeout"
-        assert "time_limits.moody" in error.remedy
+        assert "--set time_limits.moody=" in error.remedy
+        assert "--retry-failed" in error.remedy
 
 
 def test_a_process_that_eats_memory_is_killed(tmp_path: Path) -> None:
@@ -79,6 +87,48 @@ def test_a_process_that_eats_memory_is_killed(tmp_path: Path) -> None:
         error = pool.submit(item(tmp_path, "big", mood="eat")).exception()
         assert isinstance(error, HeadswapError)
         assert error.code == "memory_limit"
+        assert f"--set worker_memory={1200 << 20} --retry-failed" in error.remedy, (
+            "a retry would take the limit that was recorded"
+        )
+
+
+def test_mapped_files_are_no_memory_of_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    def using(**memory: int) -> int:
+        described = SimpleNamespace(memory_info=lambda: SimpleNamespace(**memory))
+        monkeypatch.setattr(workers.psutil, "Process", lambda pid: described)
+        return workers._Process.memory(cast(Any, SimpleNamespace(process=SimpleNamespace(pid=1))))
+
+    assert using(rss=10 << 30, shared=6 << 30) == 4 << 30
+    assert using(rss=10 << 30) == 10 << 30, "not every system tells them apart"
+
+
+def test_a_process_that_cannot_be_killed_holds_up_neither_the_next_unit_nor_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stuck: list[int] = []
+
+    def stop(process: BaseProcess) -> None:  # it neither ends nor answers, as one that waits inside of a driver
+        assert process.pid is not None
+        stuck.append(process.pid)
+        os.kill(process.pid, signal.SIGSTOP)
+
+    monkeypatch.setattr(workers, "END_SECONDS", 0.1)
+    with WorkerPool(1, limits=WorkerLimits(seconds=lambda stage, frames: 3.0)) as pool:
+        with monkeypatch.context() as patched:
+            patched.setattr(BaseProcess, "kill", stop)
+            error = pool.submit(item(tmp_path, "slow", mood="hang")).exception()
+        try:
+            assert isinstance(error, HeadswapError)
+            assert error.code == "timeout"
+            monkeypatch.setattr(workers, "END_SECONDS", 10.0)
+            pool.limits = WorkerLimits()
+            assert pool.submit(item(tmp_path, "good", mood="calm")).result().manifest.facts["process"] not in stuck
+            assert not {child.pid for child in multiprocessing.active_children()} & set(stuck), "the program would wait for it"
+        finally:
+            for pid in stuck:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+    assert len(stuck) == 1
 
 
 def test_a_fault_of_a_stage_arrives_with_its_trace(tmp_path: Path) -> None:
@@ -120,7 +170,7 @@ def test_without_devices_such_work_is_done_by_any_worker(tmp_path: Path) -> None
         assert done.result().manifest.facts["device"] == "cpu"
 
 
-@pytest.mark.parametrize(("mood", "code"), [("die", "worker_died"), ("device", "device_failed")])
+@pytest.mark.parametrize(("mood", "code"), [("die", "device_failed"), ("device", "device_failed"), ("scarce", "out_of_memory")])
 def test_work_whose_device_dies_is_done_on_another_when_it_is_tried_again(tmp_path: Path, mood: str, code: str) -> None:
     with WorkerPool(1, devices=("gpu:0", "gpu:1")) as pool:
         work = item(tmp_path, "wanted", wants_device=True, mood=mood, broken=["gpu:0"])
@@ -133,5 +183,32 @@ def test_work_whose_device_dies_is_done_on_another_when_it_is_tried_again(tmp_pa
                 break
             assert isinstance(error, HeadswapError)
             assert (error.code, error.retryable) == (code, True)
+            assert "gpu:0" in error.message
+            assert "decoder" not in error.remedy, "the file is not blamed for a device"
         assert tries <= 2
         assert future.result().manifest.facts["device"] == "gpu:1"
+
+
+def test_a_device_that_is_too_small_for_work_does_not_get_it_again_but_keeps_all_other(tmp_path: Path) -> None:
+    lanes, ended = workers._DeviceLanes(("gpu:0", "gpu:1")), []
+    process = cast(Any, SimpleNamespace(kill=lambda: ended.append("process")))
+    for number in range(2 * STRIKES):
+        task = workers._Task(item(tmp_path, f"large{number}"), Future(), lambda frames: None)
+        workers._blame(lanes, "gpu:0", task, HeadswapError("out_of_memory", "Too small.", retryable=True), process)
+        lanes.put(task.name, task)
+    other = workers._Task(item(tmp_path, "other"), Future(), lambda frames: None)
+    lanes.put(other.name, other)
+    assert lanes.open_lanes == ("gpu:0", "gpu:1")
+    assert lanes.take("gpu:0") is other
+    assert len(ended) == 2 * STRIKES, "what a process holds of the device is given back"
+
+
+def test_a_failure_says_that_its_device_gets_no_more_work(tmp_path: Path) -> None:
+    lanes = workers._DeviceLanes(("gpu:0", "gpu:1"))
+    process = cast(Any, SimpleNamespace(kill=lambda: None))
+    errors = []
+    for number in range(STRIKES):
+        task = workers._Task(item(tmp_path, f"work{number}"), Future(), lambda frames: None)
+        errors.append(HeadswapError("device_failed", "gpu:0 failed.", retryable=True))
+        workers._blame(lanes, "gpu:0", task, errors[-1], process)
+    assert ["gpu:0 gets no more work" in error.message for error in errors] == [False] * (STRIKES - 1) + [True]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from schemas.parameters import DiffusionParameters, RenderParameters
 from schemas.problems import ModelError
 from stages import warm
 from stages.contract import Chunk, Inputs, Work
-from stages.diffusion import loaded
+from stages.diffusion import loaded, renderer
 from stages.diffusion.loaded import device_failure
 from stages.networks.denoising_net import DenoisingNet
 from stages.networks.importing import Terms, import_pipeline
@@ -51,7 +52,15 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
 
 
 def render(
-    job: Job, pipeline: Path, chunk: Chunk, folder: Path, *, seed: int = 0, told: list[int] | None = None, **options: Any
+    job: Job,
+    pipeline: Path,
+    chunk: Chunk,
+    folder: Path,
+    *,
+    seed: int = 0,
+    told: list[int] | None = None,
+    device: str = "cpu",
+    **options: Any,
 ) -> Artifact:
     writer = ArtifactWriter(folder / f"{chunk.index}-{chunk.start}", frames=chunk.frames)
     work = Work(
@@ -61,6 +70,7 @@ def render(
         {"source": job.source, "target": job.target},
         chunk,
         models={"tiny": pipeline},
+        device=device,
         seed=seed,
         progress=(lambda frames: None) if told is None else told.append,
     )
@@ -71,6 +81,10 @@ def render(
 def crops(*artifacts: Artifact) -> np.ndarray:
     readers = [artifact.pictures("crops") for artifact in artifacts]
     return np.stack([reader.read(frame) for reader in readers for frame in reader.frames]).astype(np.int16)
+
+
+def computing_ahead() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "computed ahead"]
 
 
 def test_chunks_change_the_picture_by_no_more_than_a_level(job: Job, pipeline: Path, tmp_path: Path) -> None:
@@ -172,7 +186,8 @@ def test_what_was_done_for_want_of_memory_is_on_record(
     found = render(job, pipeline, chunk, tmp_path / "scarce")
     assert "notes" not in usual.facts
     assert found.facts["notes"] == [
-        "Frames 0 to 1: Memory ran out: guidance is computed in two halves and pictures one by one, with the same result."
+        "Frames 0 to 1: Memory ran out: guidance is computed in two halves, features of landmarks at every step and pictures "
+        "one by one, with the same result."
     ]
     assert np.abs(crops(usual) - crops(found)).max() <= 1
 
@@ -191,6 +206,81 @@ def test_a_device_that_fails_is_named_and_the_work_may_be_tried_again(
     scarce = device_failure(torch.OutOfMemoryError("CUDA error: out of memory"), "cuda:0")
     assert scarce is not None
     assert scarce.code == "out_of_memory"
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        ModelError("device_missing", "There is no device 'cuda:1' here, but cuda:0.", "Choose auto or cpu."),
+        ModelError("precision_unsupported", "cuda:1 does not compute in bfloat16.", "Choose auto."),
+        torch.cuda.DeferredCudaCallError("CUDA call failed lazily at initialization with error: ..."),
+        RuntimeError("No CUDA GPUs are available"),
+        RuntimeError("Unexpected error from cudaGetDeviceCount(). Did you run some cuda functions before?"),
+        RuntimeError("CUDA unknown error - this may be due to an incorrectly set up environment"),
+        RuntimeError("Found no NVIDIA driver on your system."),
+        RuntimeError("Triton Error [CUDA]: an illegal memory access was encountered"),
+        RuntimeError("cusolver error: CUSOLVER_STATUS_INTERNAL_ERROR"),
+    ],
+)
+def test_a_gpu_that_was_there_when_the_work_was_planned_and_is_gone_has_failed(
+    job: Job, pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: Exception
+) -> None:
+    def lost(*arguments: Any) -> None:
+        raise said
+
+    monkeypatch.setattr(loaded, "find_device", lost)
+    with pytest.raises(ModelError, match="device cuda:1 failed: ") as caught:
+        render(job, pipeline, Chunk(0, 0, 0, 2), tmp_path, device="cuda:1")
+    assert (caught.value.code, caught.value.retryable) == ("device_failed", True)
+
+
+def test_a_device_of_the_settings_that_never_was_there_stays_wrong_usage() -> None:
+    assert device_failure(ModelError("device_missing", "There is no GPU."), "cpu") is None
+    assert device_failure(ModelError("model_damaged", "The file is damaged."), "cuda:0") is None
+
+
+@pytest.mark.parametrize("status", ["CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED"])
+def test_a_library_without_room_for_itself_is_no_broken_device(status: str) -> None:
+    failure = device_failure(RuntimeError(f"CUDA error: {status} when calling `create(handle)`"), "cuda:0")
+    assert failure is not None
+    assert (failure.code, failure.retryable) == ("out_of_memory", True)
+
+
+def test_conditions_are_made_in_a_thread_of_their_own_which_ends_with_the_render(
+    job: Job, pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: set[int] = set()
+    sampled: set[int] = set()
+    make = renderer.frame_conditions
+
+    def seen(*arguments: Any) -> Any:
+        made.add(threading.get_ident())
+        return make(*arguments)
+
+    def fails(*arguments: Any, **more: Any) -> torch.Tensor:
+        sampled.add(threading.get_ident())
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr(renderer, "frame_conditions", seen)
+    monkeypatch.setattr(DenoisingNet, "forward", fails)
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        render(job, pipeline, WHOLE, tmp_path)
+    assert len(made) == len(sampled) == 1
+    assert made != sampled
+    assert not computing_ahead()
+
+
+def test_nothing_is_computed_ahead_any_more_once_a_composite_has_failed(
+    job: Job, pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*arguments: Any) -> None:
+        assert computing_ahead()
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr(renderer.DiffusionRenderer, "_composed", fails)
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        render(job, pipeline, WHOLE, tmp_path)
+    assert not computing_ahead()
 
 
 def test_a_fault_of_the_program_is_none_of_the_device(

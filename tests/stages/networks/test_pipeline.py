@@ -6,6 +6,7 @@ import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,14 +16,15 @@ from diffusers import AutoencoderTiny, DDIMScheduler, LCMScheduler
 from numpy.typing import NDArray
 
 from schemas.problems import ModelError, UsageError
-from stages.networks import presets
+from stages.networks import denoising_net, presets
 from stages.networks import vae as autoencoder
-from stages.networks.conditions import FrameConditions, SourceFeatures
+from stages.networks.conditions import FrameConditions, Predictor, SourceFeatures
 from stages.networks.loading import load_pipeline
 from stages.networks.pipeline import HeadSwapPipeline
-from stages.networks.runtime import choose_precision, find_device, place
+from stages.networks.runtime import choose_precision, find_device, gpu_count, place
 from stages.networks.sampling import SamplingOptions
 from stages.networks.schedulers import Solver, make_scheduler
+from stages.networks.unet import Flow
 
 SIZE = 32
 SHOT = 24
@@ -196,6 +198,85 @@ def test_out_of_memory_halves_the_batch_with_the_same_result(
     assert "with the same result" in notes[0], "nothing had been handed on"
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "CUDA error: out of memory\nCUDA kernel errors might be ...",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+    ],
+)
+def test_memory_that_runs_out_in_a_library_is_memory_that_runs_out(
+    pipeline: HeadSwapPipeline, source: SourceFeatures, monkeypatch: pytest.MonkeyPatch, said: str
+) -> None:
+    forward = pipeline.denoising_net.forward
+
+    def scarce(latents: torch.Tensor, *arguments: Any, **more: Any) -> torch.Tensor:
+        if len(latents) == 2:
+            raise RuntimeError(said)
+        return forward(latents, *arguments, **more)
+
+    whole = generate(pipeline, source, range(8))
+    monkeypatch.setattr(pipeline.denoising_net, "forward", scarce)
+    notes: list[str] = []
+    assert np.abs(whole - generate(pipeline, source, range(8), note=notes.append)).max() <= 1
+    assert len(notes) == 1
+
+
+def test_any_other_error_of_the_networks_is_raised_as_it_is(
+    pipeline: HeadSwapPipeline, source: SourceFeatures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*arguments: Any, **more: Any) -> torch.Tensor:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(pipeline.denoising_net, "forward", broken)
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        generate(pipeline, source, range(8))
+
+
+def test_out_of_memory_gives_up_what_is_kept_and_taken_together_before_windows(
+    pipeline: HeadSwapPipeline, source: SourceFeatures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded: list[int] = []
+    posed: list[int] = []
+    encode, guide = autoencoder.encode, Predictor._pose
+
+    def slices(vae: Any, pixels: torch.Tensor, at_once: int = 4) -> torch.Tensor:
+        encoded.append(at_once)
+        return encode(vae, pixels, at_once)
+
+    def poses(self: Predictor, window: tuple[int, ...]) -> tuple[torch.Tensor, ...]:
+        features = guide(self, window)
+        posed.append(self._pose_bytes)
+        return features
+
+    monkeypatch.setattr(autoencoder, "encode", slices)
+    monkeypatch.setattr(Predictor, "_pose", poses)
+    calls = count_calls(pipeline, monkeypatch, fail=lambda rows, frames, calls: rows == 2 and calls > 2)
+    notes: list[str] = []
+    generate(pipeline, source, range(SHOT), note=notes.append)
+    assert len(notes) == 1
+    assert {frames for _, frames in calls} == {8}, "windows stay"
+    assert (encoded[0], encoded[-1]) == (OPTIONS.vae_slice, 1)
+    assert posed[0] > 0
+    assert posed[-1] == 0
+
+
+def test_features_of_the_network_that_nobody_reads_are_not_held(
+    pipeline: HeadSwapPipeline, source: SourceFeatures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flows: list[Flow] = []
+
+    def kept(*arguments: Any, **more: Any) -> Flow:
+        flows.append(Flow(*arguments, **more))
+        return flows[-1]
+
+    monkeypatch.setattr(denoising_net, "Flow", kept)
+    generate(pipeline, source, range(8))
+    assert flows
+    assert not any(flow.features for flow in flows)
+
+
 def test_out_of_memory_makes_windows_smaller_and_says_so(
     pipeline: HeadSwapPipeline, source: SourceFeatures, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -303,6 +384,44 @@ def test_devices_and_precisions_that_are_not_there_are_refused() -> None:
     with pytest.raises(ModelError, match="does not compute in float16"):
         choose_precision(torch.device("cpu"), "float16")
     assert choose_precision(torch.device("cpu")) == torch.float32
+
+
+def test_a_gpu_computes_in_what_it_has_itself_and_does_not_imitate(monkeypatch: pytest.MonkeyPatch) -> None:
+    majors = {None: 8, 0: 8, 1: 7}
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(major=majors[device.index]))
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)  # what it says of imitation, and of the current device
+    assert choose_precision(torch.device("cuda")) == torch.bfloat16
+    assert choose_precision(torch.device("cuda:0")) == torch.bfloat16
+    assert choose_precision(torch.device("cuda:1")) == torch.float32
+    assert choose_precision(torch.device("cuda:1"), "float16") == torch.float16
+    with pytest.raises(ModelError, match="cuda:1 does not compute in bfloat16"):
+        choose_precision(torch.device("cuda:1"), "bfloat16")
+
+
+def test_gpus_that_cuda_cannot_use_are_not_there_and_the_reason_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def too_old() -> None:
+        raise RuntimeError("The NVIDIA driver on your system is too old (found version 11040).\nPlease update it.")
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "init", too_old)
+    assert gpu_count() == 0
+    assert find_device().type == "cpu"
+    with pytest.raises(ModelError, match=r"no device 'cuda:1' .* driver on your system is too old \(found version 11040\)\."):
+        find_device("cuda:1")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert gpu_count() == 2
+    assert find_device("cuda:1") == torch.device("cuda:1")
+
+
+def test_a_gpu_that_does_not_answer_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(device: torch.device) -> None:
+        raise torch.cuda.DeferredCudaCallError("CUDA call failed lazily at initialization with error: ...")
+
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lost)
+    with pytest.raises(ModelError, match="device cuda:1 does not answer") as caught:
+        choose_precision(torch.device("cuda:1"))
+    assert caught.value.code == "device_missing"
 
 
 def test_the_same_seed_builds_the_same_untrained_pipeline() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from schemas.problems import UsageError
-from stages.networks.sampling import SamplingOptions, computed_ahead, denoise
+from stages.networks import sampling
+from stages.networks.sampling import Blend, SamplingOptions, computed_ahead, denoise
 from stages.networks.schedulers import (
     NOISE_SCHEDULE,
     ExactDDIMScheduler,
@@ -286,6 +288,34 @@ def test_the_ddim_of_diffusers_is_replaced_by_the_exact_one_on_its_schedule() ->
 def test_solvers_that_there_are_not_are_refused() -> None:
     with pytest.raises(UsageError, match="no solver 'heun'"):
         make_scheduler("heun")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("blend", ["step", "end"])
+def test_weights_of_a_window_are_made_once_for_all_steps(blend: Blend, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[tuple[Window, tuple[int, ...]]] = []
+    share = sampling._share
+
+    def counted(window: Window, frames: tuple[int, ...], *more: Any) -> Any:
+        made.append((window, frames))
+        return share(window, frames, *more)
+
+    monkeypatch.setattr(sampling, "_share", counted)
+    scheduler = make_scheduler("ddim")
+    scheduler.set_timesteps(5)
+    windows = windows_of(range(20), 8, 2)
+    finished = denoise(
+        windows, lambda window, latents, step: latents, scheduler, lambda frame: torch.zeros(1, 1, 1), overlap=2, blend=blend
+    )
+    assert [frame for frame, _ in finished] == list(range(20))
+    assert len(made) == len(set(made)) >= len(windows)
+
+
+def test_frames_that_lie_apart_in_a_window_are_taken_like_those_side_by_side() -> None:
+    window, values = (3, 4, 5, 6), torch.arange(8.0).reshape(2, 4, 1, 1)
+    for frames, places in (((4, 5), [1, 2]), ((3, 6), [0, 3])):
+        share = sampling._share(window, frames, [1.0, 2.0, 3.0, 4.0], torch.device("cpu"))
+        assert torch.equal(values[:, share.places], values[:, places])
+        assert share.weight.flatten().tolist() == [place + 1.0 for place in places]
 
 
 def test_all_wrong_options_are_named_at_once() -> None:
