@@ -86,6 +86,7 @@ class DiffusionParameters(BaseModel):
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="`auto` is bfloat16 on GPUs that have it, else float32"
     )
+    compile: bool = Field(False, description="compile the networks: minutes in each process at first, then faster")
 
     @model_validator(mode="after")
     def _is_consistent(self) -> DiffusionParameters:

@@ -29,7 +29,7 @@ LOST = ("device_missing", "precision_unsupported")
 
 
 class LoadedPipeline:
-    """For ``stages.warm.borrowed``: ``LoadedPipeline(folder, digest, picture_size, device, precision)``.
+    """For ``stages.warm.borrowed``: ``LoadedPipeline(folder, digest, picture_size, device, precision, compiled)``.
 
     Args:
         folder: of the registered pipeline.
@@ -37,6 +37,7 @@ class LoadedPipeline:
         picture_size: pixels of a side that it generates.
         device: name of torch.
         precision: of the networks.
+        compiled: whether they are compiled at their first use.
 
     Attributes:
         pipeline: placed where it runs.
@@ -48,10 +49,12 @@ class LoadedPipeline:
         ModelError: what is wrong with the weights, the device or the precision.
     """
 
-    def __init__(self, folder: str, digest: str, picture_size: int, device: str, precision: Precision) -> None:
+    def __init__(
+        self, folder: str, digest: str, picture_size: int, device: str, precision: Precision, compiled: bool = False
+    ) -> None:
         del digest
         dtype = choose_precision(find_device(device), precision)
-        self.pipeline = place(load_pipeline(Path(folder), dtype), device, precision)
+        self.pipeline = place(load_pipeline(Path(folder), dtype), device, precision, compile_networks=compiled)
         self.pipeline.set_progress_bar_config(disable=True)
         self.picture_size = picture_size
         self.schedule: Mapping[str, Any] = dict(self.pipeline.scheduler.config)
@@ -79,6 +82,17 @@ class LoadedPipeline:
         with contextlib.suppress(RuntimeError):  # of a GPU that failed, whose first error is the one to tell
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
+
+
+def compiling_failure(error: Exception) -> ModelError | None:
+    """What PyTorch's compiler says where it cannot compile a network; None for any other error."""
+    if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        return None
+    return ModelError(
+        "compiling_failed",
+        f"The networks could not be compiled: {first_line(error)}.",
+        "Install a C++ compiler, or leave stages.render.diffusion.compile off; the pictures are the same but for rounding.",
+    )
 
 
 def device_failure(error: Exception, device: str) -> ModelError | None:

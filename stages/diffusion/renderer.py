@@ -15,7 +15,7 @@ from schemas.problems import ModelError
 from stages.contract import Work
 from stages.diffusion.compose import head_zone, on_background, on_white
 from stages.diffusion.conditions import frame_conditions, reference_of, resized
-from stages.diffusion.loaded import LoadedPipeline, device_failure
+from stages.diffusion.loaded import LoadedPipeline, compiling_failure, device_failure
 from stages.networks.registered import registration_of
 from stages.networks.sampling import SamplingOptions, computed_ahead
 from stages.networks.schedulers import make_scheduler
@@ -53,7 +53,8 @@ def diffusion_renderer(
         source: what the portrait was made from.
 
     Raises:
-        ModelError: ``model_missing``; what is wrong with the weights; ``device_failed``, ``out_of_memory`` (retryable).
+        ModelError: ``model_missing``; what is wrong with the weights; ``compiling_failed``; ``device_failed``,
+            ``out_of_memory`` (retryable).
     """
     name = parameters.model or "headswap-full"
     folder = work.models.get(name)
@@ -67,13 +68,19 @@ def diffusion_renderer(
     notes: list[str] = []
     try:
         with borrowed(
-            LoadedPipeline, str(folder), record.digest, record.picture_size, work.device, parameters.precision
+            LoadedPipeline,
+            str(folder),
+            record.digest,
+            record.picture_size,
+            work.device,
+            parameters.precision,
+            parameters.compile,
         ) as loaded:
             options = sampling_options(parameters, work.seed)
             loaded.pipeline.scheduler = make_scheduler(parameters.solver, loaded.schedule)
             yield DiffusionRenderer(loaded, portrait, source, options, note=notes.append, progress=work.progress)
     except (RuntimeError, DeferredCudaCallError, ModelError) as error:
-        failure = device_failure(error, work.device)
+        failure = device_failure(error, work.device) or compiling_failure(error)
         if failure is None:
             raise
         raise failure from error

@@ -17,7 +17,7 @@ from schemas.problems import ModelError
 from stages import warm
 from stages.contract import Chunk, Inputs, Work
 from stages.diffusion import loaded, renderer
-from stages.diffusion.loaded import device_failure
+from stages.diffusion.loaded import compiling_failure, device_failure
 from stages.networks.denoising_net import DenoisingNet
 from stages.networks.importing import Terms, import_pipeline
 from stages.networks.pipeline import HeadSwapPipeline
@@ -315,3 +315,13 @@ def test_only_what_it_reads_decides_the_stages_key() -> None:
     apart = diffusion.model_copy(update={"diffusion": DiffusionParameters(model="tiny", blend="end")})
     assert stage.margin(apart) == 16
     assert not {"device", "batch", "batch_size"} & DiffusionParameters.model_fields.keys()
+
+
+def test_a_compiler_that_is_missing_is_told_and_other_errors_are_not_taken_for_it() -> None:
+    missing = type("InvalidCxxCompiler", (RuntimeError,), {"__module__": "torch._inductor.exc"})("No working C++ compiler found")
+    told = compiling_failure(missing)
+    assert told is not None
+    assert told.code == "compiling_failed"
+    assert "No working C++ compiler found" in told.message
+    assert not told.retryable
+    assert compiling_failure(RuntimeError("shapes do not match")) is None

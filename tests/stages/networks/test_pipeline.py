@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import shutil
 import weakref
 from collections.abc import Iterator
 from dataclasses import replace
@@ -345,6 +347,17 @@ def test_schedulers_of_diffusers_are_taken_where_they_are_known(pipeline: HeadSw
     with pytest.raises(UsageError, match="LCMScheduler draws noise"):
         generate(pipeline, source, range(9), options)
     pipeline.scheduler = make_scheduler("ddim")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="compiling on a CPU needs g++")
+def test_compiled_networks_give_the_same_pictures_but_for_rounding(pipeline: HeadSwapPipeline, source: SourceFeatures) -> None:
+    plan = replace(OPTIONS, guidance_interval=(0.3, 1.0))  # steps with guidance and without
+    expected = generate(pipeline, source, range(SHOT), plan)
+    other = copy.deepcopy(pipeline)
+    place(other, "cpu", "float32", compile_networks=True)
+    found = generate(other, source, range(SHOT), plan)
+    assert np.abs(found.astype(int) - expected).max() <= 2
 
 
 def test_half_precision_and_channels_last_change_little(pipeline: HeadSwapPipeline, source: SourceFeatures) -> None:
