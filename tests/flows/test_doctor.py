@@ -26,7 +26,7 @@ def test_a_right_environment_is_found_right(tmp_path: Path) -> None:
     assert {"python", "packages", "foreign packages", "prefect", "processor", "accelerator", "memory", "store"} <= set(
         states(checks)
     )
-    assert sum(check.name.startswith("model ") for check in checks) == 5
+    assert sum(check.name.startswith("model ") for check in checks) == 4
     assert all(check.detail for check in checks)
 
 
