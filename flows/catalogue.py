@@ -85,6 +85,7 @@ def run_jobs(
     """
     began = time.perf_counter()
     planner = Planner(jobs, store, settings, registry or ModelRegistry(Path(settings.models).expanduser()))
+    planner.require_signable()
     devices = devices_of(planner)
     run_id = new_run_id(name)
     recorder = RunRecorder(
@@ -105,6 +106,7 @@ def run_jobs(
     with WorkerPool(settings.workers, devices=devices, limits=limits, logs=store.scratch) as pool:
         batch = Batch(planner, pool, observers, output_url=output_url, retry_failed=retry_failed)
         try:
+            planner.note = observers.note
             planner.survey()
             observers.run_started(list(planner.jobs.values()), work_seconds(planner))
             _run(batch, settings, run_id=run_id, name=name)

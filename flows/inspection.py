@@ -44,7 +44,7 @@ def _recorded_job(store: ArtifactStore, name: str) -> tuple[Job, Settings] | Non
     for record in runs.newest_first(store):
         for job in record["jobs"]:
             if job["id"] == name:
-                return Job.model_validate(job), settings_of_record(store, record, {})
+                return runs.job_of(record, job), settings_of_record(store, record, {})
     return None
 
 

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar, cast
 from urllib.parse import urlsplit
 
 from flows import pipeline
@@ -20,7 +20,7 @@ from flows.patience import patiently, pause_before
 from flows.problems import failure_of
 from schemas.catalogue import Job, edits_of
 from schemas.configuration import Settings
-from schemas.parameters import StageParameters
+from schemas.parameters import AssembleParameters, StageParameters
 from schemas.problems import HeadswapError, StoreError, UsageError
 from stages.contract import Chunk, Input, Owner, Scope
 from stages.networks.registry import ModelRegistry
@@ -148,6 +148,7 @@ class Planner:
 
     Attributes:
         stopping: ends the pauses of surveys that wait for a place to answer again.
+        note: is told of these pauses.
     """
 
     def __init__(self, jobs: Sequence[Job], store: ArtifactStore, settings: Settings, registry: ModelRegistry) -> None:
@@ -156,6 +157,7 @@ class Planner:
         self.registry = registry
         self.failures = FailureLog(store)
         self.stopping = threading.Event()
+        self.note: Callable[[str], None] = lambda text: None
         self._known = _Lookups()
         self._lock = threading.RLock()
         self._models: dict[str, tuple[Path, str]] = {}
@@ -179,6 +181,21 @@ class Planner:
             Node(self._owner(plan, owner, name), name) for owner, names in self._upstream.items() for name in names
         )
         return plan
+
+    def require_signable(self) -> None:
+        """``UsageError`` with every job whose result is to be signed in a container that cannot hold a signature."""
+        if self.settings.provenance.certificate is None:
+            return
+        unsignable = [
+            name
+            for name, plan in self.jobs.items()
+            if cast(AssembleParameters, self.parameters(Node(plan.job.id, "assemble"))).container == "mkv"
+        ]
+        if unsignable:
+            raise UsageError(
+                [f"{name}: its result is to be signed (provenance.certificate), which .mkv cannot hold." for name in unsignable],
+                "Name an output that ends with .mp4 or .mov, or leave the certificate out.",
+            )
 
     def _require_pipelines(self) -> None:
         """``UsageError`` with every pipeline that jobs need and nobody registered: no such job could be done."""
@@ -299,7 +316,10 @@ class Planner:
             self._patiently(partial(self.resolve, sorted(nodes, key=str)))
 
     def _patiently(self, ask: Callable[[], T]) -> T:
-        return patiently(ask, self._pause, self.stopping)
+        return patiently(ask, self._pause, self.stopping, self._tell_pause)
+
+    def _tell_pause(self, error: HeadswapError, seconds: float) -> None:
+        self.note(f"{error.message} Trying again in {seconds:.0f} s.")
 
     def _pause(self, error: HeadswapError, attempt: int) -> float | None:
         return None if self.stopping.is_set() else pause_before(self.settings.retry, error, attempt)
@@ -316,6 +336,8 @@ class Planner:
             errors.update((name, error) for name, error in found.items() if pauses[name] is None)
             waits = {name: pause for name, pause in pauses.items() if pause is not None}
             left = list(waits)
+            if left:
+                self._tell_pause(found[left[0]], max(waits.values()))
             self.stopping.wait(max(waits.values(), default=0.0))
         return errors
 

@@ -14,6 +14,7 @@ from flows.delivery import final_manifests
 from flows.events import JobOutcome
 from flows.planning import JobPlan, Node, Planner
 from flows.report import JobFailure, JobReport, RunReport, build_report
+from flows.runs import job_of
 from schemas.configuration import Settings
 from schemas.problems import StoreError
 from stages.networks.registry import ModelRegistry
@@ -86,9 +87,7 @@ def _output_failed(address: str, error: Exception) -> StoreError:
 
 def report_of_record(store: ArtifactStore, record: Mapping[str, Any], settings: Settings, out: str | None) -> str:
     """The page of a recorded run again, from what the store holds now."""
-    from schemas.catalogue import Job
-
-    jobs = [Job.model_validate(job) for job in record["jobs"]]
+    jobs = [job_of(record, job) for job in record["jobs"]]
     planner = Planner(jobs, store, settings, ModelRegistry(Path(settings.models).expanduser()))
     planner.survey()
     outcomes = {name: _outcome(value) for name, value in record["outcomes"].items()}

@@ -37,7 +37,7 @@ def unfinished(store: ArtifactStore, run_id: str | None, changes: Mapping[str, A
     """Jobs of a run that failed or never ended."""
     record = runs.load(store, run_id)
     done = {name for name, outcome in record["outcomes"].items() if outcome["status"] in ("done", "cached")}
-    jobs = [Job.model_validate(job) for job in record["jobs"] if job["id"] not in done]
+    jobs = [runs.job_of(record, job) for job in record["jobs"] if job["id"] not in done]
     return Again(record["run"], record["name"], jobs, settings_of_record(store, record, changes), record["out"])
 
 

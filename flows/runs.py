@@ -6,11 +6,12 @@ import datetime
 import itertools
 import secrets
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
 from flows.events import Events, JobOutcome, StageTotals
+from schemas.catalogue import Job
 from schemas.problems import StoreError, UsageError
 from storage.failures import Failure
 from storage.store import ArtifactStore
@@ -38,6 +39,18 @@ def newest_first(store: ArtifactStore) -> Iterator[dict[str, Any]]:
     paths = [f"{FOLDER}/{run_id}/run.json" for run_id in reversed(all_runs(store))]
     for start, stop in itertools.pairwise([0, *range(1, len(paths), _RECORDS_AT_A_TIME), len(paths)]):
         yield from store.read_documents(paths[start:stop]).values()
+
+
+def job_of(record: Mapping[str, Any], job: Mapping[str, Any]) -> Job:
+    """A job of a recorded run.
+
+    Records of earlier versions hold the default ``<id>.mp4`` as if it had been asked for; as a demand it would stand over the
+    run's own container.
+    """
+    container = record["settings"].get("stages", {}).get("assemble", {}).get("container", "mp4")
+    if container != "mp4" and job.get("output") == f"{job['id']}.mp4":
+        job = {**job, "output": ""}
+    return Job.model_validate(job)
 
 
 def load(store: ArtifactStore, run_id: str | None) -> dict[str, Any]:

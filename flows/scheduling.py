@@ -335,7 +335,8 @@ def record_failure(planner: Planner, unit: Unit, error: HeadswapError, note: Cal
     """
     if error.code == "stopped":
         return
-    attempts = 1 + (unit.failure.attempts if unit.failure else 0)
+    # Other trouble before, the store's say, is not held against the input.
+    attempts = 1 + (unit.failure.attempts if unit.failure and unit.failure.code == error.code else 0)
     # What the store did is never held against the input: a full disk is not retried at once, but by the next run.
     retryable = error.retryable or isinstance(error, StoreError)
     if error.code in LAST_RETRY and attempts >= planner.settings.retry.attempts:

@@ -88,6 +88,7 @@ def _failure(failure: Failure | None) -> dict[str, Any] | None:
 def plan_document(jobs: Sequence[Job], store: ArtifactStore, settings: Settings, registry: ModelRegistry) -> dict[str, Any]:
     """What a run would do."""
     planner = Planner(jobs, store, settings, registry)
+    planner.require_signable()
     planner.survey()
     rows = estimate(planner, settings.workers, stated_lengths(planner))
     states: Counter[str] = Counter()

@@ -273,6 +273,15 @@ def _finish(future: Future[Outcome], work: Callable[[], Outcome]) -> None:
         future.set_exception(wrapped)
 
 
+def _bytes_of_files(process: int | None) -> int:
+    """Of a process' resident memory, what are pages of files: as Linux tells it, 0 elsewhere. Shared memory is none of them."""
+    try:
+        lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("RssFile:")), 0)
+
+
 class _Process:
     """One child process and the pipe to it."""
 
@@ -292,10 +301,10 @@ class _Process:
     def memory(self) -> int:
         """Bytes of its own: without pages of files (mapped weights, libraries), which cost no memory that others want."""
         try:
-            used = psutil.Process(self.process.pid).memory_info()
+            used = psutil.Process(self.process.pid).memory_info().rss
         except psutil.Error:
             return 0
-        return int(used.rss - getattr(used, "shared", 0))  # of Linux alone
+        return used - _bytes_of_files(self.process.pid)
 
     def kill(self) -> None:
         if self.connection.closed:

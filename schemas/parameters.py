@@ -6,9 +6,9 @@ Each model is part of its stage's key. Device, worker count, batch size and path
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 
 class StageParameters(BaseModel):
@@ -87,6 +87,12 @@ class DiffusionParameters(BaseModel):
         "auto", description="`auto` is bfloat16 on GPUs that have it, else float32"
     )
     compile: bool = Field(False, description="compile the networks: minutes in each process at first, then faster")
+
+    @model_serializer(mode="wrap")
+    def _without_what_came_later(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Fields that came after stores were filled are left out at their default: keys hold what is dumped here."""
+        told: dict[str, Any] = dump(self)
+        return told if self.compile else {name: value for name, value in told.items() if name != "compile"}
 
     @model_validator(mode="after")
     def _is_consistent(self) -> DiffusionParameters:

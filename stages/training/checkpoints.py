@@ -75,7 +75,7 @@ class Checkpoints:
             buffers = None if checkpoint.buffers is None else len(checkpoint.buffers)
             (folder / STATE).write_text(json.dumps({"step": checkpoint.step, "buffers": buffers}) + "\n")
         for old in self.steps()[: -self._keep]:
-            shutil.rmtree(self.path(old))
+            shutil.rmtree(self.path(old), ignore_errors=True)  # what stays for a while does not end a run of days
         return target
 
     def load(self, step: int) -> Checkpoint:

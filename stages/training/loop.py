@@ -201,6 +201,7 @@ def _step(
     for group in optimiser.param_groups:
         group["lr"] = rate
     total: dict[str, float] = {}
+    parts: dict[str, list[float]] = {}
     for part in range(options.accumulate):
         batch = done * options.accumulate + part
         # Networks without randomness need none; one that has some must not break the promise of resuming to the bit.
@@ -218,8 +219,9 @@ def _step(
             optimiser.step()
             optimiser.zero_grad()
         for key, value in losses.items():
-            total[key] = total.get(key, 0.0) + float(value.detach()) / options.accumulate
-    return {**total, "learning_rate": rate}
+            parts.setdefault(key, []).append(float(value.detach()))
+    # A loss that not every batch has (none of its rows may see a reference) is the mean of those that have it.
+    return {**total, **{key: sum(values) / len(values) for key, values in parts.items()}, "learning_rate": rate}
 
 
 def _anyone(stopped: bool, accelerator: Accelerator) -> bool:
@@ -309,6 +311,10 @@ def _restore(task: Task, optimiser: Any, averages: EMAModel | None, accelerator:
         ]
         averages.optimization_step = found.step
     optimiser.load_state_dict(found.optimiser)
+    for state in optimiser.state.values():
+        for name, value in state.items():
+            if torch.is_tensor(value) and value.device.type == "cpu":
+                state[name] = value.clone()  # or the file would stay mapped, and on the disk, until the run ends
     if accelerator.scaler is not None and found.scaler:
         accelerator.scaler.load_state_dict(found.scaler)
     return found.step

@@ -80,6 +80,16 @@ def test_a_clip_that_crashes_its_decoder_is_held_to_be_bad_until_asked_for(
     assert fakes.executions == ["track:-"] * 3, "asked for, it has all its tries again"
 
 
+def test_trouble_of_the_store_the_night_before_is_not_held_against_a_clip(
+    night: Night, clips: Callable[[str, int], Path]
+) -> None:
+    path = clips("a", 5)
+    fakes.trouble["track"] = [fakes.passing("store_unreachable") for _ in range(3)]
+    assert isinstance(run(night, [path])[0], HeadswapError)
+    fakes.trouble["track"] = [fakes.passing("worker_died")]
+    assert not isinstance(run(night, [path])[0], HeadswapError), "it died once, and was tried again"
+
+
 def test_a_clip_that_changed_meanwhile_waits_for_another_plan(night: Night, clips: Callable[[str, int], Path]) -> None:
     path = clips("a", 5)
     fakes.trouble["landmarks"] = [fakes.passing("file_changed")]

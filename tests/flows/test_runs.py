@@ -58,3 +58,12 @@ def test_a_recorded_job_is_found_in_the_newest_run_that_had_it_without_reading_o
     assert _recorded_job(store, "clip.mp4") is None
     assert read
     assert all(path.endswith("/run.json") for path in read)
+
+
+def test_a_default_name_in_an_earlier_versions_record_is_no_demand() -> None:
+    earlier = {**job("ada", Path("a.png"), Path("b.mp4")).model_dump(mode="json"), "output": "ada.mp4"}
+    for container, output in (("mkv", ""), ("mp4", "ada.mp4")):
+        settings = {"stages": {"assemble": {"container": container}}}
+        assert runs.job_of({"settings": settings}, earlier).output == output
+    asked = {**earlier, "output": "other.mp4"}
+    assert runs.job_of({"settings": {"stages": {"assemble": {"container": "mkv"}}}}, asked).output == "other.mp4"

@@ -326,3 +326,15 @@ def test_videos_come_one_after_another(night: Night, clips: Clips) -> None:
     night.run(jobs)
     first = next(k for k, entry in enumerate(fakes.executions) if entry.startswith("assemble"))
     assert first < len(fakes.executions) / 2, "the first video is done long before the last one is begun"
+
+
+def test_a_signature_that_a_container_cannot_hold_is_refused_before_anything_runs(
+    night: Night, clips: Callable[[str, int], Path]
+) -> None:
+    source, target = clips("a", 5), clips("b", 5)
+    jobs = [job("one", source, target, output="one.mkv"), job("two", source, target)]
+    signed = night.planner(jobs, **{"provenance.certificate": "chain.pem", "provenance.key": "key.pem"})
+    with pytest.raises(UsageError, match="one: its result is to be signed"):
+        signed.require_signable()
+    night.planner(jobs).require_signable()
+    night.planner(jobs[1:], **{"provenance.certificate": "chain.pem", "provenance.key": "key.pem"}).require_signable()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 import multiprocessing
 import os
 import signal
@@ -92,14 +93,20 @@ def test_a_process_that_eats_memory_is_killed(tmp_path: Path) -> None:
         )
 
 
-def test_mapped_files_are_no_memory_of_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    def using(**memory: int) -> int:
-        described = SimpleNamespace(memory_info=lambda: SimpleNamespace(**memory))
-        monkeypatch.setattr(workers.psutil, "Process", lambda pid: described)
-        return workers._Process.memory(cast(Any, SimpleNamespace(process=SimpleNamespace(pid=1))))
-
-    assert using(rss=10 << 30, shared=6 << 30) == 4 << 30
-    assert using(rss=10 << 30) == 10 << 30, "not every system tells them apart"
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="only Linux tells pages of files apart")
+def test_mapped_files_are_no_memory_of_a_process_and_shared_memory_is(tmp_path: Path) -> None:
+    this, size = cast(Any, SimpleNamespace(process=SimpleNamespace(pid=os.getpid()))), 64 << 20
+    file = tmp_path / "weights"
+    file.write_bytes(bytes(size))
+    before = workers._Process.memory(this)
+    with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, prot=mmap.PROT_READ) as mapped:
+        assert sum(mapped[place] for place in range(0, size, 4096)) == 0
+        assert workers._Process.memory(this) - before < size // 2
+    before = workers._Process.memory(this)
+    with mmap.mmap(-1, size) as shared:
+        for place in range(0, size, 4096):
+            shared[place] = 1
+        assert workers._Process.memory(this) - before > size // 2
 
 
 def test_a_process_that_cannot_be_killed_holds_up_neither_the_next_unit_nor_the_end(

@@ -188,3 +188,28 @@ def test_what_is_described_can_be_loaded_again_from_variables_and_from_a_file(da
 def test_the_documentation_is_what_the_models_say() -> None:
     document = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text(encoding="utf-8")
     assert document == updated(document), "run `python -m schemas.reference docs/configuration.md`"
+
+
+def test_what_warp_jobs_are_known_by_does_not_change_with_options_of_the_diffusion_renderer() -> None:
+    """Keys hold this dump: a field more, and every finished catalogue would be rendered again."""
+    diffusion = {
+        "model": None,
+        "solver": "ddim",
+        "steps": 25,
+        "guidance_scale": 3.5,
+        "guidance_from": 0.0,
+        "guidance_until": 1.0,
+        "window": 16,
+        "overlap": 4,
+        "blend": "step",
+        "context": 1,
+        "precision": "auto",
+    }
+    assert parameters.RenderParameters().model_dump(mode="json") == {
+        "renderer": "warp",
+        "match_neck": True,
+        "diffusion": diffusion,
+    }
+    asked = parameters.DiffusionParameters(compile=True)
+    assert asked.model_dump(mode="json") == {**diffusion, "compile": True}
+    assert parameters.DiffusionParameters.model_validate(asked.model_dump(mode="json")) == asked
