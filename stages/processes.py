@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import TypeVar
@@ -18,6 +18,9 @@ Result = TypeVar("Result")
 
 THREAD_SETTINGS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "OPENCV_FOR_THREADS_NUM")
 """Variables of the environment that say how many threads numpy, scipy, PyTorch, numba and OpenCV start."""
+
+LOOK_SECONDS = 1.0
+"""Between looks at whether the processes that results are waited for are alive."""
 
 
 @contextmanager
@@ -54,7 +57,7 @@ class Processes:
         """
         futures = [self._executor.submit(work, item) for item in items]
         try:
-            for future in as_completed(futures):
+            for future in finished(self._executor, futures):
                 yield future.result()
         except BrokenProcessPool as error:
             raise HeadswapError(
@@ -63,6 +66,23 @@ class Processes:
                 "Give the same command again, with fewer --workers if memory ran out: it goes on with what is missing.",
                 retryable=True,
             ) from error
+
+
+def finished(executor: ProcessPoolExecutor, futures: Iterable[Future[Result]]) -> Iterator[Future[Result]]:
+    """An executor's futures as they come, none of which is waited for in vain.
+
+    An executor notices by itself that a process died, and then breaks, unless that process was writing its result: the executor
+    has read the first part of it then, and waits for the rest for ever. Here such an executor is broken from outside.
+    """
+    pending, dead = set(futures), 0
+    while pending:
+        done, pending = wait(pending, timeout=LOOK_SECONDS, return_when=FIRST_COMPLETED)
+        yield from done
+        died = any(process.exitcode is not None for process in list((executor._processes or {}).values()))
+        dead = dead + 1 if died and not done else 0
+        if dead > 1:  # had it noticed, there would be no pending futures by now
+            kill_processes(executor)
+            executor._result_queue._writer.close()  # type: ignore[attr-defined]  # the last that could write: reading ends
 
 
 def kill_processes(executor: ProcessPoolExecutor) -> None:

@@ -16,7 +16,7 @@ import cv2
 
 from schemas.problems import HeadswapError
 from stages.orphans import end_with_parent
-from stages.processes import kill_processes
+from stages.processes import finished, kill_processes
 from stages.training.samples import SampleSource, TrainingSample
 
 Opener = Callable[[], SampleSource]
@@ -62,7 +62,8 @@ class SamplesAhead:
         """
         self.announce([number], frames)
         with _told():
-            return self._under_way.pop((number, frames)).result()
+            (made,) = finished(self._pool, [self._under_way.pop((number, frames))])
+            return made.result()
 
     def announce(self, numbers: Iterable[int], frames: int) -> None:
         """Begin samples that will be asked for."""

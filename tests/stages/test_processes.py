@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import struct
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -66,6 +68,24 @@ def test_a_killed_process_is_an_error_that_says_what_to_do_not_a_wait_for_ever()
     assert caught.value.code == "worker_died"
     assert caught.value.retryable
     assert "--workers" in caught.value.remedy
+
+
+def _killed_while_it_writes(_: int) -> None:
+    """Announces a large result to its executor, writes a little of it, and dies."""
+    frame = sys._getframe()
+    while "result_queue" not in frame.f_locals:
+        assert frame.f_back is not None
+        frame = frame.f_back
+    writer = frame.f_locals["result_queue"]._writer
+    os.write(writer.fileno(), struct.pack("!i", 1 << 20) + bytes(100))
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.timeout(120)
+def test_a_process_killed_while_it_writes_its_result_is_told_too() -> None:
+    with pytest.raises(HeadswapError) as caught, process_pool(2) as pool:
+        list(pool.each(_killed_while_it_writes, range(1)))
+    assert caught.value.code == "worker_died"
 
 
 def test_an_error_ends_what_is_under_way_at_once() -> None:
