@@ -14,6 +14,7 @@ from flows.estimates import work_seconds
 from flows.events import Events, JobOutcome, StageTotals
 from flows.planning import Planner
 from flows.reporting import write_report
+from flows.requirements import require_signable
 from flows.runs import RunRecorder, new_run_id
 from flows.scheduling import Batch, DirectEngine
 from flows.upkeep import OF_FINISHED_JOBS, collect_garbage
@@ -85,7 +86,7 @@ def run_jobs(
     """
     began = time.perf_counter()
     planner = Planner(jobs, store, settings, registry or ModelRegistry(Path(settings.models).expanduser()))
-    planner.require_signable()
+    require_signable(planner)
     devices = devices_of(planner)
     run_id = new_run_id(name)
     recorder = RunRecorder(

@@ -12,9 +12,8 @@ import numpy.typing as npt
 from schemas.dataset import DatasetClip, DatasetParameters
 from schemas.tables import LANDMARKS
 from stages.condition_image import reference_picture
-from stages.matte import foreground_colours, head_matte, without_collar
 from stages.plates import background_crop
-from stages.portrait import with_crown
+from stages.portrait import cut_out
 from stages.training.selection import FrameFacts
 from stages.training.shard_format import FrameRecord
 from stages.training.shards import shrunk, shrunk_labels
@@ -98,17 +97,14 @@ def _reference(
     crop: npt.NDArray[np.float64],
     size: int,
 ) -> npt.NDArray[np.uint8]:
-    """The head on white, cut out as a source's head is (``stages.portrait.read_portrait``): of the whole crop, then shrunk.
+    """The head on white, cut out as a source's head is: of the whole crop, then shrunk.
 
     Args:
         picture, labels, landmarks: of the crop as the pipeline has it, and in its pixels.
         crop: where it lies in the video: centre x, centre y, side.
         size: side of the result.
     """
-    border = float((crop[2] / 2 - crop[1]) * labels.shape[0] / crop[2])
-    labels = without_collar(picture, labels, landmarks)
-    matte = head_matte(picture, labels, landmarks)
-    colours, matte = with_crown(foreground_colours(picture, matte), matte, labels, border)
+    colours, matte, _ = cut_out(picture, labels, landmarks, crop)
     return shrunk(reference_picture(colours, matte), size)
 
 

@@ -72,11 +72,14 @@ class Lanes(Generic[Task]):
             self._failed_at.pop(name, None)
             self._strikes[lane] = 0
 
-    def failed(self, name: Hashable, lane: str) -> None:
-        """A task made its process or its device fail: it had better be tried elsewhere."""
+    def failed(self, name: Hashable, lane: str, *, strike: bool = True) -> None:
+        """A task made its process or its device fail: it had better be tried elsewhere.
+
+        Without a ``strike`` it is nobody's fault: the task was too large for the device.
+        """
         with self._changed:
             self._failed_at[name].add(lane)
-            self._strikes[lane] += 1
+            self._strikes[lane] += strike
             if self._strikes[lane] >= STRIKES and len(self._open) > 1 and lane in self._open:
                 self._open.remove(lane)
             self._changed.notify_all()

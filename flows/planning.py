@@ -12,16 +12,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar, cast
+from typing import Any, Literal, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 from flows import pipeline
 from flows.patience import patiently, pause_before
 from flows.problems import failure_of
+from flows.requirements import require_pipelines
 from schemas.catalogue import Job, edits_of
 from schemas.configuration import Settings
-from schemas.parameters import AssembleParameters, StageParameters
-from schemas.problems import HeadswapError, StoreError, UsageError
+from schemas.parameters import StageParameters
+from schemas.problems import HeadswapError, StoreError
 from stages.contract import Chunk, Input, Owner, Scope
 from stages.networks.registry import ModelRegistry
 from storage import sources
@@ -166,7 +167,7 @@ class Planner:
         self._bounds = {"limit_bytes": settings.scratch_bytes, "largest_bytes": settings.limits.max_bytes}
         for position, job in enumerate(jobs):
             self.jobs[job.id] = self._describe(job, position)
-        self._require_pipelines()
+        require_pipelines(self)
 
     # ---- the jobs ------------------------------------------------------------------------------------------------
 
@@ -181,46 +182,6 @@ class Planner:
             Node(self._owner(plan, owner, name), name) for owner, names in self._upstream.items() for name in names
         )
         return plan
-
-    def require_signable(self) -> None:
-        """``UsageError`` with every job whose result is to be signed in a container that cannot hold a signature."""
-        if self.settings.provenance.certificate is None:
-            return
-        unsignable = [
-            name
-            for name, plan in self.jobs.items()
-            if cast(AssembleParameters, self.parameters(Node(plan.job.id, "assemble"))).container == "mkv"
-        ]
-        if unsignable:
-            raise UsageError(
-                [f"{name}: its result is to be signed (provenance.certificate), which .mkv cannot hold." for name in unsignable],
-                "Name an output that ends with .mp4 or .mov, or leave the certificate out.",
-            )
-
-    def _require_pipelines(self) -> None:
-        """``UsageError`` with every pipeline that jobs need and nobody registered: no such job could be done."""
-        wanted: dict[str, list[str]] = {}
-        for plan in self.jobs.values():
-            for node in plan.nodes:
-                if isinstance(node.owner, str):
-                    for name in pipeline.stage(node.stage).pipelines_for(self.parameters(node)):
-                        wanted.setdefault(name, []).append(plan.job.id)
-        here = self.registry.pipelines
-        problems = [
-            f"The diffusion renderer needs the pipeline {name}, which is not registered (jobs: {', '.join(jobs[:5])}"
-            + (f" and {len(jobs) - 5} more)." if len(jobs) > 5 else ").")
-            for name, jobs in wanted.items()
-            if name not in here
-        ]
-        if problems:
-            there = (
-                f"or take one that is there ({', '.join(here)}) with --set stages.render.diffusion.model=NAME; " if here else ""
-            )
-            raise UsageError(
-                problems,
-                "Register one: `headswap models add NAME FOLDER --licence TEXT` takes a trained pipeline, or the files that "
-                f"AniPortrait or AnimateAnyone publish (docs/models.md); {there}or use --renderer warp, which needs none.",
-            )
 
     def _owner(self, plan: JobPlan, owner: Owner, stage: str) -> Clip | str:
         if owner == "job":

@@ -17,6 +17,7 @@ from flows.estimates import estimate, stated_lengths
 from flows.events import JobOutcome
 from flows.planning import Planner
 from flows.progress import duration, size
+from flows.requirements import require_signable
 from schemas.catalogue import Job
 from schemas.configuration import Settings
 from stages.networks.registry import ModelRegistry
@@ -88,7 +89,7 @@ def _failure(failure: Failure | None) -> dict[str, Any] | None:
 def plan_document(jobs: Sequence[Job], store: ArtifactStore, settings: Settings, registry: ModelRegistry) -> dict[str, Any]:
     """What a run would do."""
     planner = Planner(jobs, store, settings, registry)
-    planner.require_signable()
+    require_signable(planner)
     planner.survey()
     rows = estimate(planner, settings.workers, stated_lengths(planner))
     states: Counter[str] = Counter()

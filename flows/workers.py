@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from multiprocessing import process as multiprocessing_process
@@ -57,16 +57,6 @@ class _Task:
         return self.item.stage, self.item.key
 
 
-class _DeviceLanes(Lanes[_Task]):
-    """Lanes that may also be too small for a task without being at fault."""
-
-    def avoid(self, name: Hashable, lane: str) -> None:
-        """Let a task be tried on another lane, without a strike against this one."""
-        with self._changed:
-            self._failed_at[name].add(lane)
-            self._changed.notify_all()
-
-
 class WorkerPool:
     """A fixed number of processes, started when first needed and replaced when they die.
 
@@ -89,7 +79,7 @@ class WorkerPool:
         self.limits = limits or Limits()
         self._logs = logs
         self._lanes: Lanes[_Task] = Lanes([f"worker-{number}" for number in range(workers)])
-        self._device_lanes = _DeviceLanes(self.devices)
+        self._device_lanes: Lanes[_Task] = Lanes(self.devices)
         self._threads: dict[str, threading.Thread] = {}
         self._closing = threading.Event()
         self._inline = threading.Lock()
@@ -157,7 +147,7 @@ class WorkerPool:
                     try:
                         outcome = self._watch(process, given)
                     except HeadswapError as error:
-                        if isinstance(lanes, _DeviceLanes):
+                        if lanes is self._device_lanes:
                             _blame(lanes, lane, task, error, process)
                         raise
                     lanes.succeeded(task.name, lane)
@@ -250,11 +240,11 @@ def _died(item: WorkItem, how: str) -> HeadswapError:
     )
 
 
-def _blame(lanes: _DeviceLanes, lane: str, task: _Task, error: HeadswapError, process: _Process) -> None:
+def _blame(lanes: Lanes[_Task], lane: str, task: _Task, error: HeadswapError, process: _Process) -> None:
     """Keep work away from the device at which it failed; the process ends, and gives back what it holds of the device."""
     if error.code == TOO_LARGE:
         process.kill()
-        lanes.avoid(task.name, lane)
+        lanes.failed(task.name, lane, strike=False)
     elif error.code == "device_failed":
         process.kill()
         lanes.failed(task.name, lane)

@@ -34,18 +34,33 @@ def read_portrait(work: Work) -> Portrait:
     labels = next(reader.read(frame) for reader in readers if frame in reader)
     with open_clip(work.media["source"]) as clip:
         picture = extract_crop(clip.read(frame), crop, labels.shape[0])
-    border = float((crop[2] / 2 - crop[1]) * labels.shape[0] / crop[2])
     landmarks = array(table, "landmarks")[0].reshape(LANDMARKS, 3).astype(np.float64)
     pose = Pose(
         array(table, "rotation")[0].reshape(3, 3).astype(np.float64),
         array(table, "translation")[0].astype(np.float64),
         float(array(table, "scale")[0]),
     )
+    colours, matte, labels = cut_out(picture, labels, landmarks, crop)
+    return Portrait(picture, colours, matte, labels, landmarks, pose)
+
+
+def cut_out(
+    picture: NDArray[np.uint8], labels: NDArray[np.uint8], landmarks: NDArray[np.floating], crop: NDArray[np.floating]
+) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.uint8]]:
+    """A head without what is around it: the one way to a reference, at work and for data sets.
+
+    Args:
+        picture: uint8 RGB [size, size, 3], the crop. labels: uint8 [size, size], its label map.
+        landmarks: float [478, 3], in pixels of the crop.
+        crop: where it lies in the whole picture: centre x, centre y, side.
+
+    Returns:
+        Colours (uint8 RGB [size, size, 3]) and opacity (float32 [size, size]) of ``Portrait``, and the labels without a collar.
+    """
+    border = float((crop[2] / 2 - crop[1]) * labels.shape[0] / crop[2])
     labels = without_collar(picture, labels, landmarks)
     matte = head_matte(picture, labels, landmarks)
-    colours = foreground_colours(picture, matte)
-    colours, matte = with_crown(colours, matte, labels, border)
-    return Portrait(picture, colours, matte, labels, landmarks, pose)
+    return *with_crown(foreground_colours(picture, matte), matte, labels, border), labels
 
 
 def with_crown(

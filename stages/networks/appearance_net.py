@@ -47,7 +47,8 @@ class AppearanceNet(SpatialUNet, ModelMixin):
             [references, channels, height, width], which nothing in the method uses.
         """
         rows = len(latents)
-        flow = Flow(self._embed(timestep, rows, 1), tokens, frames=1)
+        features: Features = {}
+        flow = Flow(self._embed(timestep, rows, 1), tokens, frames=1, features=features)
         hidden = self.conv_in(latents)
         skips = [hidden]
         for block in self.down_blocks:
@@ -56,4 +57,4 @@ class AppearanceNet(SpatialUNet, ModelMixin):
         hidden = self.mid_block(hidden, flow)
         for block in self.up_blocks:
             hidden = block(hidden, skips, flow)
-        return flow.features, hidden
+        return features, hidden

@@ -84,7 +84,7 @@ def choose_precision(device: torch.device, precision: Precision = "auto") -> tor
     Raises:
         ModelError: ``precision_unsupported``; ``device_missing`` for a GPU that cannot be asked.
     """
-    has_bfloat16 = device.type == "cpu" or (device.type == "cuda" and _computes_bfloat16(device))
+    has_bfloat16 = device.type == "cpu" or (device.type == "cuda" and computes_bfloat16(device))
     if precision == "auto":
         return torch.bfloat16 if device.type == "cuda" and has_bfloat16 else torch.float32
     if (precision == "float16" and device.type == "cpu") or (precision == "bfloat16" and not has_bfloat16):
@@ -93,8 +93,18 @@ def choose_precision(device: torch.device, precision: Precision = "auto") -> tor
     return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[precision]
 
 
-def _computes_bfloat16(device: torch.device) -> bool:
-    """Whether a GPU has bfloat16: NVIDIA's since Ampere. Older ones only imitate it, which PyTorch takes for having it."""
+def computes_bfloat16(device: torch.device) -> bool:
+    """Whether a device has instructions for bfloat16: NVIDIA's since Ampere, processors with AMX or AVX512-BF16.
+
+    All others imitate it, which PyTorch takes for having it.
+
+    Raises:
+        ModelError: ``device_missing`` for a GPU that cannot be asked.
+    """
+    if device.type == "cpu":
+        return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    if device.type != "cuda":
+        return False
     if torch.version.hip is not None:
         return True
     try:

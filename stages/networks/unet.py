@@ -34,7 +34,7 @@ class Flow:
         frames: per row.
         reference: features, or keys and values, of the last rows, by place; empty: none.
         motion: whether motion modules run.
-        features: filled on the way by a network without motion modules: its own features, by place.
+        features: filled on the way with the network's own, by place. None: not asked for; those of a window take much memory.
     """
 
     embedding: Tensor
@@ -42,7 +42,7 @@ class Flow:
     frames: int
     reference: Mapping[str, Tensor | KeysValues] = field(default_factory=dict)
     motion: bool = False
-    features: Features = field(default_factory=dict)
+    features: Features | None = None
 
 
 class Block(nn.Module):
@@ -59,8 +59,6 @@ class Block(nn.Module):
     def __init__(self, place: str, inputs: list[int], channels: int, config: UNetSizes, attention: bool) -> None:
         super().__init__()
         self.place = place
-        # Only AppearanceNet's are read; those of a DenoisingNet's window would be held until it has predicted.
-        self._hands_on_features = not config.motion
         self.gradient_checkpointing = False
         self._gradient_checkpointing_func: Callable[..., Tensor] | None = None
         self.resnets = nn.ModuleList(_residual(count, channels, config) for count in inputs)
@@ -74,12 +72,12 @@ class Block(nn.Module):
         return self._run(self.resnets[layer], hidden, flow.embedding)
 
     def attend(self, layer: int, hidden: Tensor, flow: Flow) -> Tensor:
-        """The spatial transformer of a layer, where there is one; leaves its features in ``flow`` where they may be read."""
+        """The spatial transformer of a layer, where there is one; leaves its features in ``flow`` where they are asked for."""
         if not hasattr(self, "attentions"):
             return hidden
         place = f"{self.place}.attentions.{layer}"
         hidden, features = self._run(self.attentions[layer], hidden, flow.tokens, flow.reference.get(place), flow.frames)
-        if self._hands_on_features:
+        if flow.features is not None:
             flow.features[place] = features
         return hidden
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import logging
-import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -23,6 +21,7 @@ from stages.networks.loading import load_pipeline
 from stages.networks.pipeline import HeadSwapPipeline
 from stages.networks.presets import PRESETS, build
 from stages.networks.registered import pipeline_digest
+from stages.networks.runtime import computes_bfloat16
 from stages.networks.sampling import SamplingOptions
 from stages.training.autoencoder import AutoencoderTask, measured_scaling
 from stages.training.batches import resized
@@ -31,6 +30,7 @@ from stages.training.checks import start_problems
 from stages.training.diffusion import DiffusionTask
 from stages.training.identity_network import OnnxNetwork
 from stages.training.loop import Metrics, Task, Tell, run_phase
+from stages.training.memory import hold_memory
 from stages.training.model_card import Provenance, model_card
 from stages.training.recipe import AutoencoderPhase, DiffusionPhase, Phase, Recipe, settled
 from stages.training.run_record import RunRecord, begin, changes_of
@@ -144,32 +144,6 @@ def train(order: Order, *, resume: bool = False, tell: Tell | None = None) -> Pa
         _finish(order, folder, source, ingredients, final)
     processes.wait_for_everyone()  # so that it is there when any of them says so
     return final
-
-
-_TRIM_THRESHOLD, _MMAP_MAX = -1, -4
-"""Names of glibc's ``mallopt``, from its ``malloc.h``."""
-
-
-def hold_memory() -> bool:
-    """Have this process keep memory that it has freed, for its next use.
-
-    A step of training on a CPU frees and asks for hundreds of MiB. glibc gives each large piece back to the system and takes
-    fresh, zeroed pages for the next, which costs between 3 % and a quarter of the time (docs/training.md).
-
-    Returns:
-        Whether it could be told so: only glibc can.
-    """
-    if platform.libc_ver()[0] != "glibc":
-        return False
-    mallopt = ctypes.CDLL(None).mallopt
-    return bool(mallopt(_MMAP_MAX, 0)) and bool(mallopt(_TRIM_THRESHOLD, 2**31 - 1))
-
-
-def computes_bfloat16(device: torch.device) -> bool:
-    """Whether a device has instructions for bfloat16; all others emulate it."""
-    if device.type == "cpu":
-        return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
-    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def measured(out: Path) -> dict[str, dict[str, float]]:

@@ -10,6 +10,7 @@ import pytest
 
 from flows.events import Events
 from flows.planning import Node
+from flows.requirements import require_signable
 from flows.scheduling import Batch, DirectEngine
 from flows.workers import WorkerPool
 from schemas import catalogue
@@ -335,6 +336,6 @@ def test_a_signature_that_a_container_cannot_hold_is_refused_before_anything_run
     jobs = [job("one", source, target, output="one.mkv"), job("two", source, target)]
     signed = night.planner(jobs, **{"provenance.certificate": "chain.pem", "provenance.key": "key.pem"})
     with pytest.raises(UsageError, match="one: its result is to be signed"):
-        signed.require_signable()
-    night.planner(jobs).require_signable()
-    night.planner(jobs[1:], **{"provenance.certificate": "chain.pem", "provenance.key": "key.pem"}).require_signable()
+        require_signable(signed)
+    require_signable(night.planner(jobs))
+    require_signable(night.planner(jobs[1:], **{"provenance.certificate": "chain.pem", "provenance.key": "key.pem"}))

@@ -18,7 +18,7 @@ import pytest
 
 from flows import pipeline, workers
 from flows.execution import WorkItem
-from flows.lanes import STRIKES
+from flows.lanes import STRIKES, Lanes
 from flows.workers import Limits as WorkerLimits
 from flows.workers import WorkerPool
 from schemas.parameters import IngestParameters
@@ -197,7 +197,7 @@ def test_work_whose_device_dies_is_done_on_another_when_it_is_tried_again(tmp_pa
 
 
 def test_a_device_that_is_too_small_for_work_does_not_get_it_again_but_keeps_all_other(tmp_path: Path) -> None:
-    lanes, ended = workers._DeviceLanes(("gpu:0", "gpu:1")), []
+    lanes, ended = Lanes(("gpu:0", "gpu:1")), []
     process = cast(Any, SimpleNamespace(kill=lambda: ended.append("process")))
     for number in range(2 * STRIKES):
         task = workers._Task(item(tmp_path, f"large{number}"), Future(), lambda frames: None)
@@ -211,7 +211,7 @@ def test_a_device_that_is_too_small_for_work_does_not_get_it_again_but_keeps_all
 
 
 def test_a_failure_says_that_its_device_gets_no_more_work(tmp_path: Path) -> None:
-    lanes = workers._DeviceLanes(("gpu:0", "gpu:1"))
+    lanes = Lanes(("gpu:0", "gpu:1"))
     process = cast(Any, SimpleNamespace(kill=lambda: None))
     errors = []
     for number in range(STRIKES):

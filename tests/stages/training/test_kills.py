@@ -9,7 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
-from safetensors.torch import load_file
+
+from tests.stages.training.saved_weights import same, weights_of
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -34,12 +35,9 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_weights(tmp_path: Pat
             process.wait()
             kills += 1
     assert kills > 0
-    straight = sorted((tmp_path / "straight" / "pipeline").rglob("*.safetensors"))
+    straight = weights_of(tmp_path / "straight" / "pipeline")
     assert straight
-    for file in straight:
-        other = load_file(tmp_path / "killed" / "pipeline" / file.relative_to(tmp_path / "straight" / "pipeline"))
-        for name, tensor in load_file(file).items():
-            assert tensor.equal(other[name]), name
+    assert same(weights_of(tmp_path / "killed" / "pipeline"), straight)
     assert (tmp_path / "straight" / "metrics.jsonl").read_text().count('"loss"') == (
         tmp_path / "killed" / "metrics.jsonl"
     ).read_text().count('"loss"')

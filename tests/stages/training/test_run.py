@@ -13,40 +13,29 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from schemas.problems import ModelError, UsageError
 from stages.networks.importing import Terms, import_pipeline
 from stages.networks.loading import load_pipeline
 from stages.networks.pose_guider import Normalisation
 from stages.networks.presets import PRESETS, TINY, build, denoising_net
+from stages.networks.runtime import computes_bfloat16
 from stages.training.checkpoints import STATE, Checkpoints
 from stages.training.identity_network import load_identity_network
 from stages.training.loop import layout
 from stages.training.recipe import Recipe
-from stages.training.run import Order, computes_bfloat16, measured, train
+from stages.training.run import Order, measured, train
 from stages.training.run_record import FILE, Change, RunRecord, begin, changes_of
 from stages.training.terms import Ingredient
 from tests.stages.training.made_up_networks import write_identity_network
 from tests.stages.training.made_up_samples import Discs
+from tests.stages.training.saved_weights import same, weights_of
 from tests.stages.training.tiny_recipes import tiny_recipe
 
 
 def order_of(out: Path, recipe: Recipe | None = None, **changes: object) -> Order:
     order = Order(recipe or tiny_recipe(), out, Discs(), Discs(seed=1), "discs", device="cpu", version="test")
     return replace(order, **changes)  # type: ignore[arg-type]
-
-
-def weights_of(pipeline: Path) -> dict[str, torch.Tensor]:
-    return {
-        f"{file.parent.name}.{name}": tensor
-        for file in sorted(pipeline.rglob("*.safetensors"))
-        for name, tensor in load_file(file).items()
-    }
-
-
-def same(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 @pytest.fixture(scope="module")
