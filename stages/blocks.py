@@ -127,7 +127,7 @@ def enhance_cloth(cloth: np.ndarray, hair: np.ndarray | None, rectangles: np.nda
     Args:
         cloth: boolean [size, size], M_cloth.
         hair: boolean [size, size], M_hair, or None: in training the blocks of a random long-haired person's hair, at
-            inference the target's own hair.
+            inference the target's own hair and, where it will hang, the source's.
         rectangles: boolean [size, size], M_rect, from :func:`shoulder_rectangles`.
     """
     kept = cloth & ~np.asarray(rectangles, bool)

@@ -61,7 +61,7 @@ class Augmentation:
             no numbers.
         unscaled: share of samples whose factor is exactly 1, so that nothing is resampled, as nothing is at work.
         long_hair: share of samples in which a random long-haired person's hair eats into the cloth. Not all of them: at work
-            there is only the target's own hair.
+            there is only the target's own hair, and the source's.
         block_fill: share of samples of videos whose background is filled in under the shape-agnostic mask; the others keep the
             plate, as at work. Unscaled ones are filled in always, or the plate's own outline would be that of the head to be
             drawn. Sources that know the true background see to that themselves.
