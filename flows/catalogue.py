@@ -97,7 +97,7 @@ def run_jobs(
             "engine": settings.engine,
             "out": output_url,
             "jobs": [job.model_dump(mode="json") for job in jobs],
-            "settings": settings.model_dump(mode="json", exclude={"storage_options"}),  # may hold credentials
+            "settings": settings.recorded(),
             **(asked or {}),
         },
     )

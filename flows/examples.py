@@ -16,11 +16,8 @@ DEMO_PIPELINE = "headswap-demo"
 DEMO_SAMPLING: dict[str, object] = {
     "stages.render.diffusion.solver": "dpm++",
     "stages.render.diffusion.steps": 8,
-    "stages.render.diffusion.guidance_scale": 1.5,
-    "stages.render.diffusion.window": 8,
-    "stages.render.diffusion.overlap": 2,
 }
-"""How the demo samples: windows as long as those that ``headswap-demo`` was trained on, and few steps, for a CPU."""
+"""How the demo samples: in few steps, for a CPU. All else is as ``headswap-demo`` wants it."""
 
 
 def example_catalogue() -> Catalogue:

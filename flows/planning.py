@@ -18,10 +18,10 @@ from urllib.parse import urlsplit
 from flows import pipeline
 from flows.patience import patiently, pause_before
 from flows.problems import failure_of
-from flows.requirements import require_pipelines
+from flows.requirements import as_wanted, require_pipelines
 from schemas.catalogue import Job, edits_of
 from schemas.configuration import Settings
-from schemas.parameters import StageParameters
+from schemas.parameters import RenderParameters, StageParameters
 from schemas.problems import HeadswapError, StoreError
 from stages.contract import Chunk, Input, Owner, Scope
 from stages.networks.registry import ModelRegistry
@@ -194,6 +194,8 @@ class Planner:
         """The stage's parameters from the settings, with what the catalogue's row says instead."""
         job = self.jobs[node.owner].job if isinstance(node.owner, str) else None
         parameters = self.settings.parameters(node.stage, job)
+        if isinstance(parameters, RenderParameters) and parameters.renderer == "diffusion":
+            return as_wanted(parameters, self.registry.pipelines)
         if node.stage == "assemble" and job is not None and job.container is not None:
             return parameters.model_copy(update={"container": job.container})
         if node.stage == "track" and isinstance(node.owner, Clip):

@@ -2,14 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, cast
 
 from flows import pipeline
-from schemas.parameters import AssembleParameters
+from schemas.parameters import AssembleParameters, RenderParameters
 from schemas.problems import UsageError
+from stages.networks.registered import Registration
 
 if TYPE_CHECKING:  # planning itself asks for pipelines
     from flows.planning import Planner
+
+
+def as_wanted(parameters: RenderParameters, pipelines: Mapping[str, Registration]) -> RenderParameters:
+    """The diffusion renderer's parameters, sampling as its pipeline wants it where nobody set anything else.
+
+    Raises:
+        UsageError: what was set does not go with what the pipeline wants.
+    """
+    chosen = parameters.diffusion
+    registration = pipelines.get(chosen.model or "")
+    if registration is None or not registration.sampling:
+        return parameters
+    try:
+        return parameters.model_copy(update={"diffusion": chosen.or_as_wanted(registration.sampling)})
+    except ValueError as error:
+        wants = ", ".join(f"{name} {value}" for name, value in registration.sampling.items())
+        raise UsageError(
+            [f"stages.render.diffusion: {error}."],
+            f"The pipeline {registration.name} wants {wants}; set what goes with your values too.",
+        ) from error
 
 
 def require_pipelines(planner: Planner) -> None:

@@ -222,6 +222,14 @@ class Settings(_Section):
         """Where the value of a dotted name came from."""
         return self._origins.get(name, "default")
 
+    def recorded(self) -> dict[str, Any]:
+        """What a run's record holds: every value but credentials, and but what was left to the diffusion renderer's pipeline."""
+        values = self.model_dump(mode="json", exclude=set(_HIDDEN))
+        sampler = self.stages.render.diffusion
+        for name in parameters.WANTED_BY_PIPELINES - sampler.model_fields_set:
+            del values["stages"]["render"]["diffusion"][name]
+        return values
+
     def describe(self) -> list[Setting]:
         """Every setting with its value and origin, in the order of declaration."""
         settings = []

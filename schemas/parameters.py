@@ -6,9 +6,18 @@ Each model is part of its stage's key. Device, worker count, batch size and path
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 
 class StageParameters(BaseModel):
@@ -94,6 +103,39 @@ class DiffusionParameters(BaseModel):
         told: dict[str, Any] = dump(self)
         return told if self.compile else {name: value for name, value in told.items() if name != "compile"}
 
+    @classmethod
+    def wanted_by_a_pipeline(cls, wanted: Mapping[str, Any]) -> dict[str, Any]:
+        """What a pipeline says about how it is sampled, checked.
+
+        Raises:
+            ValueError: a name that is no pipeline's to say, or values that are out of bounds or contradict each other.
+        """
+        strange = sorted(wanted.keys() - WANTED_BY_PIPELINES)
+        if strange:
+            permitted = ", ".join(sorted(WANTED_BY_PIPELINES))
+            raise ValueError(f"{', '.join(strange)}: not for a pipeline to say; it may say {permitted}")
+        return cls._checked(wanted).model_dump(include=set(wanted))
+
+    def or_as_wanted(self, wanted: Mapping[str, Any]) -> DiffusionParameters:
+        """These, and what nobody has set as a pipeline wants it.
+
+        Args:
+            wanted: values by name, of ``WANTED_BY_PIPELINES``.
+
+        Raises:
+            ValueError: together they contradict each other.
+        """
+        unset = {name: value for name, value in wanted.items() if name not in self.model_fields_set}
+        return self._checked({**{name: getattr(self, name) for name in self.model_fields_set}, **unset})
+
+    @classmethod
+    def _checked(cls, values: Mapping[str, Any]) -> DiffusionParameters:
+        try:
+            return cls.model_validate(dict(values))
+        except ValidationError as error:
+            said = ((".".join(map(str, item["loc"])), item["msg"].removeprefix("Value error, ")) for item in error.errors())
+            raise ValueError("; ".join(f"{where}: {what}" if where else what for where, what in said)) from error
+
     @model_validator(mode="after")
     def _is_consistent(self) -> DiffusionParameters:
         if self.overlap >= self.window:
@@ -101,6 +143,10 @@ class DiffusionParameters(BaseModel):
         if self.guidance_from > self.guidance_until:
             raise ValueError(f"guidance_from {self.guidance_from} lies above guidance_until {self.guidance_until}")
         return self
+
+
+WANTED_BY_PIPELINES = frozenset({"solver", "steps", "guidance_scale", "guidance_from", "guidance_until", "window", "overlap"})
+"""What a pipeline may say about how it is sampled: what its training decides, and no more."""
 
 
 class RenderParameters(StageParameters):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -10,6 +11,7 @@ from stages.networks import presets
 from stages.networks.importing import Terms, import_pipeline
 from stages.networks.pipeline import HeadSwapPipeline
 from stages.networks.presets import TINY, Preset
+from stages.networks.registered import write_sampling
 from stages.networks.registry import ModelRegistry
 
 
@@ -27,9 +29,13 @@ def random_pipeline(preset: Preset = TINY, *, background: bool = True) -> HeadSw
     return made
 
 
-def register_random(folder: Path, name: str, preset: Preset = TINY, *, background: bool = True) -> Path:
-    """Register such a pipeline in a folder of models; returns the pipeline's own folder."""
+def register_random(
+    folder: Path, name: str, preset: Preset = TINY, *, background: bool = True, sampling: Mapping[str, object] | None = None
+) -> Path:
+    """Register such a pipeline in a folder of models, with how it wants to be sampled; returns the pipeline's own folder."""
     saved = folder.parent / f"{name}-saved"
     random_pipeline(preset, background=background).save_pretrained(saved)
+    if sampling is not None:
+        write_sampling(saved, sampling)
     terms = Terms("of no use to anybody", True, "random numbers")
     return ModelRegistry(folder).add_pipeline(name, lambda made: import_pipeline(name, saved, made, terms))

@@ -20,7 +20,7 @@ from stages.networks.loading import load_pipeline
 from stages.networks.pipeline import HeadSwapPipeline
 from stages.networks.pose_guider import PoseGuider
 from stages.networks.presets import PRESETS, Preset
-from stages.networks.registered import Layout, Registration, pipeline_digest, pipeline_files
+from stages.networks.registered import Layout, Registration, pipeline_digest, pipeline_files, read_sampling
 
 INDEX = "model_index.json"
 CARD = "README.md"
@@ -125,6 +125,7 @@ def import_pipeline(
         digest=digest.result(),
         files=digests,
         notes=tuple(notes),
+        sampling=read_sampling(destination),
     )
 
 

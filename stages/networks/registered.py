@@ -13,10 +13,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from schemas.problems import UsageError
+from schemas.parameters import DiffusionParameters
+from schemas.problems import ModelError, UsageError
 
 RECORD = "registration.json"
 """In the pipeline's folder; no part of its digest."""
+
+SAMPLING = "sampling.json"
+"""Beside the networks, and part of the digest: how the pipeline wants to be sampled."""
 
 SHIPPED = Path(__file__).resolve().parents[2] / "examples" / "models"
 """Pipelines that come with the program; those of the folder of models stand over them."""
@@ -44,6 +48,7 @@ class Registration:
         digest: of all its files, 40 hex digits.
         files: SHA-256 by path inside the folder.
         notes: what a person should know of it.
+        sampling: how it wants to be sampled where nobody says otherwise (``read_sampling``).
     """
 
     name: str
@@ -57,6 +62,7 @@ class Registration:
     digest: str
     files: Mapping[str, str]
     notes: tuple[str, ...] = field(default=())
+    sampling: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def serves(self) -> str:
@@ -96,6 +102,34 @@ def pipeline_digest(folder: Path) -> str:
             part = hashlib.file_digest(file, "blake2b").hexdigest()
         whole.update(f"{path.relative_to(folder).as_posix()}\0{part}\0".encode())
     return whole.hexdigest()
+
+
+def write_sampling(folder: Path, wanted: Mapping[str, Any]) -> None:
+    """Leave with a saved pipeline how it wants to be sampled, by names of ``DiffusionParameters``."""
+    text = json.dumps(DiffusionParameters.wanted_by_a_pipeline(wanted), indent=1, sort_keys=True)
+    (folder / SAMPLING).write_text(text + "\n", encoding="utf-8")
+
+
+def read_sampling(folder: Path) -> dict[str, Any]:
+    """How a saved pipeline wants to be sampled; nothing where it does not say.
+
+    Raises:
+        ModelError: ``model_damaged``; with everything that is wrong.
+    """
+    file = folder / SAMPLING
+    if not file.is_file():
+        return {}
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("it is no table of names and values")
+        return DiffusionParameters.wanted_by_a_pipeline(content)
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            "model_damaged",
+            f"{file} does not say how the pipeline is sampled: {error}.",
+            "Mend the file, or remove it: then the defaults of docs/configuration.md hold.",
+        ) from error
 
 
 def registrations(folder: Path) -> Iterator[tuple[Path, Registration]]:

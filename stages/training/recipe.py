@@ -186,6 +186,14 @@ class Recipe(_Model):
         return max(phase.frames if isinstance(phase, DiffusionPhase) else 1 for phase in self.phases)
 
     @property
+    def sampling(self) -> dict[str, Any]:
+        """How the result is sampled by default: as the validations were, in windows as long as those that it was trained on."""
+        found: dict[str, Any] = {"steps": self.validation_steps, "guidance_scale": self.validation_guidance}
+        if self.longest_window > 1:
+            found |= {"window": self.longest_window, "overlap": self.longest_window // 4}
+        return found
+
+    @property
     def largest_size(self) -> int:
         """Pixels of a side of the samples: those of the largest phase; smaller phases shrink them."""
         return max(phase.size for phase in self.phases)

@@ -22,7 +22,7 @@ from stages.networks.denoising_net import DenoisingNet
 from stages.networks.importing import Terms, import_pipeline
 from stages.networks.loading import MisfitError, load_pipeline
 from stages.networks.presets import TINY, PosePreset
-from stages.networks.registered import RECORD, Registration, pipeline_digest
+from stages.networks.registered import RECORD, Registration, pipeline_digest, write_sampling
 from stages.networks.registry import ModelRegistry
 
 PUBLISHED = replace(TINY, background=False, pose=PosePreset(heads=2, head_channels=4, normalisation="window"))
@@ -282,6 +282,39 @@ def test_damaged_and_foreign_pipelines_are_refused_and_leave_nothing_behind(save
     assert code_of(registry, saved / "model_index.json") == "model_wrong_kind"
     (tmp_path / "empty").mkdir()
     assert code_of(registry, tmp_path / "empty") == "model_missing"
+
+
+def test_how_a_pipeline_wants_to_be_sampled_is_on_record_and_part_of_its_digest(tmp_path: Path) -> None:
+    registry, folder = ModelRegistry(tmp_path / "models"), tmp_path / "saved"
+    presets.build(TINY).save_pretrained(folder)
+    plain = added(registry, "mine", folder)
+    assert plain.sampling == {}
+    write_sampling(folder, {"window": 8, "overlap": 2, "guidance_scale": 1.5})
+    found = added(registry, "mine", folder)
+    assert found.sampling == {"window": 8, "overlap": 2, "guidance_scale": 1.5}
+    assert found.digest != plain.digest
+    assert ModelRegistry(tmp_path / "models").pipelines["mine"] == found
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('{"window": 8, "overlap": 8}', "overlap 8 must be less than window 8"),
+        ('{"steps": 0}', "steps: Input should be greater than or equal to 1"),
+        ('{"precision": "float16", "steps": 5}', "precision: not for a pipeline to say"),
+        ("[8]", "no table of names and values"),
+        ("{", "does not say how the pipeline is sampled"),
+    ],
+)
+def test_a_pipeline_that_cannot_be_sampled_as_it_wants_is_refused(tmp_path: Path, text: str, told: str) -> None:
+    folder = tmp_path / "saved"
+    presets.build(TINY).save_pretrained(folder)
+    (folder / "sampling.json").write_text(text)
+    with pytest.raises(ModelError, match=told) as caught:
+        added(ModelRegistry(tmp_path / "models"), "mine", folder)
+    assert caught.value.code == "model_damaged"
+    assert str(folder / "sampling.json") not in caught.value.remedy
+    assert "sampling.json" in caught.value.message
 
 
 def test_a_licence_is_given_or_stated_by_the_model_card(saved: Path, tmp_path: Path) -> None:

@@ -54,6 +54,7 @@ def test_the_result_is_a_pipeline_with_a_card_that_generates(finished: Path) -> 
     card = (finished / "pipeline" / "README.md").read_text()
     for said in ("recipe `tiny`", "discs", "sha256:made-up", "2 of 2", "must not be used", "apache-2.0", "learning_rate"):
         assert said in card
+    assert json.loads((finished / "pipeline" / "sampling.json").read_text()) == order_of(finished).recipe.sampling
 
 
 def test_each_phase_changes_what_it_trains_and_nothing_else(finished: Path) -> None:

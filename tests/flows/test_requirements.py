@@ -1,0 +1,72 @@
+"""What jobs need of the diffusion renderer's pipeline, and what it wants of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from flows.planning import Node, Planner
+from flows.retrying import settings_of_record
+from schemas.configuration import Settings, load_settings
+from schemas.parameters import DiffusionParameters, RenderParameters
+from schemas.problems import UsageError
+from stages.networks.registry import ModelRegistry
+from storage.store import ArtifactStore
+from tests.flows.conftest import job
+from tests.pipelines import register_random
+
+WANTED = {"steps": 12, "guidance_scale": 1.5, "window": 8, "overlap": 2}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("registered") / "models"
+    register_random(folder, "headswap-demo", sampling=WANTED)
+    register_random(folder, "headswap-full")
+    return folder
+
+
+def sampler(folder: Path, models: Path, settings: Settings) -> DiffusionParameters:
+    planner = Planner(
+        [job("one", folder / "a.png", folder / "b.mp4")], ArtifactStore.open(folder / "store"), settings, ModelRegistry(models)
+    )
+    parameters = planner.parameters(Node("one", "render"))
+    assert isinstance(parameters, RenderParameters)
+    return parameters.diffusion
+
+
+def test_a_pipeline_is_sampled_as_it_wants_where_nobody_says_otherwise(tmp_path: Path, models: Path) -> None:
+    asked = {"renderer": "diffusion", "profile": "demo"}
+    found = sampler(tmp_path, models, load_settings(asked))
+    assert found == DiffusionParameters(model="headswap-demo", steps=12, guidance_scale=1.5, window=8, overlap=2)
+    found = sampler(tmp_path, models, load_settings({**asked, "stages.render.diffusion.steps": 25}))
+    assert (found.steps, found.guidance_scale, found.window) == (25, 1.5, 8)
+
+
+def test_a_pipeline_that_says_nothing_and_the_warp_are_left_with_the_defaults(tmp_path: Path, models: Path) -> None:
+    assert sampler(tmp_path, models, load_settings({"renderer": "diffusion"})) == DiffusionParameters(model="headswap-full")
+    assert sampler(tmp_path, models, load_settings({"renderer": "warp", "profile": "demo"})) == DiffusionParameters()
+
+
+def test_what_does_not_go_with_what_the_pipeline_wants_is_told_before_anything_runs(tmp_path: Path, models: Path) -> None:
+    settings = load_settings({"renderer": "diffusion", "profile": "demo", "stages.render.diffusion.overlap": 10})
+    with pytest.raises(UsageError, match="overlap 10 must be less than window 8") as caught:
+        sampler(tmp_path, models, settings)
+    assert "headswap-demo wants guidance_scale 1.5, overlap 2, steps 12, window 8" in caught.value.remedy
+
+
+def test_a_run_that_is_tried_again_leaves_to_the_pipeline_what_the_first_one_left_to_it(tmp_path: Path, models: Path) -> None:
+    settings = load_settings({"renderer": "diffusion", "profile": "demo", "stages.render.diffusion.steps": 25, "seed": 3})
+    store = ArtifactStore.open(tmp_path / "store")
+    again = settings_of_record(store, {"settings": settings.recorded()}, {})
+    assert sampler(tmp_path, models, again) == sampler(tmp_path, models, settings)
+    assert again.seed == 3
+    # Records of earlier versions name everything, and such runs were sampled so.
+    earlier = settings_of_record(store, {"settings": settings.model_dump(mode="json")}, {})
+    assert sampler(tmp_path, models, earlier).window == 16
+
+
+def test_a_missing_pipeline_is_told_with_the_jobs_that_need_it(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"needs the pipeline headswap-full, which is not registered \(jobs: one\)"):
+        sampler(tmp_path, tmp_path / "none", load_settings({"renderer": "diffusion"}))
