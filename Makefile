@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 UV_ENV := $(if $(PIP_FIND_LINKS),UV_FIND_LINKS="$(PIP_FIND_LINKS)") $(if $(PIP_CERT),SSL_CERT_FILE="$(PIP_CERT)")
 PYTEST_WORKERS ?= 2
 
-.PHONY: demo test lint environment clean chaos bench training training-proof
+.PHONY: demo test lint environment clean chaos bench training training-proof demo-checkpoint
 
 environment: $(STAMP)
 
@@ -45,6 +45,13 @@ training-proof: $(STAMP)
 	$(BIN)/headswap train --preset demo --data performers:seed=11,people=5 --out training-proof --device cpu --resume
 	$(BIN)/python -m benchmarks.learning training-proof/pipeline --data performers:seed=11,people=5 --out training-proof/measured \
 		--clips training-proof-clips
+
+# A demo checkpoint: the demo preset on many people, measured on people that it has never seen. For a machine with a GPU.
+demo-checkpoint: $(STAMP)
+	$(BIN)/headswap train --preset demo --recipe demo-many --data performers:seed=21,people=200,performances=4,frames=24 \
+		--out demo-checkpoint --resume
+	$(BIN)/python -m benchmarks.learning demo-checkpoint/pipeline --recipe demo-many --data performers:seed=22,people=8 \
+		--out demo-checkpoint/measured
 
 clean:
 	rm -rf $(VENV) demo-output build *.egg-info

@@ -510,7 +510,7 @@ def train(
     ],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the run and, at its end, of the pipeline.")],
     resume: Annotated[bool, typer.Option("--resume", help="Go on where a stopped run was.")] = False,
-    recipe: Annotated[Path | None, typer.Option("--recipe", metavar="FILE", help="Instead of the preset's own.")] = None,
+    recipe: Annotated[Path | None, typer.Option("--recipe", metavar="FILE|NAME", help="Instead of the preset's own.")] = None,
     start: Annotated[
         Path | None, typer.Option("--start", metavar="DIR", help="Saved pipeline, for recipes that begin with published weights.")
     ] = None,

@@ -34,7 +34,7 @@ from stages.training.augmentation import NO_AUGMENTATION
 from stages.training.batches import planes
 from stages.training.losses import psnr
 from stages.training.performer_data import PerformerSamples
-from stages.training.recipe import builtin_recipe, read_recipe
+from stages.training.recipe import chosen_recipe
 from stages.training.samples import SampleSource, TrainingSample
 from stages.training.validation import generate
 
@@ -337,7 +337,7 @@ def main() -> None:
     given.out.mkdir(parents=True, exist_ok=True)
     clips = given.clips or given.out.with_name(f"{given.out.name}-clips")
     try:
-        recipe = builtin_recipe(given.preset) if given.recipe is None else read_recipe(given.recipe)
+        recipe = chosen_recipe(given.recipe, given.preset)
         train, held_out, told = open_samples(given.data, recipe, ModelRegistry(given.models), clips, given.head_model)
         pipeline = load_pipeline(given.pipeline)
     except HeadswapError as error:

@@ -20,7 +20,7 @@ from stages.networks.weights import check_weights
 from stages.training.ahead import SamplesAhead
 from stages.training.augmentation import FOREIGN_REFERENCES, NO_AUGMENTATION, Augmentation
 from stages.training.performer_data import SMALLEST_SIZE, PerformerSamples
-from stages.training.recipe import Recipe, builtin_recipe, read_recipe
+from stages.training.recipe import Recipe, chosen_recipe
 from stages.training.samples import SampleSource
 from stages.training.shards import ShardSamples
 from storage.keys import digest_value
@@ -57,7 +57,7 @@ def run_training(
         out: folder of the run; rendered clips of performers lie beside it.
         registry: of the models: the head model ``ict`` for performers, the identity network ``arcface`` where it is there.
         resume: go on where a run in ``out`` was stopped.
-        recipe_file: another recipe than the preset's own.
+        recipe_file: another recipe than the preset's own, or the name of one that ships.
         start: folder of a saved pipeline, for recipes that begin with published weights.
         head_model: packed ICT-FaceKit; default: the registered one.
         device: ``auto`` or ``cpu``. workers: processes that make samples ahead; default: one per usable core where there is a GPU
@@ -74,7 +74,7 @@ def run_training(
         HeadswapError: see ``stages.training.run.train``, ``open_samples`` and ``SamplesAhead``.
     """
     out = Path(os.path.abspath(out))  # "." has no name that clips could lie beside; a link's own name is kept
-    recipe = read_recipe(recipe_file) if recipe_file is not None else builtin_recipe(preset)
+    recipe = chosen_recipe(recipe_file, preset)
     problems = _order_problems(recipe, preset, data, out, start, device)
     remedies: list[str] = []
     clips = out.with_name(f"{out.name}-clips") if out.name else out

@@ -235,9 +235,28 @@ def settled(recipe: Recipe, *, bfloat16: bool) -> Recipe:
     return recipe.model_copy(update={"phases": tuple(of(phase) for phase in recipe.phases)})
 
 
-def builtin_recipe(preset: str) -> Recipe:
-    """The recipe that ships for a preset (``stages/training/recipes``)."""
-    return read_recipe(Path(__file__).with_name("recipes") / f"{preset}.yaml")
+_SHIPPED = Path(__file__).with_name("recipes")
+
+
+def builtin_recipe(name: str) -> Recipe:
+    """A recipe that ships (``stages/training/recipes``); each preset has one of its name."""
+    return read_recipe(_SHIPPED / f"{name}.yaml")
+
+
+def chosen_recipe(asked: Path | None, preset: str) -> Recipe:
+    """The recipe of a file, or one that ships by its name; the preset's own where none is asked for.
+
+    Raises:
+        UsageError: with every problem of the file at once; there is none.
+    """
+    if asked is None:
+        return builtin_recipe(preset)
+    shipped = sorted(path.stem for path in _SHIPPED.glob("*.yaml"))
+    if str(asked) in shipped and not asked.exists():
+        return builtin_recipe(str(asked))
+    if not asked.exists():
+        raise UsageError([f"There is no recipe {asked}."], f"Name a file, or one of those that ship: {', '.join(shipped)}.")
+    return read_recipe(asked)
 
 
 def _where(item: Any) -> str:

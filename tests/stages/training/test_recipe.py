@@ -9,16 +9,27 @@ import yaml
 
 from schemas.problems import UsageError
 from stages.training.loop import learning_rate
-from stages.training.recipe import Recipe, builtin_recipe, read_recipe, settled
+from stages.training.recipe import Recipe, builtin_recipe, chosen_recipe, read_recipe, settled
 from stages.training.run import recipe_text
 from tests.stages.training.tiny_recipes import tiny_recipe
 
 
-@pytest.mark.parametrize("preset", ["demo", "full"])
-def test_shipped_recipes_are_in_order_and_end_with_motion(preset: str) -> None:
-    recipe = builtin_recipe(preset)
-    assert recipe.preset == preset
+@pytest.mark.parametrize(("name", "preset"), [("demo", "demo"), ("demo-many", "demo"), ("full", "full")])
+def test_shipped_recipes_are_in_order_and_end_with_motion(name: str, preset: str) -> None:
+    recipe = builtin_recipe(name)
+    assert (recipe.name, recipe.preset) == (name, preset)
     assert recipe.phases[-1].trains == ("motion_modules",)  # type: ignore[union-attr]
+
+
+def test_a_recipe_is_a_file_or_the_name_of_one_that_ships(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert chosen_recipe(None, "demo") == builtin_recipe("demo")
+    assert chosen_recipe(Path("demo-many"), "demo") == builtin_recipe("demo-many")
+    (tmp_path / "demo-many").write_text(recipe_text(tiny_recipe()))
+    assert chosen_recipe(Path("demo-many"), "demo") == tiny_recipe()
+    with pytest.raises(UsageError, match="There is no recipe demo-mny") as caught:
+        chosen_recipe(Path("demo-mny"), "demo")
+    assert "demo, demo-many, full" in caught.value.remedy
 
 
 def test_a_recipe_survives_being_written(tmp_path: Path) -> None:
