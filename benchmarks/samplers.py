@@ -1,0 +1,162 @@
+"""What solver, steps, guidance and its interval cost, and what they are worth: a trained pipeline on held-out samples.
+
+    python -m benchmarks.samplers PIPELINE --data performers:seed=11,people=5 --out DIR
+
+Every setting generates the same frames from the same noise, so settings are compared frame by frame: the PSNR of the heads
+against the truth, its mean difference from the first setting with the standard error of that mean, and how many heads are nearest
+to their own person's. Cost is counted in evaluations of the DenoisingNet for a frame (a guided step has two) beside the clock.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from benchmarks.learning import head_psnr, look, nearest, write_sheet
+from flows.training import open_samples
+from schemas.problems import HeadswapError
+from stages.networks.loading import load_pipeline
+from stages.networks.pipeline import HeadSwapPipeline
+from stages.networks.registry import ModelRegistry
+from stages.networks.sampling import SamplingOptions
+from stages.networks.schedulers import Solver, make_scheduler, set_steps
+from stages.training.recipe import chosen_recipe
+from stages.training.samples import TrainingSample
+from stages.training.validation import generate
+
+PEOPLE_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One way to sample.
+
+    Attributes:
+        solver: its name. steps: of it. guidance: scale. interval: of the noise schedule, where guidance is on.
+    """
+
+    solver: Solver
+    steps: int
+    guidance: float
+    interval: tuple[float, float] = (0.0, 1.0)
+
+    @property
+    def options(self) -> SamplingOptions:
+        return SamplingOptions(
+            steps=self.steps, guidance_scale=self.guidance, guidance_interval=self.interval, window=2, overlap=0
+        )
+
+    @property
+    def name(self) -> str:
+        low, high = self.interval
+        where = "" if self.interval == (0.0, 1.0) or self.guidance == 1 else f" from {low:g} to {high:g}"
+        return f"{self.solver}, {self.steps} steps, guidance {self.guidance:g}{where}"
+
+
+def settings(guidance: float, steps: int) -> list[Setting]:
+    """The setting that the pipeline was validated with first, then one thing changed at a time."""
+    return [
+        Setting("ddim", steps, guidance),
+        Setting("ddim", steps, guidance, (0.0, 0.7)),
+        Setting("ddim", steps, guidance, (0.2, 0.7)),
+        Setting("ddim", steps, guidance, (0.4, 1.0)),
+        Setting("ddim", steps, 1.0),
+        Setting("ddim", steps, 2 * guidance),
+        Setting("ddim", 2 * steps, guidance),
+        Setting("dpm++", 2 * steps // 3, guidance),
+        Setting("unipc", 2 * steps // 3, guidance),
+    ]
+
+
+def evaluations(pipeline: HeadSwapPipeline, setting: Setting) -> int:
+    """Evaluations of the DenoisingNet for a frame of a single window."""
+    options = setting.options
+    set_steps(pipeline.scheduler, options.steps)
+    trained = int(pipeline.scheduler.config.num_train_timesteps)
+    return sum(2 if options.guided(float(timestep), trained) else 1 for timestep in pipeline.scheduler.timesteps)
+
+
+def compare(
+    pipeline: HeadSwapPipeline, samples: Sequence[TrainingSample], chosen: Sequence[Setting], dtype: torch.dtype
+) -> tuple[list[dict[str, object]], list[list[NDArray[np.uint8]]]]:
+    """A row of numbers for each setting, and for some people a row of pictures: truth, then each setting's.
+
+    Args:
+        pipeline: trained; its scheduler is exchanged. samples: held out, of one frame. chosen: settings, the first one to compare
+            with. dtype: precision.
+    """
+    schedule = dict(pipeline.scheduler.config)
+    looks = [look(sample.target[0], sample.head[0], sample.person, place) for place, sample in enumerate(samples)]
+    first_of = {sample.person: place for place, sample in reversed(list(enumerate(samples)))}
+    shown = {place: [samples[place].target[0]] for place in sorted(first_of.values())[:PEOPLE_SHOWN]}
+    rows: list[dict[str, object]] = []
+    base: NDArray[np.float64] | None = None
+    for setting in chosen:
+        pipeline.scheduler = make_scheduler(setting.solver, schedule)
+        cost = evaluations(pipeline, setting)
+        psnrs, own, began = [], 0, time.perf_counter()
+        pictures = [generate(pipeline, sample, setting.options, dtype)[0] for sample in samples]
+        seconds = (time.perf_counter() - began) / len(samples)
+        for place, (sample, picture) in enumerate(zip(samples, pictures, strict=True)):
+            psnrs.append(head_psnr(picture, sample.target[0], sample.head[0]))
+            own += nearest(look(picture, sample.head[0], frame=place), looks) == sample.person
+            if place in shown:
+                shown[place].append(picture)
+        found = np.array(psnrs)
+        base = found if base is None else base
+        change = found - base
+        rows.append(
+            {
+                "setting": setting.name,
+                "evaluations": cost,
+                "seconds": round(seconds, 2),
+                "head_psnr_db": round(float(found.mean()), 2),
+                "change_db": round(float(change.mean()), 2),
+                "standard_error_db": round(float(change.std(ddof=1) / np.sqrt(len(change))), 2),
+                "nearest_is_own_person": f"{own} of {len(samples)}",
+            }
+        )
+        print(json.dumps(rows[-1]), flush=True)
+    return rows, list(shown.values())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pipeline", type=Path)
+    parser.add_argument("--data", required=True, help="as it was given to headswap train")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--preset", default="demo")
+    parser.add_argument("--recipe", type=Path, help="as it was given to headswap train; default: the preset's own")
+    parser.add_argument("--models", type=Path, help="folder of the registered models")
+    parser.add_argument("--head-model", type=Path, help="packed ICT-FaceKit; default: the registered one")
+    parser.add_argument("--clips", type=Path, help="folder of rendered clips; default: beside --out")
+    parser.add_argument("--samples", type=int, default=40)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
+    given = parser.parse_args()
+    given.out.mkdir(parents=True, exist_ok=True)
+    clips = given.clips or given.out.with_name(f"{given.out.name}-clips")
+    try:
+        recipe = chosen_recipe(given.recipe, given.preset)
+        _, held_out, told = open_samples(given.data, recipe, ModelRegistry(given.models), clips, given.head_model)
+        pipeline = load_pipeline(given.pipeline).to(given.device)
+    except HeadswapError as error:
+        parser.exit(2, f"{error}\n")
+    dtype = torch.bfloat16 if given.precision == "bfloat16" else torch.float32
+    samples = [held_out.sample(number, 1) for number in range(given.samples)]
+    rows, sheet = compare(pipeline, samples, settings(recipe.validation_guidance, recipe.validation_steps), dtype)
+    numbers = {"data": told, "samples": given.samples, "precision": given.precision, "settings": rows}
+    (given.out / "samplers.json").write_text(json.dumps(numbers, indent=1) + "\n")
+    write_sheet(sheet, given.out / "samplers.jpg")
+
+
+if __name__ == "__main__":
+    main()
