@@ -79,6 +79,7 @@ def piece_frames(piece: Piece, artifacts: Artifacts, media: Path, parameters: Da
                 clip=piece.clip.id,
                 person=piece.clip.identity,
                 rights=piece.clip.rights,
+                rights_said_of=piece.clip.rights_said_of,
                 frame=int(frame),
                 segment=piece.segment,
                 picture=shrunk(crop, size),

@@ -122,6 +122,8 @@ def _recipe(
             "number": piece.number,
             "person": piece.clip.identity,
             "rights": piece.clip.rights,
+            # Shards whose rights are their clips' own keep the name that they were made under.
+            **({"rights_said_of": piece.clip.rights_said_of} if piece.clip.rights_said_of != "clip" else {}),
             "segment": piece.segment,
             "frames": [piece.frames.start, piece.frames.stop],
             "media": of[piece.number].media,

@@ -54,6 +54,7 @@ class FrameRecord:
 
     Attributes:
         key: names the frame in its data set; no dots. clip, person: whose. rights: on what ground the clip may be used.
+        rights_said_of: ``clip``, or ``source`` where these words were given for the source of a swap, and this is its target.
         frame: number in the clip. segment: runs of consecutive frames have the same.
         picture, background: uint8 [size, size, 3]. labels: uint8 [size, size]. reference: uint8 [size, size, 3] or None.
         landmarks: float32 [478, 3]; shoulders: float32 [2, 3], x, y and visibility, left first: pixels of the crop.
@@ -71,6 +72,7 @@ class FrameRecord:
     landmarks: npt.NDArray[np.float32]
     shoulders: npt.NDArray[np.float32]
     reference: Pixels | None = None
+    rights_said_of: str = "clip"
 
 
 def encode_frame(record: FrameRecord, pictures: PictureFormat = "jpg", quality: int = 95) -> dict[str, bytes]:
@@ -86,6 +88,8 @@ def encode_frame(record: FrameRecord, pictures: PictureFormat = "jpg", quality: 
         # NaN is no JSON: an unseen shoulder is null.
         "shoulders": [[float(value) if np.isfinite(value) else None for value in point] for point in record.shoulders],
     }
+    if record.rights_said_of != "clip":  # frames whose rights are their own are as they always were
+        facts["rights_said_of"] = record.rights_said_of
     encoded = {
         "picture": encode_picture(record.picture, pictures, quality),
         "background": encode_picture(record.background, pictures, quality),
@@ -115,6 +119,7 @@ def decode_frame(key: str, fields: Mapping[str, bytes], shard: str = "") -> Fram
             clip=facts["clip"],
             person=facts["person"],
             rights=facts["rights"],
+            rights_said_of=facts.get("rights_said_of", "clip"),
             frame=facts["frame"],
             segment=facts["segment"],
             picture=decode_picture(fields["picture"]),

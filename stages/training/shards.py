@@ -147,8 +147,16 @@ class ShardSamples:
 
     @property
     def rights(self) -> tuple[str, ...]:
-        """On what grounds clips of the data set that gave frames may be used, each once, sorted; of both splits."""
-        return tuple(sorted({clip["rights"] for clip in self.manifest.get("clips", ()) if clip.get("used")}))
+        """On what grounds clips of the data set that gave frames may be used, each once, sorted; of both splits.
+
+        Words that were given for the source of a swap, of which the clip is the target, say so.
+        """
+        found = set()
+        for clip in self.manifest.get("clips", ()):
+            if clip.get("used"):
+                of_source = " (said of the source of a swap, not of this clip)" if clip.get("rights_said_of") == "source" else ""
+                found.add(f"{clip['rights']}{of_source}")
+        return tuple(sorted(found))
 
     def no_window(self, frames: int) -> UsageError:
         """The error of windows that are longer than any run of frames."""

@@ -301,6 +301,7 @@ def test_a_shard_is_another_when_anything_that_decides_it_is() -> None:
             (_prepared(0, 6), "webdataset", parameters),
             (_prepared(0, 5), "parquet", parameters),
             (_prepared(0, 5, person="ada"), "webdataset", parameters),
+            (_prepared(0, 5, rights_said_of="source"), "webdataset", parameters),
             (_prepared(0, 5), "webdataset", DatasetParameters(size=256)),
             (_prepared(0, 5), "webdataset", DatasetParameters(quality=90)),
         )

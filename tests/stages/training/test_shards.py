@@ -240,6 +240,13 @@ def test_shards_are_read_from_any_place(tmp_path: Path, two_people: list[list[Fr
     assert fingerprint(remote) == fingerprint(ShardSamples(str(folder)).sample(1, 2))
 
 
+def test_a_frame_says_whether_its_rights_were_given_for_another_clip(two_people: list[list[FrameRecord]]) -> None:
+    own = two_people[0][0]
+    of_a_target = replace(own, rights_said_of="source")
+    assert decode_frame("k", encode_frame(of_a_target)).rights_said_of == "source"
+    assert decode_frame("k", encode_frame(own)).rights_said_of == "clip"
+
+
 def test_what_cannot_be_read_is_said_in_words(tmp_path: Path, two_people: list[list[FrameRecord]]) -> None:
     with pytest.raises(UsageError, match=r"dataset prepare|no finished data set"):
         ShardSamples(str(tmp_path))
