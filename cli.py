@@ -333,13 +333,16 @@ def retry(
     store_url: StoreOption = None,
     engine: EngineOption = None,
     workers: WorkersOption = None,
+    config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> int:
     """Try a run's failed and unfinished jobs again, bad inputs included; what is committed is not done again."""
     from flows.retrying import unfinished
 
-    with open_store(settings_of(None, None, store=store_url)) as store:
-        again = unfinished(store, run_id, {"engine": engine and str(engine), "workers": workers})
+    settings = settings_of(config, None, store=store_url)
+    changes = {"engine": engine and str(engine), "workers": workers, "storage_options": settings.storage_options}
+    with open_store(settings) as store:
+        again = unfinished(store, run_id, changes)
         if not again.jobs:
             if as_json:
                 print_json({"run": again.run_id, "jobs": 0})
@@ -359,12 +362,19 @@ def retry(
 
 
 @command(app)
-def report(run_id: RunArgument = None, store_url: StoreOption = None, out: OutOption = None, as_json: JsonOption = False) -> int:
+def report(
+    run_id: RunArgument = None,
+    store_url: StoreOption = None,
+    out: OutOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> int:
     """Write a run's report page again."""
     from flows.retrying import rebuild_report
 
-    with open_store(settings_of(None, None, store=store_url)) as store:
-        page = rebuild_report(store, run_id, out)
+    settings = settings_of(config, None, store=store_url)
+    with open_store(settings) as store:
+        page = rebuild_report(store, run_id, out, settings.storage_options)
     if as_json:
         print_json({"report": page})
     else:
@@ -688,12 +698,13 @@ def gc(
     retention: Annotated[str, typer.Option("--retention", help="all, resume or results: which intermediates stay.")] = "all",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
     minimum_age_hours: Annotated[float, typer.Option("--minimum-age-hours", min=0, help="Younger objects stay.")] = 24.0,
+    config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> int:
     """Remove what no manifest reaches (and, with --retention, intermediates that are not wanted any more)."""
     from flows.upkeep import collect_garbage, print_garbage
 
-    with open_store(settings_of(None, None, store=store_url)) as store:
+    with open_store(settings_of(config, None, store=store_url)) as store:
         document = collect_garbage(store, retention=retention, dry_run=dry_run, minimum_age_hours=minimum_age_hours)
     print_json(document) if as_json else print_garbage(document, out_console)
     return DONE
@@ -704,12 +715,13 @@ def fsck(
     store_url: StoreOption = None,
     repair: Annotated[bool, typer.Option("--repair", help="Have what is damaged computed again.")] = False,
     stage: Annotated[list[str] | None, typer.Option("--stage", help="Only these stages. Repeatable.")] = None,
+    config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> int:
     """Hash everything again and compare with what was committed."""
     from flows.upkeep import check_store, print_check
 
-    with open_store(settings_of(None, None, store=store_url)) as store:
+    with open_store(settings_of(config, None, store=store_url)) as store:
         document = check_store(store, repair=repair, stages=stage)
     print_json(document) if as_json else print_check(document, out_console)
     return FAILED if document["damaged"] and not repair else DONE

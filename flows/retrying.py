@@ -24,10 +24,9 @@ class Again:
 
 
 def settings_of_record(store: ArtifactStore, record: Mapping[str, Any], changes: Mapping[str, Any]) -> Settings:
-    """The settings a run was given; what is secret (storage options) was not recorded and comes from the environment."""
+    """The settings a run was given, with changes; what is secret (``storage_options``) was not recorded and is one of these."""
     values = {**record["settings"], "store": store.url}
     values.update({name: value for name, value in changes.items() if value is not None})
-    values.pop("storage_options", None)
     if os.environ.get("HEADSWAP_MODELS"):
         values["models"] = os.environ["HEADSWAP_MODELS"]
     return Settings.model_validate(values)
@@ -41,8 +40,14 @@ def unfinished(store: ArtifactStore, run_id: str | None, changes: Mapping[str, A
     return Again(record["run"], record["name"], jobs, settings_of_record(store, record, changes), record["out"])
 
 
-def rebuild_report(store: ArtifactStore, run_id: str | None, out: str | None) -> str:
-    """Write the report page of a recorded run again."""
+def rebuild_report(
+    store: ArtifactStore, run_id: str | None, out: str | None, storage_options: Mapping[str, Any] | None = None
+) -> str:
+    """Write the report page of a recorded run again.
+
+    Args:
+        out: another place than the run's own. storage_options: of these places.
+    """
     record = runs.load(store, run_id)
-    settings = settings_of_record(store, record, {})
+    settings = settings_of_record(store, record, {"storage_options": storage_options})
     return report_of_record(store, record, settings, out)
