@@ -11,7 +11,9 @@ import itertools
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -31,6 +33,12 @@ PAGE_BYTES = 2_500_000
 """About how much of the page plots may take; the more jobs, the coarser they are."""
 
 LEAST_POINTS, MOST_POINTS = 60, 4_000
+
+
+READERS = 8
+"""Threads that read measures, which a remote store answers one by one; as many jobs' measures are in memory."""
+
+Measures = Callable[[], Mapping[str, npt.NDArray[Any]]]
 
 
 @dataclass(frozen=True)
@@ -74,7 +82,8 @@ class JobReport:
         id, source, target, rights: as in the catalogue; paths or URLs.
         status: ``done``, ``cached`` (nothing had to be done), ``failed``, ``skipped`` (not reached).
         failure: of a failed job. output: path or URL of the delivered video.
-        measures: columns of ``schemas.tables.MEASURES``, each [frames]; empty where there are none.
+        measures: reads the columns of ``schemas.tables.MEASURES``, each [frames]; None where there are none. Asked when the job's
+            part of the page is made, by one of several threads, and forgotten: a night's frames are never in memory together.
         verdict: the fact ``verdict`` of the measure stage. notes: sentences for the reader.
         seconds: work per stage. parameters: what the job ran with. provenance: what the result's provenance says.
     """
@@ -86,7 +95,7 @@ class JobReport:
     status: Status
     failure: JobFailure | None = None
     output: str | None = None
-    measures: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
+    measures: Measures | None = None
     verdict: Mapping[str, Any] = field(default_factory=dict)
     notes: Sequence[str] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
@@ -97,7 +106,7 @@ class JobReport:
     def frames(self) -> int:
         counts = self.verdict.get("frames")
         stated = counts.get("total") if isinstance(counts, Mapping) else None
-        return int(stated) if stated is not None else len(self.measures.get("frame", ()))
+        return int(stated) if stated is not None else 0
 
 
 @dataclass(frozen=True)
@@ -139,7 +148,8 @@ def build_report(run: RunReport, out: Path, *, store: ArtifactStore | None = Non
     media = MediaFolder(out, scratch=None if store is None else store.scratch)
     media.prepare((address, in_place) for job in run.jobs for _, address, in_place in _media(job, run.output))
     points = _points(run.jobs)
-    details = [_detail(job, media, out, points, run.output) for job in run.jobs]
+    measures = _read_ahead([job.measures for job in run.jobs])
+    details = [_detail(job, columns, media, out, points, run.output) for job, columns in zip(run.jobs, measures, strict=True)]
     ordered = sorted(range(len(run.jobs)), key=lambda k: _rank(run.jobs[k]))
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     templates = resources.files("flows") / "templates"
@@ -248,7 +258,7 @@ def fewer_ranges(ranges: Sequence[tuple[Any, ...]], most: int) -> list[tuple[Any
 
 
 def _points(jobs: Sequence[JobReport]) -> int:
-    measured = sum(bool(job.measures) for job in jobs)
+    measured = sum(job.measures is not None for job in jobs)
     each = PAGE_BYTES / max(1, measured) / (len(PLOTS) * 4 / 3)
     return int(np.clip(each, LEAST_POINTS, MOST_POINTS))
 
@@ -275,14 +285,28 @@ def _row(job: JobReport, number: int) -> dict[str, Any]:
 
 def _media(job: JobReport, results: str) -> Iterator[tuple[str, str, bool]]:
     """What a job shows of local media: its role, its address, and whether it is the run's own and stays where it is."""
-    if job.status in ("done", "cached") or job.measures:
+    if job.status in ("done", "cached") or job.measures is not None:
         yield "target", job.target, False
         yield "source", job.source, False
         if job.output is not None and _beside(job.output, results) is None:
             yield "result", job.output, True
 
 
-def _detail(job: JobReport, media: MediaFolder, out: Path, points: int, results: str) -> dict[str, Any]:
+def _read_ahead(measures: Sequence[Measures | None]) -> Iterator[Mapping[str, npt.NDArray[Any]]]:
+    """Columns of one job after the other, while those of the next ones are being read."""
+    with ThreadPoolExecutor(READERS) as readers:
+        reading: deque[Future[Mapping[str, npt.NDArray[Any]]]] = deque()
+        for read in measures:
+            reading.append(readers.submit(dict if read is None else read))
+            if len(reading) == READERS:
+                yield reading.popleft().result()
+        while reading:
+            yield reading.popleft().result()
+
+
+def _detail(
+    job: JobReport, measures: Mapping[str, npt.NDArray[Any]], media: MediaFolder, out: Path, points: int, results: str
+) -> dict[str, Any]:
     notes = [str(note) for note in job.notes]
     shown = {}
     for role, address, in_place in _media(job, results):
@@ -292,13 +316,13 @@ def _detail(job: JobReport, media: MediaFolder, out: Path, points: int, results:
     beside = None if job.output is None else _beside(job.output, results)
     if beside is not None:
         shown["result"] = Shown(beside, "video")
-    seconds = np.asarray(job.measures.get("seconds", ()), np.float64)
-    generated = np.asarray(job.measures.get("generated", ()), bool)
-    flags = [str(flag) for flag in job.measures.get("flags", ())]
+    seconds = np.asarray(measures.get("seconds", ()), np.float64)
+    generated = np.asarray(measures.get("generated", ()), bool)
+    flags = [str(flag) for flag in measures.get("flags", ())]
     series = {}
     for plot in PLOTS:
-        if plot.column in job.measures:
-            column = packed(job.measures[plot.column], points, plot.better)
+        if plot.column in measures:
+            column = packed(measures[plot.column], points, plot.better)
             if column is not None:
                 series[plot.column] = column
     return {

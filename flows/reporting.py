@@ -5,10 +5,12 @@ from __future__ import annotations
 import shutil
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import fsspec
+import numpy.typing as npt
 
 from flows.delivery import final_manifests
 from flows.events import JobOutcome
@@ -18,6 +20,7 @@ from flows.runs import job_of
 from schemas.configuration import Settings
 from schemas.problems import StoreError
 from stages.networks.registry import ModelRegistry
+from storage.artifacts import Manifest
 from storage.failures import Failure
 from storage.store import ArtifactStore
 from storage.tables import array
@@ -104,6 +107,12 @@ def report_of_record(store: ArtifactStore, record: Mapping[str, Any], settings: 
     )
 
 
+def _columns(store: ArtifactStore, manifest: Manifest) -> dict[str, npt.NDArray[Any]]:
+    """What the measure stage wrote of each frame, by column."""
+    table = store.artifact(manifest).table("measures")
+    return {column: array(table, column) for column in table.column_names}
+
+
 def _outcome(value: Mapping[str, Any]) -> JobOutcome:
     failure = value.get("failure")
     known = {name: item for name, item in value.items() if name in JobOutcome.__dataclass_fields__}
@@ -125,14 +134,13 @@ def _job(planner: Planner, plan: JobPlan, outcome: JobOutcome | None, seconds: M
         # The record says it is done, but its artifacts were given up since: the page says what is left to say.
         return JobReport(**common, status="cached", output=outcome.output, notes=["Its artifacts are no longer in the store."])
     measure = planner.store.artifact(manifests["measure"])
-    table = measure.table("measures") if measure.has("measures") else None
     facts: dict[str, Any] = dict(measure.facts)
     provenance = cast(Mapping[str, Any], planner.store.artifact(manifests["assemble"]).facts.get("provenance", {}))
     return JobReport(
         **common,
         status="cached" if outcome.status == "cached" else "done",
         output=outcome.output,
-        measures={} if table is None else {column: array(table, column) for column in table.column_names},
+        measures=partial(_columns, planner.store, manifests["measure"]) if measure.has("measures") else None,
         verdict=facts.get("verdict", {}),
         notes=outcome.notes,
         seconds={node.stage: seconds[node] for node in plan.nodes if seconds.get(node)},

@@ -6,8 +6,11 @@ import base64
 import json
 import re
 import struct
+import threading
+import weakref
 import zlib
 from dataclasses import replace
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
@@ -19,6 +22,7 @@ import pytest
 
 from flows import report_media
 from flows.report import (
+    READERS,
     JobFailure,
     JobReport,
     RunReport,
@@ -59,7 +63,7 @@ def done(examples: Path, name: str = "ada", clip: str = "clip_smile", **changes:
         "rights": "synthetic",
         "status": "done",
         "output": str(target),
-        "measures": measures(frames, 30.0),
+        "measures": partial(measures, frames, 30.0),
         "verdict": {
             "grade": "check",
             "reasons": ["5 frames."],
@@ -280,7 +284,7 @@ def test_a_page_is_bounded_also_for_long_restless_videos(tmp_path: Path, example
     columns["seconds"] = seconds = np.cumsum(np.random.default_rng(2).uniform(0.01, 0.07, frames))
     columns["generated"] = np.arange(frames) % 3 > 0
     columns["flags"] = np.array(["", "seam", "jitter"] * (frames // 3), dtype=object)
-    (job,) = details(page(tmp_path, done(examples, measures=columns)))
+    (job,) = details(page(tmp_path, done(examples, measures=lambda: columns)))
     times, flagged, kept = job["times"], job["flagged"], job["kept"]
     assert len(json.dumps(job)) < 300_000
     listed = np.array(times["list"])  # type: ignore[index]
@@ -289,6 +293,29 @@ def test_a_page_is_bounded_also_for_long_restless_videos(tmp_path: Path, example
     assert flagged[0][0] == 1  # type: ignore[index]
     assert set(flagged[0][2].split(",")) == {"seam", "jitter"}  # type: ignore[index]
     assert (kept[0][0], kept[-1][1]) == (0, frames - 2)  # type: ignore[index]
+
+
+def test_only_some_jobs_measures_are_in_memory_at_once_and_each_job_shows_its_own(tmp_path: Path, examples: Path) -> None:
+    class Columns(dict[str, npt.NDArray[np.generic]]):
+        """Can be referred to weakly."""
+
+    alive, most, lock = 0, 0, threading.RLock()
+
+    def count(change: int) -> None:
+        nonlocal alive, most
+        with lock:
+            alive += change
+            most = max(most, alive)
+
+    def read(number: int) -> Columns:
+        found = Columns(measures(30 + number))
+        count(1)
+        weakref.finalize(found, count, -1)
+        return found
+
+    jobs = [done(examples, f"job{number}", measures=partial(read, number)) for number in range(40)]
+    assert [detail["frames"] for detail in details(page(tmp_path, *jobs))] == [30 + number for number in range(40)]
+    assert most <= READERS + 2
 
 
 def test_ranges_with_the_smallest_gaps_are_joined_first() -> None:
