@@ -150,6 +150,10 @@ def build_report(run: RunReport, out: Path, *, store: ArtifactStore | None = Non
     points = _points(run.jobs)
     measures = _read_ahead([job.measures for job in run.jobs])
     details = [_detail(job, columns, media, out, points, run.output) for job, columns in zip(run.jobs, measures, strict=True)]
+    # Most jobs of a run have the same parameters: what they ran with stands on the page once, and jobs point at it.
+    parameters: dict[str, int] = {}
+    for detail in details:
+        detail["parameters"] = parameters.setdefault(embedded(detail["parameters"]), len(parameters))
     ordered = sorted(range(len(run.jobs)), key=lambda k: _rank(run.jobs[k]))
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     templates = resources.files("flows") / "templates"
@@ -164,6 +168,7 @@ def build_report(run: RunReport, out: Path, *, store: ArtifactStore | None = Non
         settings=sorted((str(name), _text(value)) for name, value in run.settings.items()),
         stages=[(name, duration(seconds)) for name, seconds in run.stages.items()],
         details=[(k, embedded(detail)) for k, detail in enumerate(details)],
+        parameters=f"[{','.join(parameters)}]",
         plots=embedded([asdict(plot) for plot in PLOTS]),
         style=(templates / "report.css").read_text(encoding="utf-8"),
         script=(templates / "report.js").read_text(encoding="utf-8"),

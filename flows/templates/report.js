@@ -2,6 +2,7 @@
 (() => {
   const SVG = document.getElementById("drawing").namespaceURI;
   const plots = JSON.parse(document.getElementById("plots").textContent);
+  const parameters = JSON.parse(document.getElementById("parameters").textContent);
   const area = document.getElementById("job");
   const rows = [...document.querySelectorAll("#jobs tr")];
   let stop = () => {};
@@ -280,7 +281,8 @@
     const spent = Object.entries(job.seconds);
     if (spent.length) facts.append(make("div", {}, make("h3", { text: "Work per stage" }), table(spent.map(([name, value]) => [name, `${value.toFixed(1)} s`]))));
     if (Object.keys(job.provenance).length) facts.append(make("div", {}, make("h3", { text: "Provenance" }), table(Object.entries(job.provenance))));
-    if (Object.keys(job.parameters).length) facts.append(make("div", {}, make("h3", { text: "Parameters" }), table(Object.entries(job.parameters))));
+    const chosen = Object.entries(parameters[job.parameters]);
+    if (chosen.length) facts.append(make("div", {}, make("h3", { text: "Parameters" }), table(chosen)));
     area.append(facts);
     const keys = (event) => {
       if (event.target.closest("input, select, button, a, textarea") || event.ctrlKey || event.metaKey || event.altKey) return;

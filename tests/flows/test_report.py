@@ -137,7 +137,7 @@ def test_nothing_that_people_wrote_becomes_markup(tmp_path: Path, examples: Path
     tags = Tags(text).found
     assert not [tag for tag, attributes in tags if tag == "img" or "onerror" in attributes]
     # Plots, two jobs, the page's own script: no fifth one.
-    assert sum(tag == "script" for tag, _ in tags) == 4
+    assert sum(tag == "script" for tag, _ in tags) == 5
     assert details(text)[0]["rights"] == HOSTILE
 
 
@@ -146,7 +146,7 @@ def test_job_tells_what_was_kept_and_flagged(tmp_path: Path, examples: Path) -> 
     assert job["kept"] == [[45, 48]]
     assert job["flagged"] == [[5, 9, "landmark_error"], [20, 21, "seam"]]
     assert job["notes"] == ["The end of the target is missing."]
-    assert job["parameters"] == {"render.renderer": "warp"}
+    assert job["parameters"] == 0
     assert "identity" not in job["series"]  # type: ignore[operator]
 
 
@@ -270,6 +270,15 @@ def test_packed_columns_keep_the_worst_of_what_they_join() -> None:
     likeness = packed(np.array([0.9, 0.1, 0.8, 0.7]), 2, "high")
     assert likeness is not None
     assert (likeness["low"], likeness["high"]) == (0.1, 0.7)
+
+
+def test_parameters_that_jobs_share_stand_on_the_page_once(tmp_path: Path, examples: Path) -> None:
+    other = done(examples, "ben", parameters={"render": {"renderer": HOSTILE}})
+    text = page(tmp_path, done(examples, "ada"), other, done(examples, "cleo"))
+    found = re.search(r'<script type="application/json" id="parameters">(.*?)</script>', text)
+    assert found is not None
+    assert json.loads(found[1]) == [{"render.renderer": "warp"}, {"render.renderer": HOSTILE}]
+    assert [job["parameters"] for job in details(text)] == [0, 1, 0]
 
 
 def test_ranges_of_frames() -> None:
