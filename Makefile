@@ -51,7 +51,7 @@ demo-checkpoint: $(STAMP)
 	$(BIN)/headswap train --preset demo --recipe demo-many --data performers:seed=21,people=200,performances=4,frames=24 \
 		--out demo-checkpoint --resume
 	$(BIN)/python -m benchmarks.learning demo-checkpoint/pipeline --recipe demo-many --data performers:seed=22,people=8 \
-		--out demo-checkpoint/measured
+		--unseen --out demo-checkpoint/measured
 
 clean:
 	rm -rf $(VENV) demo-output build *.egg-info

@@ -2,10 +2,11 @@
 
     python -m benchmarks.learning PIPELINE --data performers:seed=11,people=5 --out DIR
 
-Generates held-out samples and compares the heads with the truth, with what simple means would give, and with each other's people;
-then puts every person's head on every other's body, where the head must be the reference's and not the body's. Several frames of
-each body, because a pair's single frame may succeed or fail by chance. Heads are compared where both are heads: a comparison that
-takes in the outline would find every picture on a body like that body's own head, whose outline it is cut out along.
+With ``--unseen`` on people that it was not trained on. Generates held-out samples and compares the heads with the truth, with
+what simple means would give, and with each other's people; then puts every person's head on every other's body, where the head
+must be the reference's and not the body's. Several frames of each body, because a pair's single frame may succeed or fail by
+chance. Heads are compared where both are heads: a comparison that takes in the outline would find every picture on a body like
+that body's own head, whose outline it is cut out along.
 """
 
 from __future__ import annotations
@@ -149,12 +150,15 @@ def measure(
     dtype: torch.dtype,
     count: int,
     bodies: int = 1,
+    *,
+    unseen: bool = False,
 ) -> Measured:
     """All measurements.
 
     Args:
         pipeline: trained. train, held_out: samples. options: of the sampler. dtype: precision. count: held-out samples.
-        bodies: frames of each body that every other head is put on.
+        bodies: frames of each body that every other head is put on. unseen: whether the pipeline knows nothing of these people,
+            also not of ``train``; such rows then say so.
     """
     samples = [held_out.sample(number, 1) for number in range(count)]
     people = sorted({sample.person for sample in samples})
@@ -179,7 +183,7 @@ def measure(
             "autoencoder alone (the ceiling)": through_autoencoder(pipeline, truth),
             "condition image alone": condition,
             "reference, stretched to the true head's box": fitted(sample.reference, cut_out, box, condition),
-            "mean head of the person, stretched likewise": fitted(means[sample.person], whole, box, condition),
+            "mean head of the person elsewhere, stretched likewise": fitted(means[sample.person], whole, box, condition),
         }
         for name, other in others.items():
             values.setdefault(name, []).append(head_psnr(other, truth, head))
@@ -187,7 +191,7 @@ def measure(
         own["generated"] += nearest(made, looks) == sample.person
         own["generated, with the outline"] += nearest(made, looks, outline=True) == sample.person
         own["condition image alone"] += nearest(look(condition, head, frame=place), looks) == sample.person
-    seen = {"training samples, not augmented": as_at_work(train)}
+    seen = {"other performances" if unseen else "training samples, not augmented": as_at_work(train)}
     if isinstance(held_out, PerformerSamples):
         seen["held out, references from other performances"] = with_foreign_references(held_out)
     for name, source in seen.items():
@@ -200,6 +204,7 @@ def measure(
     numbers: dict[str, object] = {
         "held_out_samples": count,
         "people": len(people),
+        "people_were_trained_on": not unseen,
         "head_psnr_db": {name: round(float(np.mean(found)), 2) for name, found in values.items()},
         "head_psnr_db_of_generated_by_person": {
             person: round(float(np.mean([v for v, s in zip(values["generated"], samples, strict=True) if s.person == person])), 2)
@@ -327,6 +332,7 @@ def main() -> None:
     parser.add_argument("--models", type=Path, help="folder of the registered models")
     parser.add_argument("--head-model", type=Path, help="packed ICT-FaceKit; default: the registered one")
     parser.add_argument("--clips", type=Path, help="folder of rendered clips; default: beside --out")
+    parser.add_argument("--unseen", action="store_true", help="the pipeline was trained on other people than those of --data")
     parser.add_argument("--samples", type=int, default=40)
     parser.add_argument("--bodies", type=int, default=3, help="frames of each body that every other head is put on")
     parser.add_argument("--steps", type=int, default=12)
@@ -344,7 +350,7 @@ def main() -> None:
         parser.exit(2, f"{error}\n")
     options = SamplingOptions(steps=given.steps, guidance_scale=given.guidance, window=2, overlap=0)
     dtype = torch.bfloat16 if given.precision == "bfloat16" else torch.float32
-    found = measure(pipeline, train, held_out, options, dtype, given.samples, given.bodies)
+    found = measure(pipeline, train, held_out, options, dtype, given.samples, given.bodies, unseen=given.unseen)
     numbers = {"data": told, **found.numbers}
     numbers["change_from_frame_to_frame"] = steadiness(pipeline, held_out, options, dtype)
     if given.without_motion is not None:

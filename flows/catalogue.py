@@ -97,7 +97,7 @@ def run_jobs(
             "engine": settings.engine,
             "out": output_url,
             "jobs": [job.model_dump(mode="json") for job in jobs],
-            "settings": settings.recorded(),
+            "settings": planner.settings.recorded(),
             **(asked or {}),
         },
     )

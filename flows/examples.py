@@ -17,7 +17,7 @@ DEMO_SAMPLING: dict[str, object] = {
     "stages.render.diffusion.solver": "dpm++",
     "stages.render.diffusion.steps": 8,
 }
-"""How the demo samples: in few steps, for a CPU. All else is as ``headswap-demo`` wants it."""
+"""How the demo samples: in few steps, for a CPU. All else is as ``headswap-demo`` says in its ``sampling.json``."""
 
 
 def example_catalogue() -> Catalogue:

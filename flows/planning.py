@@ -18,10 +18,10 @@ from urllib.parse import urlsplit
 from flows import pipeline
 from flows.patience import patiently, pause_before
 from flows.problems import failure_of
-from flows.requirements import as_wanted, require_pipelines
+from flows.requirements import require_pipelines, sampled_as_wanted
 from schemas.catalogue import Job, edits_of
 from schemas.configuration import Settings
-from schemas.parameters import RenderParameters, StageParameters
+from schemas.parameters import StageParameters
 from schemas.problems import HeadswapError, StoreError
 from stages.contract import Chunk, Input, Owner, Scope
 from stages.networks.registry import ModelRegistry
@@ -154,7 +154,7 @@ class Planner:
 
     def __init__(self, jobs: Sequence[Job], store: ArtifactStore, settings: Settings, registry: ModelRegistry) -> None:
         self.store = store
-        self.settings = settings
+        self.settings = sampled_as_wanted(settings, jobs, registry.pipelines)
         self.registry = registry
         self.failures = FailureLog(store)
         self.stopping = threading.Event()
@@ -194,8 +194,6 @@ class Planner:
         """The stage's parameters from the settings, with what the catalogue's row says instead."""
         job = self.jobs[node.owner].job if isinstance(node.owner, str) else None
         parameters = self.settings.parameters(node.stage, job)
-        if isinstance(parameters, RenderParameters) and parameters.renderer == "diffusion":
-            return as_wanted(parameters, self.registry.pipelines)
         if node.stage == "assemble" and job is not None and job.container is not None:
             return parameters.model_copy(update={"container": job.container})
         if node.stage == "track" and isinstance(node.owner, Clip):

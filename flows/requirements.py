@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, cast
 
 from flows import pipeline
+from schemas.catalogue import Job
+from schemas.configuration import Settings
 from schemas.parameters import AssembleParameters, RenderParameters
 from schemas.problems import UsageError
 from stages.networks.registered import Registration
@@ -14,23 +16,24 @@ if TYPE_CHECKING:  # planning itself asks for pipelines
     from flows.planning import Planner
 
 
-def as_wanted(parameters: RenderParameters, pipelines: Mapping[str, Registration]) -> RenderParameters:
-    """The diffusion renderer's parameters, sampling as its pipeline wants it where nobody set anything else.
+def sampled_as_wanted(settings: Settings, jobs: Iterable[Job], pipelines: Mapping[str, Registration]) -> Settings:
+    """The settings, with the way that the diffusion renderer's pipeline wants to be sampled wherever nobody set anything else.
 
     Raises:
-        UsageError: what was set does not go with what the pipeline wants.
+        UsageError: values that were set do not go with it.
     """
-    chosen = parameters.diffusion
-    registration = pipelines.get(chosen.model or "")
-    if registration is None or not registration.sampling:
-        return parameters
+    asked = (cast(RenderParameters, settings.parameters("render", job)) for job in jobs)
+    name = next((render.diffusion.model for render in asked if render.renderer == "diffusion"), None)
+    if name is None:
+        return settings
+    wanted = pipelines[name].sampling if name in pipelines else {}
     try:
-        return parameters.model_copy(update={"diffusion": chosen.or_as_wanted(registration.sampling)})
+        return settings.sampled_as(wanted, f"the pipeline {name}")
     except ValueError as error:
-        wants = ", ".join(f"{name} {value}" for name, value in registration.sampling.items())
+        told = ", ".join(f"{key} {value}" for key, value in sorted(wanted.items()))
         raise UsageError(
             [f"stages.render.diffusion: {error}."],
-            f"The pipeline {registration.name} wants {wants}; set what goes with your values too.",
+            f"The pipeline {name} wants {told}; set what goes with your values too." if told else "Set both.",
         ) from error
 
 

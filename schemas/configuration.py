@@ -222,13 +222,26 @@ class Settings(_Section):
         """Where the value of a dotted name came from."""
         return self._origins.get(name, "default")
 
+    def sampled_as(self, wanted: Mapping[str, Any], origin: str) -> Settings:
+        """These, with a pipeline's own way to be sampled where nobody set anything else.
+
+        Args:
+            wanted: see ``DiffusionParameters.or_as_wanted``. origin: what to call the pipeline where values are explained.
+
+        Raises:
+            ValueError: what was set does not go with it.
+        """
+        before = self.stages.render.diffusion
+        sampler = before.or_as_wanted(wanted)
+        render = self.stages.render.model_copy(update={"diffusion": sampler})
+        found = self.model_copy(update={"stages": self.stages.model_copy(update={"render": render})})
+        theirs = sampler.model_fields_set - before.model_fields_set
+        found._origins = {**self._origins, **{f"stages.render.diffusion.{name}": origin for name in theirs}}
+        return found
+
     def recorded(self) -> dict[str, Any]:
-        """What a run's record holds: every value but credentials, and but what was left to the diffusion renderer's pipeline."""
-        values = self.model_dump(mode="json", exclude=set(_HIDDEN))
-        sampler = self.stages.render.diffusion
-        for name in parameters.WANTED_BY_PIPELINES - sampler.model_fields_set:
-            del values["stages"]["render"]["diffusion"][name]
-        return values
+        """What a run's record holds: every value but credentials."""
+        return self.model_dump(mode="json", exclude=set(_HIDDEN))
 
     def describe(self) -> list[Setting]:
         """Every setting with its value and origin, in the order of declaration."""

@@ -78,7 +78,7 @@ class RetargetParameters(StageParameters):
 class DiffusionParameters(BaseModel):
     """How the diffusion renderer samples; no part of the key where another renderer works. The seed is the job's."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     model: str | None = Field(None, description="name of the registered pipeline; default: `headswap-` and the profile")
     solver: Literal["ddim", "dpm++", "unipc"] = "ddim"
@@ -113,7 +113,7 @@ class DiffusionParameters(BaseModel):
         strange = sorted(wanted.keys() - WANTED_BY_PIPELINES)
         if strange:
             permitted = ", ".join(sorted(WANTED_BY_PIPELINES))
-            raise ValueError(f"{', '.join(strange)}: not for a pipeline to say; it may say {permitted}")
+            raise ValueError(f"{', '.join(map(repr, strange))[:200]}: not for a pipeline to say; it may say {permitted}")
         return cls._checked(wanted).model_dump(include=set(wanted))
 
     def or_as_wanted(self, wanted: Mapping[str, Any]) -> DiffusionParameters:
@@ -131,17 +131,25 @@ class DiffusionParameters(BaseModel):
     @classmethod
     def _checked(cls, values: Mapping[str, Any]) -> DiffusionParameters:
         try:
-            return cls.model_validate(dict(values))
+            found = cls.model_validate(dict(values))
         except ValidationError as error:
             said = ((".".join(map(str, item["loc"])), item["msg"].removeprefix("Value error, ")) for item in error.errors())
             raise ValueError("; ".join(f"{where}: {what}" if where else what for where, what in said)) from error
+        found.check()
+        return found
 
-    @model_validator(mode="after")
-    def _is_consistent(self) -> DiffusionParameters:
+    def check(self) -> None:
+        """``ValueError`` for values that contradict each other."""
         if self.overlap >= self.window:
             raise ValueError(f"overlap {self.overlap} must be less than window {self.window}")
         if self.guidance_from > self.guidance_until:
             raise ValueError(f"guidance_from {self.guidance_from} lies above guidance_until {self.guidance_until}")
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> DiffusionParameters:
+        # Where only one of a pair was given, a pipeline may bring the other one: ``or_as_wanted`` looks at what comes of it.
+        if self.model_fields_set >= {"window", "overlap"} or self.model_fields_set >= {"guidance_from", "guidance_until"}:
+            self.check()
         return self
 
 

@@ -88,8 +88,10 @@ def import_pipeline(
         raise UsageError(
             [f"The licence of {source} is not given."], "Say under which terms the weights may be used: --licence TEXT."
         )
+    sampling = {}
     if (source / INDEX).is_file():
         layout: Layout = "headswap"
+        sampling = read_sampling(source)
         announce("Checking the weights:", _size(pipeline_files(source)), tell)
         pipeline = load_pipeline(source, None)
     else:
@@ -125,7 +127,7 @@ def import_pipeline(
         digest=digest.result(),
         files=digests,
         notes=tuple(notes),
-        sampling=read_sampling(destination),
+        sampling=sampling,
     )
 
 

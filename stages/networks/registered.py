@@ -72,7 +72,10 @@ class Registration:
 
     def write(self, folder: Path) -> None:
         """Leave the record in the pipeline's folder."""
-        (folder / RECORD).write_text(json.dumps(asdict(self), indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        told = asdict(self)
+        if not self.sampling:
+            del told["sampling"]  # so that earlier versions can read it
+        (folder / RECORD).write_text(json.dumps(told, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def check_name(name: str, taken: Mapping[str, object]) -> None:
@@ -120,16 +123,19 @@ def read_sampling(folder: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(content, dict):
-            raise ValueError("it is no table of names and values")
-        return DiffusionParameters.wanted_by_a_pipeline(content)
-    except (OSError, ValueError) as error:
+        return _wanted(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, RecursionError) as error:  # the last one of JSON that is nested without end
         raise ModelError(
             "model_damaged",
             f"{file} does not say how the pipeline is sampled: {error}.",
             "Mend the file, or remove it: then the defaults of docs/configuration.md hold.",
         ) from error
+
+
+def _wanted(content: Any) -> dict[str, Any]:
+    if not isinstance(content, dict):
+        raise ValueError("it is no table of names and values")
+    return DiffusionParameters.wanted_by_a_pipeline(content)
 
 
 def registrations(folder: Path) -> Iterator[tuple[Path, Registration]]:
@@ -155,7 +161,8 @@ def registration_of(folder: Path) -> Registration:
 
 def _read(record: Path) -> Registration:
     content: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
-    found = Registration(**{**content, "notes": tuple(content["notes"])})
+    wanted = _wanted(content.get("sampling", {}))  # the record is no part of the digest
+    found = Registration(**{**content, "notes": tuple(content["notes"]), "sampling": wanted})
     if found.name != record.parent.name:
         raise ValueError(f"it names {found.name}, its folder {record.parent.name}")
     return found

@@ -64,7 +64,7 @@ def _how(recipe: Recipe, made: Provenance) -> list[str]:
     identity = "off: no identity network was registered" if made.identity is None else f"on, network {made.identity}"
     sampled = ", ".join(f"{name} {value:g}" for name, value in recipe.sampling.items())
     lines = [
-        f"Sampled as it was validated, unless the job says otherwise: {sampled} (`sampling.json`).",
+        f"Sampled with {sampled}, unless the job says otherwise (`sampling.json`).",
         "",
         "## How it was trained",
         "",

@@ -162,8 +162,8 @@ class Recipe(_Model):
     seed: int = Field(ge=0)
     start: Literal["random", "published"]
     validation_samples: int = Field(6, ge=1)
-    validation_steps: int = Field(12, ge=1)
-    validation_guidance: float = Field(2.0, ge=1)
+    validation_steps: int = Field(12, ge=1, le=1000)
+    validation_guidance: float = Field(2.0, ge=1, le=50)
     phases: tuple[Phase, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -187,7 +187,7 @@ class Recipe(_Model):
 
     @property
     def sampling(self) -> dict[str, Any]:
-        """How the result is sampled by default: as the validations were, in windows as long as those that it was trained on."""
+        """How the result is sampled by default: steps and guidance of the validations, windows as long as in training."""
         found: dict[str, Any] = {"steps": self.validation_steps, "guidance_scale": self.validation_guidance}
         if self.longest_window > 1:
             found |= {"window": self.longest_window, "overlap": self.longest_window // 4}
@@ -247,12 +247,12 @@ def chosen_recipe(asked: Path | None, preset: str) -> Recipe:
     """The recipe of a file, or one that ships by its name; the preset's own where none is asked for.
 
     Raises:
-        UsageError: with every problem of the file at once; there is none.
+        UsageError: with every problem of the file at once; or where there is no such recipe.
     """
     if asked is None:
         return builtin_recipe(preset)
     shipped = sorted(path.stem for path in _SHIPPED.glob("*.yaml"))
-    if str(asked) in shipped and not asked.exists():
+    if str(asked) in shipped and not asked.is_file():
         return builtin_recipe(str(asked))
     if not asked.exists():
         raise UsageError([f"There is no recipe {asked}."], f"Name a file, or one of those that ship: {', '.join(shipped)}.")

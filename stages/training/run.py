@@ -20,7 +20,7 @@ from stages.durable import appearing
 from stages.networks.loading import load_pipeline
 from stages.networks.pipeline import HeadSwapPipeline
 from stages.networks.presets import PRESETS, build
-from stages.networks.registered import pipeline_digest, write_sampling
+from stages.networks.registered import pipeline_digest, read_sampling, write_sampling
 from stages.networks.runtime import computes_bfloat16
 from stages.networks.sampling import SamplingOptions
 from stages.training.autoencoder import AutoencoderTask, measured_scaling
@@ -275,5 +275,6 @@ def _finish(order: Order, folder: Path | None, start: str, ingredients: Sequence
             if isinstance(network, torch.nn.Module):  # one by one: a pipeline warns that half precision does not run on a CPU
                 network.half()
         pipeline.save_pretrained(partial)
-        write_sampling(partial, order.recipe.sampling)
+        inherited = {} if order.start is None or order.recipe.start == "random" else read_sampling(order.start)
+        write_sampling(partial, {**inherited, **order.recipe.sampling})
         (partial / "README.md").write_text(model_card(order.recipe, made, recipe_text(order.recipe)), encoding="utf-8")

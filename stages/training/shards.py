@@ -154,7 +154,9 @@ class ShardSamples:
         found = set()
         for clip in self.manifest.get("clips", ()):
             if clip.get("used"):
-                of_source = " (said of the source of a swap, not of this clip)" if clip.get("rights_said_of") == "source" else ""
+                of_source = (
+                    " (said of the source of a swap; this clip is its target)" if clip.get("rights_said_of") == "source" else ""
+                )
                 found.add(f"{clip['rights']}{of_source}")
         return tuple(sorted(found))
 

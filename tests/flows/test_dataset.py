@@ -55,7 +55,8 @@ class Studio:
     def prepare(self, name: str, **more: Any) -> dict[str, Any]:
         out = more.pop("out", Place(str(self.folder / name)))
         arguments = {"parameters": PARAMETERS, "registry": ModelRegistry(self.folder / "models"), **more}
-        return prepare_dataset(self.clips, self.store, self.settings, out, **arguments)
+        clips = arguments.pop("clips", self.clips)
+        return prepare_dataset(clips, self.store, self.settings, out, **arguments)
 
     def files(self, name: str) -> dict[str, bytes]:
         return {path.name: path.read_bytes() for path in sorted((self.folder / name).iterdir())}
@@ -223,6 +224,16 @@ def test_two_runs_of_different_parameters_do_not_pass_for_one_data_set(
         studio.prepare("shared")
     assert refused.value.code == "dataset_changed"
     assert "dataset.json" not in studio.files("shared")
+
+
+def test_frames_of_a_swap_s_target_say_that_their_rights_were_given_for_the_source(studio: Studio) -> None:
+    given = {"one": "clip", "two": "source", "gone": "clip"}
+    clips = [clip.model_copy(update={"rights_said_of": given[clip.id]}) for clip in studio.clips]
+    shards = studio.prepare("swaps", clips=clips)["splits"]["train"]["shards"]
+    samples = ShardSamples(str(studio.folder / "swaps"))
+    first = [samples.read(shard["name"], range(1))[0] for shard in shards]
+    assert {record.clip: record.rights_said_of for record in first} == {"one": "clip", "two": "source"}
+    assert samples.rights == ("own likeness", "release 12 (said of the source of a swap; this clip is its target)")
 
 
 def test_parquet_holds_the_same_frames(studio: Studio, told: dict[str, Any]) -> None:

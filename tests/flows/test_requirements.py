@@ -27,11 +27,13 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def planner(folder: Path, models: Path, settings: Settings) -> Planner:
+    jobs = [job("one", folder / "a.png", folder / "b.mp4")]
+    return Planner(jobs, ArtifactStore.open(folder / "store"), settings, ModelRegistry(models))
+
+
 def sampler(folder: Path, models: Path, settings: Settings) -> DiffusionParameters:
-    planner = Planner(
-        [job("one", folder / "a.png", folder / "b.mp4")], ArtifactStore.open(folder / "store"), settings, ModelRegistry(models)
-    )
-    parameters = planner.parameters(Node("one", "render"))
+    parameters = planner(folder, models, settings).parameters(Node("one", "render"))
     assert isinstance(parameters, RenderParameters)
     return parameters.diffusion
 
@@ -54,17 +56,33 @@ def test_what_does_not_go_with_what_the_pipeline_wants_is_told_before_anything_r
     with pytest.raises(UsageError, match="overlap 10 must be less than window 8") as caught:
         sampler(tmp_path, models, settings)
     assert "headswap-demo wants guidance_scale 1.5, overlap 2, steps 12, window 8" in caught.value.remedy
+    with pytest.raises(UsageError, match="overlap 4 must be less than window 3"):
+        sampler(tmp_path, models, load_settings({"renderer": "diffusion", "stages.render.diffusion.window": 3}))
 
 
-def test_a_run_that_is_tried_again_leaves_to_the_pipeline_what_the_first_one_left_to_it(tmp_path: Path, models: Path) -> None:
+def test_one_of_a_pair_goes_with_what_the_pipeline_wants_of_the_other(tmp_path: Path, models: Path) -> None:
+    asked = {"renderer": "diffusion", "profile": "demo", "stages.render.diffusion.window": 3}
+    found = sampler(tmp_path, models, load_settings(asked))
+    assert (found.window, found.overlap) == (3, 2)
+
+
+def test_a_run_that_is_tried_again_or_reported_is_sampled_as_it_was(tmp_path: Path, models: Path) -> None:
     settings = load_settings({"renderer": "diffusion", "profile": "demo", "stages.render.diffusion.steps": 25, "seed": 3})
-    store = ArtifactStore.open(tmp_path / "store")
-    again = settings_of_record(store, {"settings": settings.recorded()}, {})
-    assert sampler(tmp_path, models, again) == sampler(tmp_path, models, settings)
+    first = planner(tmp_path, models, settings)
+    again = settings_of_record(first.store, {"settings": first.settings.recorded()}, {})
+    others = tmp_path / "registered" / "models"
+    register_random(others, "headswap-demo", sampling={"window": 4, "overlap": 1})
+    assert sampler(tmp_path, others, again) == sampler(tmp_path, models, settings)
     assert again.seed == 3
-    # Records of earlier versions name everything, and such runs were sampled so.
-    earlier = settings_of_record(store, {"settings": settings.model_dump(mode="json")}, {})
-    assert sampler(tmp_path, models, earlier).window == 16
+
+
+def test_settings_as_they_are_shown_name_the_pipeline_as_the_origin_of_what_it_wants(tmp_path: Path, models: Path) -> None:
+    settings = load_settings({"renderer": "diffusion", "profile": "demo", "stages.render.diffusion.steps": 25})
+    shown = {setting.name: setting for setting in planner(tmp_path, models, settings).settings.describe()}
+    assert (shown["stages.render.diffusion.window"].value, shown["stages.render.diffusion.steps"].value) == ("8", "25")
+    assert shown["stages.render.diffusion.window"].origin == "the pipeline headswap-demo"
+    assert shown["stages.render.diffusion.steps"].origin == "--set stages.render.diffusion.steps"
+    assert settings.origin("stages.render.diffusion.window") == "default"
 
 
 def test_a_missing_pipeline_is_told_with_the_jobs_that_need_it(tmp_path: Path) -> None:

@@ -6,12 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
+from click.testing import Result
 from typer.testing import CliRunner
 
 import cli
-from flows import runs
+from flows import retrying, runs
 from flows.retrying import unfinished
-from schemas.configuration import load_settings
+from schemas.configuration import Settings, load_settings
 from storage.store import ArtifactStore
 from tests.flows.conftest import job
 
@@ -28,13 +30,43 @@ def test_storage_options_are_not_recorded_but_reach_the_run_that_goes_on(tmp_pat
     assert unfinished(store, None, {}).settings.storage_options == {}
 
 
-@pytest.mark.parametrize("command", ["gc", "fsck", "report", "retry", "status"])
-def test_commands_about_a_store_find_it_in_the_configuration_too(tmp_path: Path, command: str) -> None:
+@pytest.fixture
+def night(tmp_path: Path) -> Path:
+    """A configuration, whose store holds a run that has a job left to do."""
     store = ArtifactStore.open(tmp_path / "store")
-    asked = {"name": "night", "out": str(tmp_path / "out"), "jobs": [], "settings": load_settings().recorded()}
-    runs.RunRecorder(store, "run", asked).finish("completed", {}, None)
-    (tmp_path / "night.yaml").write_text(f"store: {tmp_path / 'store'}\n")
-    ended = CliRunner().invoke(cli.app, [command, "--config", str(tmp_path / "night.yaml"), "--json"], env={"HEADSWAP_STORE": ""})
+    one = job("one", tmp_path / "a.png", tmp_path / "b.mp4").model_dump(mode="json")
+    asked = {"name": "night", "out": "s3://results", "jobs": [one], "settings": load_settings({"store": store.url}).recorded()}
+    runs.RunRecorder(store, "run", asked)
+    (tmp_path / "night.yaml").write_text(yaml.safe_dump({"store": str(tmp_path / "store"), "storage_options": OPTIONS}))
+    return tmp_path / "night.yaml"
+
+
+def invoke(*arguments: str) -> Result:
+    return CliRunner().invoke(cli.app, list(arguments), env={"HEADSWAP_STORE": ""})
+
+
+@pytest.mark.parametrize(
+    ("command", "name", "told"), [("gc", "store", "store"), ("fsck", "store", "store"), ("status", "run", "run")]
+)
+def test_commands_about_a_store_find_it_in_the_configuration(night: Path, command: str, name: str, told: str) -> None:
+    ended = invoke(command, "--config", str(night), "--json")
     assert ended.exit_code == 0, ended.output
-    told = json.loads(ended.stdout)
-    assert told.get("store", store.url) == store.url
+    assert json.loads(ended.stdout)[name].endswith(told)
+
+
+def test_a_retry_and_a_report_take_the_storage_options_of_the_configuration(night: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Settings] = []
+
+    def kept(jobs: object, store: object, settings: Settings, **more: object) -> int:
+        seen.append(settings)
+        return 0
+
+    def written(store: object, record: object, settings: Settings, out: object) -> str:
+        seen.append(settings)
+        return "index.html"
+
+    monkeypatch.setattr(cli, "run_and_tell", kept)
+    monkeypatch.setattr(retrying, "report_of_record", written)
+    for command in ("retry", "report"):
+        assert invoke(command, "--config", str(night)).exit_code == 0
+    assert [settings.storage_options for settings in seen] == [OPTIONS, OPTIONS]

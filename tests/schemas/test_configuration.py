@@ -151,7 +151,7 @@ def test_the_profile_names_the_networks_and_what_the_warp_does_not_read_is_not_i
 
 def test_windows_overlap_less_than_they_are_long() -> None:
     with pytest.raises(UsageError, match="overlap 16 must be less than window 16"):
-        load_settings({"stages.render.diffusion.overlap": 16})
+        load_settings({"stages.render.diffusion.overlap": 16, "stages.render.diffusion.window": 16})
 
 
 def test_pauses_grow_to_their_limit() -> None:

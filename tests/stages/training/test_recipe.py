@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from schemas.parameters import DiffusionParameters
 from schemas.problems import UsageError
 from stages.training.loop import learning_rate
 from stages.training.recipe import Recipe, builtin_recipe, chosen_recipe, read_recipe, settled
@@ -18,6 +19,7 @@ from tests.stages.training.tiny_recipes import tiny_recipe
 def test_shipped_recipes_are_in_order_and_end_with_motion(name: str, preset: str) -> None:
     recipe = builtin_recipe(name)
     assert (recipe.name, recipe.preset) == (name, preset)
+    assert DiffusionParameters.wanted_by_a_pipeline(recipe.sampling) == recipe.sampling
     assert recipe.phases[-1].trains == ("motion_modules",)  # type: ignore[union-attr]
 
 
@@ -25,6 +27,8 @@ def test_a_recipe_is_a_file_or_the_name_of_one_that_ships(tmp_path: Path, monkey
     monkeypatch.chdir(tmp_path)
     assert chosen_recipe(None, "demo") == builtin_recipe("demo")
     assert chosen_recipe(Path("demo-many"), "demo") == builtin_recipe("demo-many")
+    (tmp_path / "demo").mkdir()
+    assert chosen_recipe(Path("demo"), "full") == builtin_recipe("demo")
     (tmp_path / "demo-many").write_text(recipe_text(tiny_recipe()))
     assert chosen_recipe(Path("demo-many"), "demo") == tiny_recipe()
     with pytest.raises(UsageError, match="There is no recipe demo-mny") as caught:
