@@ -212,8 +212,8 @@ def open_samples(
     told = (
         f"{chosen['people']} synthetic performers (seed {chosen['seed']}) rendered at {size} pixels, {chosen['performances']}"
         f" performances of {chosen['frames']} frames each at 25 frames a second, the last {chosen['held_out']} of each held out;"
-        f" in each performance another body; {FOREIGN_REFERENCES:.0%} of the references from another performance;"
-        " augmented as in the paper"
+        " in each performance another room and body, which go round among them;"
+        f" {FOREIGN_REFERENCES:.0%} of the references from another performance; augmented as in the paper"
     )
     return performers, performers_held_out, told
 

@@ -90,6 +90,8 @@ class AutoencoderTask:
         target, condition, reference = self._pictures(number)
         picture = target if kind < 0.5 else condition if kind < 0.75 else reference
         piece = picture[top : top + self._phase.crop, left : left + self._phase.crop]
+        if self._phase.recoloured and float(torch.rand((), generator=random)) < self._phase.recoloured:
+            piece = piece[..., torch.randperm(3, generator=random).numpy()]
         return piece[:, ::-1] if mirrored < 0.5 else piece
 
     def _pictures(self, number: int) -> NDArray[np.uint8]:

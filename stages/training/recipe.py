@@ -74,6 +74,7 @@ class AutoencoderPhase(_Model):
         cached_samples: a sample is made this many times and then used again, cut elsewhere; null: always new ones.
         edges: weight of edges beside colours. divergence: weight of the Kullback-Leibler divergence. noise: deviation of the
             noise that the latents of an autoencoder without a posterior get; one with a posterior has a deviation of its own.
+        recoloured: share of the pieces whose colour channels change places, so that few rooms and clothes teach all colours.
     """
 
     kind: Literal["autoencoder"]
@@ -86,6 +87,7 @@ class AutoencoderPhase(_Model):
     edges: float = Field(ge=0)
     divergence: float = Field(ge=0)
     noise: float = Field(0.0, ge=0)
+    recoloured: float = Field(0.0, ge=0, le=1)
     optimisation: Optimisation
     keeping: Keeping
 

@@ -137,6 +137,16 @@ def test_a_body_does_not_tell_the_person() -> None:
     }
 
 
+def test_a_room_goes_with_a_body_so_that_both_together_do_not_tell_the_person() -> None:
+    samples = unrendered()
+    shown = defaultdict(set)
+    for person in samples.people:
+        for performance in samples.performances:
+            shown[body_of(samples.dressed(person, performance)), samples.room(person, performance)].add(person)
+    assert min(len(people) for people in shown.values()) >= 2
+    assert len({room for _, room in shown}) == len({body for body, _ in shown}) == len(shown)
+
+
 def test_nobody_has_worn_in_training_what_it_wears_when_held_out() -> None:
     samples, held_out = unrendered(), unrendered(split="held_out")
     for person in samples.people:
