@@ -11,7 +11,6 @@ that body's own head, whose outline it is cut out along.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import json
 import time
@@ -24,18 +23,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from flows.training import open_samples
-from schemas.problems import HeadswapError
+from benchmarks.trained import opened, parser_of
 from stages.networks import vae as autoencoder
 from stages.networks.loading import load_pipeline
 from stages.networks.pipeline import HeadSwapPipeline
-from stages.networks.registry import ModelRegistry
 from stages.networks.sampling import SamplingOptions
 from stages.training.augmentation import NO_AUGMENTATION
 from stages.training.batches import planes
 from stages.training.losses import psnr
 from stages.training.performer_data import PerformerSamples
-from stages.training.recipe import chosen_recipe
 from stages.training.samples import SampleSource, TrainingSample
 from stages.training.validation import generate
 
@@ -302,8 +298,9 @@ def row_of(sample: TrainingSample, picture: Pixels) -> list[Pixels]:
 
 def through_autoencoder(pipeline: HeadSwapPipeline, picture: Pixels) -> Pixels:
     with torch.no_grad():
-        copy = autoencoder.decode(pipeline.vae, autoencoder.encode(pipeline.vae, planes(picture[None]).float() / 255))
-    return np.asarray((copy[0] * 255).round().to(torch.uint8).permute(1, 2, 0).numpy())
+        pixels = planes(picture[None]).float().to(pipeline.device) / 255
+        copy = autoencoder.decode(pipeline.vae, autoencoder.encode(pipeline.vae, pixels))
+    return np.asarray((copy[0] * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy())
 
 
 def head_psnr(picture: Pixels, truth: Pixels, head: Mask) -> float:
@@ -323,38 +320,21 @@ def write_sheet(rows: Sequence[Sequence[Pixels]], path: Path, side: int = 176, g
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("pipeline", type=Path)
-    parser.add_argument("--data", required=True, help="as it was given to headswap train")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--preset", default="demo")
-    parser.add_argument("--recipe", type=Path, help="as it was given to headswap train; default: the preset's own")
-    parser.add_argument("--models", type=Path, help="folder of the registered models")
-    parser.add_argument("--head-model", type=Path, help="packed ICT-FaceKit; default: the registered one")
-    parser.add_argument("--clips", type=Path, help="folder of rendered clips; default: beside --out")
+    parser = parser_of(__doc__)
     parser.add_argument("--unseen", action="store_true", help="the pipeline was trained on other people than those of --data")
-    parser.add_argument("--samples", type=int, default=40)
     parser.add_argument("--bodies", type=int, default=3, help="frames of each body that every other head is put on")
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--guidance", type=float, default=1.5)
-    parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--without-motion", type=Path, help="pipeline of the phase before motion, to compare steadiness with")
     given = parser.parse_args()
-    given.out.mkdir(parents=True, exist_ok=True)
-    clips = given.clips or given.out.with_name(f"{given.out.name}-clips")
-    try:
-        recipe = chosen_recipe(given.recipe, given.preset)
-        train, held_out, told = open_samples(given.data, recipe, ModelRegistry(given.models), clips, given.head_model)
-        pipeline = load_pipeline(given.pipeline)
-    except HeadswapError as error:
-        parser.exit(2, f"{error}\n")
+    trained = opened(parser, given)
+    pipeline, held_out, dtype = trained.pipeline, trained.held_out, trained.dtype
     options = SamplingOptions(steps=given.steps, guidance_scale=given.guidance, window=2, overlap=0)
-    dtype = torch.bfloat16 if given.precision == "bfloat16" else torch.float32
-    found = measure(pipeline, train, held_out, options, dtype, given.samples, given.bodies, unseen=given.unseen)
-    numbers = {"data": told, **found.numbers}
+    found = measure(pipeline, trained.train, held_out, options, dtype, given.samples, given.bodies, unseen=given.unseen)
+    numbers = {"data": trained.told, **found.numbers}
     numbers["change_from_frame_to_frame"] = steadiness(pipeline, held_out, options, dtype)
     if given.without_motion is not None:
-        before = load_pipeline(given.without_motion)
+        before = load_pipeline(given.without_motion).to(given.device)
         numbers["change_from_frame_to_frame_without_motion"] = steadiness(before, held_out, options, dtype)
     (given.out / "learning.json").write_text(json.dumps(numbers, indent=1) + "\n")
     write_sheet(found.sheet, given.out / "learning.jpg")

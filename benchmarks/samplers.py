@@ -9,26 +9,20 @@ to their own person's. Cost is counted in evaluations of the DenoisingNet for a 
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from benchmarks.learning import head_psnr, look, nearest, write_sheet
-from flows.training import open_samples
-from schemas.problems import HeadswapError
-from stages.networks.loading import load_pipeline
+from benchmarks.trained import opened, parser_of
 from stages.networks.pipeline import HeadSwapPipeline
-from stages.networks.registry import ModelRegistry
 from stages.networks.sampling import SamplingOptions
 from stages.networks.schedulers import Solver, make_scheduler, set_steps
-from stages.training.recipe import chosen_recipe
 from stages.training.samples import TrainingSample
 from stages.training.validation import generate
 
@@ -135,31 +129,12 @@ def compare(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("pipeline", type=Path)
-    parser.add_argument("--data", required=True, help="as it was given to headswap train")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--preset", default="demo")
-    parser.add_argument("--recipe", type=Path, help="as it was given to headswap train; default: the preset's own")
-    parser.add_argument("--models", type=Path, help="folder of the registered models")
-    parser.add_argument("--head-model", type=Path, help="packed ICT-FaceKit; default: the registered one")
-    parser.add_argument("--clips", type=Path, help="folder of rendered clips; default: beside --out")
-    parser.add_argument("--samples", type=int, default=40, help="held-out frames, several of each person")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
+    parser = parser_of(__doc__)
     given = parser.parse_args()
-    given.out.mkdir(parents=True, exist_ok=True)
-    clips = given.clips or given.out.with_name(f"{given.out.name}-clips")
-    try:
-        recipe = chosen_recipe(given.recipe, given.preset)
-        _, held_out, told = open_samples(given.data, recipe, ModelRegistry(given.models), clips, given.head_model)
-        pipeline = load_pipeline(given.pipeline).to(given.device)
-    except HeadswapError as error:
-        parser.exit(2, f"{error}\n")
-    dtype = torch.bfloat16 if given.precision == "bfloat16" else torch.float32
-    samples = [held_out.sample(number, 1) for number in range(given.samples)]
-    rows, sheet = compare(pipeline, samples, settings(recipe.validation_guidance, recipe.validation_steps), dtype)
-    numbers = {"data": told, "samples": given.samples, "precision": given.precision, "settings": rows}
+    trained = opened(parser, given)
+    recipe, samples = trained.recipe, [trained.held_out.sample(number, 1) for number in range(given.samples)]
+    rows, sheet = compare(trained.pipeline, samples, settings(recipe.validation_guidance, recipe.validation_steps), trained.dtype)
+    numbers = {"data": trained.told, "samples": given.samples, "precision": given.precision, "settings": rows}
     (given.out / "samplers.json").write_text(json.dumps(numbers, indent=1) + "\n")
     write_sheet(sheet, given.out / "samplers.jpg")
 
