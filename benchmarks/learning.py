@@ -2,7 +2,7 @@
 
     python -m benchmarks.learning PIPELINE --data performers:seed=11,people=5 --out DIR
 
-With ``--unseen`` on people that it was not trained on. Generates held-out samples and compares the heads with the truth, with
+``--unseen`` says that it was not trained on these people. Generates held-out samples and compares the heads with the truth, with
 what simple means would give, and with each other's people; then puts every person's head on every other's body, where the head
 must be the reference's and not the body's. Several frames of each body, because a pair's single frame may succeed or fail by
 chance. Heads are compared where both are heads: a comparison that takes in the outline would find every picture on a body like
@@ -30,10 +30,10 @@ from stages.networks.pipeline import HeadSwapPipeline
 from stages.networks.sampling import SamplingOptions
 from stages.training.augmentation import NO_AUGMENTATION
 from stages.training.batches import planes
-from stages.training.losses import psnr
 from stages.training.performer_data import PerformerSamples
 from stages.training.samples import SampleSource, TrainingSample
-from stages.training.validation import generate
+from stages.training.sheets import mosaic
+from stages.training.validation import generate, head_psnr
 
 Pixels = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
@@ -182,7 +182,7 @@ def measure(
             "mean head of the person elsewhere, stretched likewise": fitted(means[sample.person], whole, box, condition),
         }
         for name, other in others.items():
-            values.setdefault(name, []).append(head_psnr(other, truth, head))
+            values.setdefault(name, []).append(head_psnr(other[None], sample))
         made = look(picture, head, frame=place)
         own["generated"] += nearest(made, looks) == sample.person
         own["generated, with the outline"] += nearest(made, looks, outline=True) == sample.person
@@ -192,9 +192,7 @@ def measure(
         seen["held out, references from other performances"] = with_foreign_references(held_out)
     for name, source in seen.items():
         others_seen = [source.sample(number, 1) for number in range(count // 2)]
-        values[f"generated: {name}"] = [
-            head_psnr(generate(pipeline, sample, options, dtype)[0], sample.target[0], sample.head[0]) for sample in others_seen
-        ]
+        values[f"generated: {name}"] = [head_psnr(generate(pipeline, sample, options, dtype), sample) for sample in others_seen]
     swaps = swap_heads(pipeline, samples, looks, options, dtype, bodies)
     total = sum(swaps.counts.values())
     numbers: dict[str, object] = {
@@ -303,19 +301,10 @@ def through_autoencoder(pipeline: HeadSwapPipeline, picture: Pixels) -> Pixels:
     return np.asarray((copy[0] * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy())
 
 
-def head_psnr(picture: Pixels, truth: Pixels, head: Mask) -> float:
-    return psnr(planes(picture[None]).float() / 255, planes(truth[None]).float() / 255, torch.from_numpy(head[None]))
-
-
-def write_sheet(rows: Sequence[Sequence[Pixels]], path: Path, side: int = 176, gap: int = 4) -> None:
+def write_sheet(rows: Sequence[Sequence[Pixels]], path: Path, side: int = 176) -> None:
     """Rows of pictures as one JPEG."""
-    height, width = len(rows) * (side + gap) + gap, len(rows[0]) * (side + gap) + gap
-    canvas = np.full((height, width, 3), 255, np.uint8)
-    for row, pictures in enumerate(rows):
-        for column, picture in enumerate(pictures):
-            top, left = gap + row * (side + gap), gap + column * (side + gap)
-            canvas[top : top + side, left : left + side] = cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA)
-    if not cv2.imwrite(str(path), canvas[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90]):
+    small = [[cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA) for picture in pictures] for pictures in rows]
+    if not cv2.imwrite(str(path), mosaic(small)[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90]):
         raise OSError(f"{path} could not be written")
 
 

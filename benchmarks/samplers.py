@@ -18,13 +18,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.learning import head_psnr, look, nearest, write_sheet
+from benchmarks.learning import look, nearest, write_sheet
 from benchmarks.trained import opened, parser_of
 from stages.networks.pipeline import HeadSwapPipeline
 from stages.networks.sampling import SamplingOptions
 from stages.networks.schedulers import Solver, make_scheduler, set_steps
 from stages.training.samples import TrainingSample
-from stages.training.validation import generate
+from stages.training.validation import generate, head_psnr
 
 PEOPLE_SHOWN = 5
 
@@ -106,7 +106,7 @@ def compare(
         pictures = [generate(pipeline, sample, setting.options, dtype)[0] for sample in samples]
         seconds = (time.perf_counter() - began) / len(samples)
         for place, (sample, picture) in enumerate(zip(samples, pictures, strict=True)):
-            psnrs.append(head_psnr(picture, sample.target[0], sample.head[0]))
+            psnrs.append(head_psnr(picture[None], sample))
             own += nearest(look(picture, sample.head[0], frame=place), looks) == sample.person
             if place in shown:
                 shown[place].append(picture)

@@ -1,4 +1,4 @@
-"""What jobs need that can be known before anything runs: everything that is missing is told at once."""
+"""What jobs and their pipeline ask for that can be known before anything runs: all that is missing or wrong is told at once."""
 
 from __future__ import annotations
 

@@ -135,22 +135,21 @@ class DiffusionParameters(BaseModel):
         except ValidationError as error:
             said = ((".".join(map(str, item["loc"])), item["msg"].removeprefix("Value error, ")) for item in error.errors())
             raise ValueError("; ".join(f"{where}: {what}" if where else what for where, what in said)) from error
-        found.check()
+        found._require_room_in_windows()
         return found
-
-    def check(self) -> None:
-        """``ValueError`` for values that contradict each other."""
-        if self.overlap >= self.window:
-            raise ValueError(f"overlap {self.overlap} must be less than window {self.window}")
-        if self.guidance_from > self.guidance_until:
-            raise ValueError(f"guidance_from {self.guidance_from} lies above guidance_until {self.guidance_until}")
 
     @model_validator(mode="after")
     def _is_consistent(self) -> DiffusionParameters:
-        # Where only one of a pair was given, a pipeline may bring the other one: ``or_as_wanted`` looks at what comes of it.
-        if self.model_fields_set >= {"window", "overlap"} or self.model_fields_set >= {"guidance_from", "guidance_until"}:
-            self.check()
+        if self.guidance_from > self.guidance_until:
+            raise ValueError(f"guidance_from {self.guidance_from} lies above guidance_until {self.guidance_until}")
+        # Where only one of the two was given, a pipeline may bring the other one: ``or_as_wanted`` looks at what comes of it.
+        if self.model_fields_set >= {"window", "overlap"}:
+            self._require_room_in_windows()
         return self
+
+    def _require_room_in_windows(self) -> None:
+        if self.overlap >= self.window:
+            raise ValueError(f"overlap {self.overlap} must be less than window {self.window}")
 
 
 WANTED_BY_PIPELINES = frozenset({"solver", "steps", "guidance_scale", "guidance_from", "guidance_until", "window", "overlap"})

@@ -21,6 +21,7 @@ class Provenance:
         steps: done in each phase. identity: digest of the network of the identity term; None: the term was off.
         measured: the last validation of each phase: metrics by phase.
         version: of headswap.
+        sampling: how it wants to be sampled, by names of ``schemas.parameters.DiffusionParameters``.
         ingredients: what else has a say in how the weights may be used.
         changes: of the recipe on the way.
     """
@@ -31,6 +32,7 @@ class Provenance:
     identity: str | None
     measured: Mapping[str, Mapping[str, float]]
     version: str
+    sampling: Mapping[str, object]
     ingredients: Sequence[Ingredient] = ()
     changes: Sequence[Change] = ()
 
@@ -62,7 +64,7 @@ def _header(recipe: Recipe, made: Provenance) -> list[str]:
 
 def _how(recipe: Recipe, made: Provenance) -> list[str]:
     identity = "off: no identity network was registered" if made.identity is None else f"on, network {made.identity}"
-    sampled = ", ".join(f"{name} {value:g}" for name, value in recipe.sampling.items())
+    sampled = ", ".join(f"{name} {value}" for name, value in made.sampling.items())
     lines = [
         f"Sampled with {sampled}, unless the job says otherwise (`sampling.json`).",
         "",

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -96,10 +97,12 @@ def train(order: Order, *, resume: bool = False, tell: Tell | None = None) -> Pa
         UsageError: ``out`` holds a run and ``resume`` is not given, or one of another recipe (but for what may change:
             ``stages.training.run_record``), other data, other first weights, another identity network or number of processes;
             a pipeline to start from that the recipe does not fit.
-        ModelError: ``training_diverged``, ``checkpoint_damaged``, ``run_damaged``, and those of ``load_pipeline``.
+        ModelError: ``training_diverged``, ``checkpoint_damaged``, ``run_damaged``, and those of ``load_pipeline`` and
+            ``read_sampling``.
     """
     folder, source = _start(order)
-    ingredients = _ingredients(order, folder)  # now: a card that cannot be read must not be found when all is trained
+    # Now: a card or a file that cannot be read must not be found when all is trained.
+    ingredients, inherited = _ingredients(order, folder), {} if folder is None else read_sampling(folder)
     # The others wait in their next exchange while the first one saves 29 GB or validates; PyTorch gives up after ten minutes.
     processes = PartialState(cpu=order.device == "cpu", timeout=_PATIENCE)
     if processes.device.type == "cpu":
@@ -141,7 +144,7 @@ def train(order: Order, *, resume: bool = False, tell: Tell | None = None) -> Pa
         folder = finished
     final = out / "pipeline"
     if not final.is_dir() and processes.is_main_process:
-        _finish(order, folder, source, ingredients, final)
+        _finish(order, folder, source, ingredients, {**inherited, **recipe.sampling}, final)
     processes.wait_for_everyone()  # so that it is there when any of them says so
     return final
 
@@ -258,7 +261,14 @@ def _held_out(order: Order, size: int, frames: int) -> list[TrainingSample]:
     return [resized(order.held_out.sample(number, frames), size) for number in range(order.recipe.validation_samples)]
 
 
-def _finish(order: Order, folder: Path | None, start: str, ingredients: Sequence[Ingredient], final: Path) -> None:
+def _finish(
+    order: Order,
+    folder: Path | None,
+    start: str,
+    ingredients: Sequence[Ingredient],
+    sampling: Mapping[str, Any],
+    final: Path,
+) -> None:
     pipeline = _load(folder, order.recipe)
     made = Provenance(
         data=order.data,
@@ -268,6 +278,7 @@ def _finish(order: Order, folder: Path | None, start: str, ingredients: Sequence
         measured=measured(order.out),
         version=order.version,
         ingredients=ingredients,
+        sampling=sampling,
         changes=changes_of(order.out),
     )
     with appearing(final) as partial:
@@ -275,6 +286,5 @@ def _finish(order: Order, folder: Path | None, start: str, ingredients: Sequence
             if isinstance(network, torch.nn.Module):  # one by one: a pipeline warns that half precision does not run on a CPU
                 network.half()
         pipeline.save_pretrained(partial)
-        inherited = {} if order.start is None or order.recipe.start == "random" else read_sampling(order.start)
-        write_sampling(partial, {**inherited, **order.recipe.sampling})
+        write_sampling(partial, sampling)
         (partial / "README.md").write_text(model_card(order.recipe, made, recipe_text(order.recipe)), encoding="utf-8")

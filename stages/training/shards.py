@@ -151,14 +151,9 @@ class ShardSamples:
 
         Words that were given for the source of a swap, of which the clip is the target, say so.
         """
-        found = set()
-        for clip in self.manifest.get("clips", ()):
-            if clip.get("used"):
-                of_source = (
-                    " (said of the source of a swap; this clip is its target)" if clip.get("rights_said_of") == "source" else ""
-                )
-                found.add(f"{clip['rights']}{of_source}")
-        return tuple(sorted(found))
+        of_others = {"source": " (said of the source of a swap; this clip is its target)"}
+        used = [clip for clip in self.manifest.get("clips", ()) if clip.get("used")]
+        return tuple(sorted({clip["rights"] + of_others.get(clip.get("rights_said_of"), "") for clip in used}))
 
     def no_window(self, frames: int) -> UsageError:
         """The error of windows that are longer than any run of frames."""

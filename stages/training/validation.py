@@ -16,6 +16,7 @@ from stages.networks.sampling import SamplingOptions
 from stages.training.batches import planes
 from stages.training.losses import psnr
 from stages.training.samples import TrainingSample
+from stages.training.sheets import mosaic
 
 Pixels = NDArray[np.uint8]
 
@@ -40,18 +41,11 @@ def head_psnr(pictures: Pixels, sample: TrainingSample) -> float:
     return psnr(planes(pictures).float() / 255, planes(sample.target).float() / 255, torch.from_numpy(sample.head))
 
 
-def grid(rows: Sequence[Sequence[Pixels]], path: Path, gap: int = 4) -> None:
-    """Write pictures uint8 [size, size, 3], all of one size, as a PNG of rows and columns."""
-    size, columns = rows[0][0].shape[0], len(rows[0])
-    sheet = np.full((len(rows) * (size + gap) + gap, columns * (size + gap) + gap, 3), 255, np.uint8)
-    for row, pictures in enumerate(rows):
-        for column, picture in enumerate(pictures):
-            top, left = gap + row * (size + gap), gap + column * (size + gap)
-            sheet[top : top + size, left : left + size] = picture
+def _write(rows: Sequence[Sequence[Pixels]], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    encoded, data = cv2.imencode(".png", sheet[..., ::-1])
+    encoded, data = cv2.imencode(".png", mosaic(rows)[..., ::-1])
     if not encoded:
-        raise RuntimeError(f"the grid of {len(rows)} rows could not be encoded as PNG")
+        raise RuntimeError(f"the sheet of {len(rows)} rows could not be encoded as PNG")
     path.write_bytes(data.tobytes())
 
 
@@ -74,7 +68,7 @@ def validate_diffusion(
         shown = (sample.drawing, sample.background, pictures, sample.target)
         rows.append([sample.reference, *(frames[middle] for frames in shown)])
         found.append(head_psnr(pictures, sample))
-    grid(rows, path)
+    _write(rows, path)
     for network in training:
         network.train()
     return {"head_psnr": float(np.mean(found))}
@@ -99,5 +93,5 @@ def validate_autoencoder(
         heads.append(psnr(copies[:1], target, torch.from_numpy(sample.head[:1])))
         shown = (copies * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
         rows.append([sample.target[0], shown[0], sample.reference, shown[1]])
-    grid(rows, path)
+    _write(rows, path)
     return {"psnr": float(np.mean(whole)), "head_psnr": float(np.mean(heads))}

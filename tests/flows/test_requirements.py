@@ -64,6 +64,10 @@ def test_one_of_a_pair_goes_with_what_the_pipeline_wants_of_the_other(tmp_path: 
     asked = {"renderer": "diffusion", "profile": "demo", "stages.render.diffusion.window": 3}
     found = sampler(tmp_path, models, load_settings(asked))
     assert (found.window, found.overlap) == (3, 2)
+    interval = {"stages.render.diffusion.guidance_from": 0.2, "stages.render.diffusion.guidance_until": 0.7}
+    assert sampler(tmp_path, models, load_settings({**asked, **interval})) == found.model_copy(
+        update={"guidance_from": 0.2, "guidance_until": 0.7}
+    )
 
 
 def test_a_run_that_is_tried_again_or_reported_is_sampled_as_it_was(tmp_path: Path, models: Path) -> None:

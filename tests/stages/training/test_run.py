@@ -19,6 +19,7 @@ from stages.networks.importing import Terms, import_pipeline
 from stages.networks.loading import load_pipeline
 from stages.networks.pose_guider import Normalisation
 from stages.networks.presets import PRESETS, TINY, build, denoising_net
+from stages.networks.registered import read_sampling, write_sampling
 from stages.networks.runtime import computes_bfloat16
 from stages.training.checkpoints import STATE, Checkpoints
 from stages.training.identity_network import load_identity_network
@@ -439,3 +440,17 @@ def test_published_weights_are_the_beginning_where_the_recipe_says_so(finished: 
     assert not torch.equal(old["denoising_net.conv_out.weight"].half(), new["denoising_net.conv_out.weight"])
     with pytest.raises(UsageError, match="start: the run says"):
         train(order_of(tmp_path / "out", recipe, start=finished / "pipelines" / "motion"), resume=True)
+
+
+def test_what_the_first_weights_say_of_sampling_stays_and_is_read_before_anything_is_trained(tmp_path: Path) -> None:
+    start = saved_pipeline(tmp_path / "start")
+    write_sampling(start, {"solver": "unipc", "steps": 30, "window": 8, "overlap": 2})
+    recipe = single_frames(steps=1)
+    out = train(order_of(tmp_path / "out", recipe, start=start))
+    wanted = {"solver": "unipc", "window": 8, "overlap": 2, **recipe.sampling}
+    assert read_sampling(out) == wanted
+    assert "Sampled with solver unipc, steps 1," in (out / "README.md").read_text()
+    (start / "sampling.json").write_text('{"window": 2, "overlap": 2}')
+    with pytest.raises(ModelError, match="overlap 2 must be less than window 2"):
+        train(order_of(tmp_path / "never", recipe, start=start))
+    assert not (tmp_path / "never").exists()
