@@ -4,9 +4,11 @@
 
 ``--unseen`` says that it was not trained on these people. Generates held-out samples and compares the heads with the truth, with
 what simple means would give, and with each other's people; then puts every person's head on every other's body, where the head
-must be the reference's and not the body's. Several frames of each body, because a pair's single frame may succeed or fail by
-chance. Heads are compared where both are heads: a comparison that takes in the outline would find every picture on a body like
-that body's own head, whose outline it is cut out along.
+must be the reference's and not the body's. Twice: with landmarks as at work, where they have been retargeted to the reference's
+face (only renders have the truth of that, and of the picture), and with those of the body's own face, which tell whose head it
+was. Several frames of each body, because a pair's single frame may succeed or fail by chance. Heads are compared where both are
+heads: a comparison that takes in the outline would find every picture on a body like that body's own head, whose outline it is
+cut out along.
 """
 
 from __future__ import annotations
@@ -49,28 +51,43 @@ TRAINING_HEADS = 200
 
 
 @dataclass(frozen=True)
+class Case:
+    """A swap to generate.
+
+    Attributes:
+        reference: the person whose head it is to be. body: the person whose performance and room they are, the same for what is
+            no swap. frame: the place of the held-out sample that it is made on. sample: what the pipeline is given.
+    """
+
+    reference: str
+    body: str
+    frame: int
+    sample: TrainingSample
+
+
+@dataclass(frozen=True)
 class Swaps:
     """Whose head was generated when every person's reference was put on every other's body.
 
     Attributes:
-        counts: swaps whose head is nearest to the ``reference``'s person, to the one whose ``body``, landmarks and background
-            they were, to ``others``.
+        counts: swaps whose head is nearest to the ``reference``'s person, to the one whose ``body`` it was, to ``others``.
         with_outline: the same, compared with the outline.
+        head_psnr: against the truth, dB, of the swaps and of what simple means would give; empty where there is no truth.
         sheet: a row for each reference: itself, then the generated picture on the first frame of each body, its own included.
     """
 
     counts: dict[str, int]
     with_outline: dict[str, int]
+    head_psnr: dict[str, float]
     sheet: list[list[Pixels]]
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What was found: ``numbers`` for the document, and the pictures of both sheets, rows of pictures."""
+    """What was found: ``numbers`` for the document, and the pictures of its sheets by name, rows of pictures."""
 
     numbers: dict[str, object]
-    sheet: list[list[Pixels]]
-    swaps: list[list[Pixels]]
+    sheets: dict[str, list[list[Pixels]]]
 
 
 def box_of(mask: Mask) -> tuple[int, int, int, int]:
@@ -172,14 +189,11 @@ def measure(
     own = dict.fromkeys(("generated", "generated, with the outline", "condition image alone"), 0)
     for place, (sample, picture) in enumerate(zip(samples, generated, strict=True)):
         truth, head, condition = sample.target[0], sample.head[0], sample.background[0]
-        box = box_of(head)
-        cut_out = np.asarray((sample.reference < 250).any(-1))
         others = {
             "generated": picture,
             "autoencoder alone (the ceiling)": through_autoencoder(pipeline, truth),
-            "condition image alone": condition,
-            "reference, stretched to the true head's box": fitted(sample.reference, cut_out, box, condition),
-            "mean head of the person elsewhere, stretched likewise": fitted(means[sample.person], whole, box, condition),
+            **simple_means(sample),
+            "mean head of the person elsewhere, stretched likewise": fitted(means[sample.person], whole, box_of(head), condition),
         }
         for name, other in others.items():
             values.setdefault(name, []).append(head_psnr(other[None], sample))
@@ -193,8 +207,10 @@ def measure(
     for name, source in seen.items():
         others_seen = [source.sample(number, 1) for number in range(count // 2)]
         values[f"generated: {name}"] = [head_psnr(generate(pipeline, sample, options, dtype), sample) for sample in others_seen]
-    swaps = swap_heads(pipeline, samples, looks, options, dtype, bodies)
-    total = sum(swaps.counts.values())
+    cases = {"landmarks of the body": foreign_references_on(samples, bodies)}
+    if isinstance(held_out, PerformerSamples):
+        cases["landmarks as at work"] = true_swaps(held_out, samples, bodies)
+    swaps = {name: swap_heads(pipeline, chosen, looks, options, dtype) for name, chosen in cases.items()}
     numbers: dict[str, object] = {
         "held_out_samples": count,
         "people": len(people),
@@ -205,49 +221,110 @@ def measure(
             for person in people
         },
         "nearest_is_own_person": {name: f"{found} of {count}" for name, found in own.items()},
-        "swaps_nearest_to": {name: f"{found} of {total}" for name, found in swaps.counts.items()},
-        "swaps_nearest_to_with_outline": {name: f"{found} of {total}" for name, found in swaps.with_outline.items()},
+        "swaps": {name: told_of(found) for name, found in swaps.items()},
         "seconds_per_picture": round(seconds, 2),
         "sampler": {"steps": options.steps, "guidance": options.guidance_scale},
     }
-    return Measured(numbers, [sheet[person] for person in people], swaps.sheet)
+    sheets = {"learning": [sheet[person] for person in people], "learning-swaps": swaps["landmarks of the body"].sheet}
+    if "landmarks as at work" in swaps:
+        sheets["learning-true-swaps"] = swaps["landmarks as at work"].sheet
+        sheets["learning-true-swaps-truth"] = sheet_of(
+            cases["landmarks as at work"], [case.sample.target[0] for case in cases["landmarks as at work"]]
+        )
+    return Measured(numbers, sheets)
 
 
-def swap_heads(
-    pipeline: HeadSwapPipeline,
-    samples: Sequence[TrainingSample],
-    looks: Sequence[Look],
-    options: SamplingOptions,
-    dtype: torch.dtype,
-    bodies: int,
-) -> Swaps:
-    """Put every person's reference on every other's body, and see whose head comes out.
+def simple_means(sample: TrainingSample) -> dict[str, Pixels]:
+    """What can be had without a network."""
+    condition, cut_out = sample.background[0], np.asarray((sample.reference < 250).any(-1))
+    return {
+        "condition image alone": condition,
+        "reference, stretched to the true head's box": fitted(sample.reference, cut_out, box_of(sample.head[0]), condition),
+    }
+
+
+def frames_of(samples: Sequence[TrainingSample]) -> dict[str, list[int]]:
+    """The places of each person's samples, by person in order."""
+    found: dict[str, list[int]] = {}
+    for place, sample in enumerate(samples):
+        found.setdefault(sample.person, []).append(place)
+    return dict(sorted(found.items()))
+
+
+def foreign_references_on(samples: Sequence[TrainingSample], bodies: int) -> list[Case]:
+    """Every person's reference on held-out frames of every other, landmarks and all, and on one frame of the own.
 
     Args:
         samples: held out, of one frame, several of each person; a person's first one lends the reference.
-        looks: true heads to compare with, ``frame`` the place in ``samples``.
         bodies: frames of each body; fewer where there are no more.
     """
-    of_person: dict[str, list[tuple[int, TrainingSample]]] = {}
-    for place, sample in enumerate(samples):
-        of_person.setdefault(sample.person, []).append((place, sample))
+    frames, cases = frames_of(samples), []
+    for person, own in frames.items():
+        reference = samples[own[0]].reference
+        for other, places in frames.items():
+            for place in places[: 1 if other == person else bodies]:
+                cases.append(Case(person, other, place, replace(samples[place], reference=reference)))
+    return cases
+
+
+def true_swaps(held_out: PerformerSamples, samples: Sequence[TrainingSample], bodies: int) -> list[Case]:
+    """The same swaps, with the very picture that each of them should give rendered: its landmarks are the reference's.
+
+    Args:
+        held_out: where ``samples`` are from, from number 0 on. samples, bodies: as of ``foreign_references_on``.
+    """
+    frames, cases = frames_of(samples), []
+    places_of = {held_out.name(number): place for place, number in enumerate(held_out.people)}
+    for person in frames:
+        for other, places in frames.items():
+            for place in places[: 1 if other == person else bodies]:
+                sample = samples[place] if other == person else held_out.swap(place, 1, places_of[person])
+                cases.append(Case(person, other, place, sample))
+    return cases
+
+
+def swap_heads(
+    pipeline: HeadSwapPipeline, cases: Sequence[Case], looks: Sequence[Look], options: SamplingOptions, dtype: torch.dtype
+) -> Swaps:
+    """Generate swaps, and see whose heads come out.
+
+    Args:
+        cases: to generate. looks: true heads to compare with, ``frame`` the place among the held-out samples.
+    """
     counts, with_outline = ({"reference": 0, "body": 0, "others": 0} for _ in range(2))
-    sheet = []
-    for person in sorted(of_person):
-        reference = of_person[person][0][1].reference
-        row = [reference]
-        for other in sorted(of_person):
-            for number, (place, body) in enumerate(of_person[other][: 1 if other == person else bodies]):
-                picture = generate(pipeline, replace(body, reference=reference), options, dtype)[0]
-                if number == 0:
-                    row.append(picture)
-                if other != person:
-                    made = look(picture, body.head[0], frame=place)
-                    for found, outline in ((counts, False), (with_outline, True)):
-                        whose = nearest(made, looks, outline=outline)
-                        found["reference" if whose == person else "body" if whose == other else "others"] += 1
-        sheet.append(row)
-    return Swaps(counts, with_outline, sheet)
+    pictures: list[Pixels] = []
+    psnrs: dict[str, list[float]] = {}
+    for case in cases:
+        pictures.append(generate(pipeline, case.sample, options, dtype)[0])
+        if case.body == case.reference:
+            continue
+        if case.sample.person == case.reference:
+            for name, picture in {"generated": pictures[-1], **simple_means(case.sample)}.items():
+                psnrs.setdefault(name, []).append(head_psnr(picture[None], case.sample))
+        made = look(pictures[-1], case.sample.head[0], frame=case.frame)
+        for counted, outline in ((counts, False), (with_outline, True)):
+            whose = nearest(made, looks, outline=outline)
+            counted["reference" if whose == case.reference else "body" if whose == case.body else "others"] += 1
+    means = {name: float(np.mean(found)) for name, found in psnrs.items()}
+    return Swaps(counts, with_outline, means, sheet_of(cases, pictures))
+
+
+def sheet_of(cases: Sequence[Case], pictures: Sequence[Pixels]) -> list[list[Pixels]]:
+    """A row for each reference: itself, then the first picture on each body."""
+    rows: dict[str, dict[str, Pixels]] = {}
+    for case, picture in zip(cases, pictures, strict=True):
+        rows.setdefault(case.reference, {"": case.sample.reference}).setdefault(case.body, picture)
+    return [list(row.values()) for row in rows.values()]
+
+
+def told_of(swaps: Swaps) -> dict[str, object]:
+    """Swaps as numbers for the document."""
+    total = sum(swaps.counts.values())
+    return {
+        "nearest_to": {name: f"{found} of {total}" for name, found in swaps.counts.items()},
+        "nearest_to_with_outline": {name: f"{found} of {total}" for name, found in swaps.with_outline.items()},
+        **({"head_psnr_db": {name: round(found, 2) for name, found in swaps.head_psnr.items()}} if swaps.head_psnr else {}),
+    }
 
 
 def steadiness(
@@ -326,8 +403,8 @@ def main() -> None:
         before = load_pipeline(given.without_motion).to(given.device)
         numbers["change_from_frame_to_frame_without_motion"] = steadiness(before, held_out, options, dtype)
     (given.out / "learning.json").write_text(json.dumps(numbers, indent=1) + "\n")
-    write_sheet(found.sheet, given.out / "learning.jpg")
-    write_sheet(found.swaps, given.out / "learning-swaps.jpg")
+    for name, rows in found.sheets.items():
+        write_sheet(rows, given.out / f"{name}.jpg")
     print(json.dumps(numbers, indent=1))
 
 

@@ -209,21 +209,38 @@ class PerformerSamples:
 
     def sample(self, number: int, frames: int) -> TrainingSample:
         """The sample with this number; ``frames`` at most as many as a performance has, else ValueError."""
+        return self._sample(number, frames, number % len(self.people))
+
+    def swap(self, number: int, frames: int, head: int) -> TrainingSample:
+        """What the sample with this number would show with another's head: the truth of a swap, as only renders have it.
+
+        Performance, window, camera, room and body are the sample's; head, landmarks, reference and name are those of the
+        ``head``-th person. The reference is of one of that person's own performances that are trained on. Nothing is trained
+        on swaps.
+
+        Raises:
+            ValueError: for more ``frames`` than a performance has.
+        """
+        return self._sample(number, frames, head)
+
+    def _sample(self, number: int, frames: int, head: int) -> TrainingSample:
         if not 1 <= frames <= self.frames:
             raise ValueError(f"performances have {self.frames} frames; a window of {frames} cannot be cut from them")
         rng = np.random.default_rng([self.seed, number, frames, 17])
-        person = self.people[number % len(self.people)]
+        person, shown = self.people[number % len(self.people)], self.people[head]
         performance = self.performances[int(rng.integers(len(self.performances)))]
-        clip = self.clip(person, performance)
+        clip = self.clip(person, performance, shown)
         start = int(rng.integers(self.frames - frames + 1))
-        reference = self._reference(person, performance, range(start, start + frames), rng)
+        foreign = self.foreign_references if shown == person else 1.0
+        reference = self._reference(shown, performance, range(start, start + frames), foreign, rng)
         drawn = draw(self.augmentation, long_hair(), rng)
-        return compose(clip.window(start, frames, self.name(person)), reference, drawn)
+        return compose(clip.window(start, frames, self.name(shown)), reference, drawn)
 
-    def _reference(self, person: int, performance: int, window: range, rng: np.random.Generator) -> Pixels:
-        """A head on white, uint8 [size, size, 3]: of a frame outside of the window, or of another performance."""
+    def _reference(self, person: int, performance: int, window: range, foreign: float, rng: np.random.Generator) -> Pixels:
+        """A head on white, uint8 [size, size, 3]: of a frame outside of the window, or (a share ``foreign``) of another
+        performance."""
         elsewhere = [other for other in self.trained_on if other != performance]
-        if self.foreign_references and elsewhere and rng.uniform() < self.foreign_references:
+        if foreign and elsewhere and rng.uniform() < foreign:
             clip = self.clip(person, elsewhere[int(rng.integers(len(elsewhere)))])
             return np.array(clip.references[int(rng.integers(len(clip.references)))])
         clip = self.clip(person, performance)
@@ -231,17 +248,18 @@ class PerformerSamples:
         others = others if len(others) else np.arange(len(clip.reference_frames))
         return np.array(clip.references[others[int(rng.integers(len(others)))]])
 
-    def dressed(self, person: int, performance: int) -> Person:
-        """The person as it appears in a performance: its own head, hair and skin on the body of somebody else.
+    def dressed(self, person: int, performance: int, head: int | None = None) -> Person:
+        """The person as it appears in a performance: its own head (or that of ``head``), hair and skin on somebody else's body.
 
         If a person always wore the same, a network would read off the collar whose head to draw, and the reference would be of
         no use to it. Bodies drawn for each performance alone are not enough: among a few people most would be worn by one of them
         only. Hence body number ``person ^ performance``, a Latin square: nobody wears the same twice; of 2^k people in 2^k
         performances everybody wears everything; and who wears a body in a held-out performance has not worn it in training.
         """
-        head = Person.drawn(int(np.random.default_rng([self.seed, person, 18]).integers(2**31)))
+        whose = person if head is None else head
+        shown = Person.drawn(int(np.random.default_rng([self.seed, whose, 18]).integers(2**31)))
         body = Person.drawn(int(np.random.default_rng([self.seed, person ^ performance, 21]).integers(2**31)))
-        return head.on_body_of(body)
+        return shown.on_body_of(body)
 
     def room(self, person: int, performance: int) -> Room:
         """Where a performance takes place. Rooms go round with the bodies: a wall of one's own tells whose head to draw, too."""
@@ -279,30 +297,36 @@ class PerformerSamples:
             self.clip(person, performance)
         return len(self.performances)
 
-    def clip(self, person: int, performance: int) -> Clip:
-        """A clip, rendered where it is not in the cache."""
-        return self._clips.get((person, performance), lambda: self._load(person, performance))
+    def clip(self, person: int, performance: int, head: int | None = None) -> Clip:
+        """A clip of a person's performance, with its own head or that of ``head``; rendered where it is not in the cache."""
+        whose = person if head is None else head
+        return self._clips.get((person, performance, whose), lambda: self._load(person, performance, whose))
 
-    def _load(self, person: int, performance: int) -> Clip:
-        folder = self.cache / self._key(person, performance)
+    def _load(self, person: int, performance: int, head: int) -> Clip:
+        folder = self.cache / self._key(person, performance, head)
         if not folder.is_dir():
-            self._render(person, performance).save(folder)
+            self._render(person, performance, head).save(folder)
         return Clip.load(folder)
 
-    def _key(self, person: int, performance: int) -> str:
+    def _key(self, person: int, performance: int, head: int | None = None) -> str:
         # Crops are placed by the face model (``head_anchor``), whatever the head.
         models = [_file_digest(self.head_model), builtin_digest()]
         told = [RECIPE, *models, self.seed, person, performance, self.size, self.frames, self.frames_per_second]
+        if head not in (None, person):
+            told.append(f"head {head}")
         return hashlib.blake2b(json.dumps(told).encode(), digest_size=12).hexdigest()
 
-    def _render(self, person: int, performance: int) -> Clip:
+    def _render(self, person: int, performance: int, head: int) -> Clip:
         model = loaded_head_model(self.head_model)
-        shown = self.dressed(person, performance)
-        performer = Performer(model, shown.identity, shown.appearance)
+        own, shown = (self.dressed(person, performance, whose) for whose in (person, head))
         seeds = [int(value) for value in np.random.default_rng([self.seed, person, performance, 19]).integers(2**31, size=2)]
-        camera = camera_for(performer, self.size, np.random.default_rng(seeds[0]))
+        camera = camera_for(Performer(model, own.identity, own.appearance), self.size, np.random.default_rng(seeds[0]))
         acting = act(model, self.frames, self.frames_per_second, seeds[1])
-        return record(performer, camera, self.room(person, performance), acting, self.size, fill=performance % 2 == 1)
+        performer = Performer(model, shown.identity, shown.appearance)
+        # A swap keeps the crops of the video that it is made on, as the pipeline does.
+        crops = None if head == person else self._load(person, performance, person).crops
+        room, fill = self.room(person, performance), performance % 2 == 1
+        return record(performer, camera, room, acting, self.size, fill=fill, crops=crops)
 
 
 def act(model: HeadModel, frames: int, frames_per_second: float, seed: int) -> Performance:
@@ -332,12 +356,21 @@ def camera_for(performer: Performer, size: int, rng: np.random.Generator) -> Cam
     return replace(camera, aim=aim, focal=2.0 * FINER * size / (CROP_SCALE * float(height)))
 
 
-def record(performer: Performer, camera: Camera, room: Room, performance: Performance, size: int, *, fill: bool) -> Clip:
+def record(
+    performer: Performer,
+    camera: Camera,
+    room: Room,
+    performance: Performance,
+    size: int,
+    *,
+    fill: bool,
+    crops: npt.NDArray[np.float64] | None = None,
+) -> Clip:
     """Render a performance and cut out the crops as the pipeline does.
 
     Args:
         size: side of the crops. fill: whether the background is filled in where the person never lets it be seen, as an inpainter
-            would have to, instead of the true one.
+            would have to, instead of the true one. crops: float64 [frames, 3], where they are not to follow this head.
     """
     light = Backdrop(room, camera).frame(0.0, np.zeros(2))
     shots = [performer.shoot_frame(camera, room, light, performance, frame) for frame in range(len(performance))]
@@ -347,13 +380,14 @@ def record(performer: Performer, camera: Camera, room: Room, performance: Perfor
         never_seen = np.logical_and.reduce([shot.labels != BACKGROUND for shot in shots])
         plate = inpainted(truth, never_seen, room.seed)
     landmarks = np.stack([shot.landmarks for shot in shots])
-    crops = crop_path(
-        head_anchor(landmarks.astype(np.float64)),
-        np.zeros(len(shots), np.int64),
-        (camera.width, camera.height),
-        CROP_SCALE,
-        SMOOTHING_SECONDS * performance.frames_per_second,
-    )
+    if crops is None:
+        crops = crop_path(
+            head_anchor(landmarks.astype(np.float64)),
+            np.zeros(len(shots), np.int64),
+            (camera.width, camera.height),
+            CROP_SCALE,
+            SMOOTHING_SECONDS * performance.frames_per_second,
+        )
     chosen = np.arange(0, len(shots), REFERENCE_STEP)
     return Clip(
         pictures=np.stack([_picture(shot, truth, plate, crop, size) for shot, crop in zip(shots, crops, strict=True)]),

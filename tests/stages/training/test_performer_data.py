@@ -182,6 +182,27 @@ def test_a_reference_is_another_frame_of_the_clip_unless_a_share_is_from_others(
     assert all(of_clips(held_out, number) for number in range(2))
 
 
+def test_a_swap_is_the_same_performance_room_and_body_with_the_others_head(head_model: Path, cache: Path) -> None:
+    samples = source(head_model, cache, "held_out", plain=True)
+    own, others = samples.clip(0, 2), samples.clip(0, 2, 1)
+    assert np.array_equal(own.crops, others.crops)
+    assert not np.array_equal(own.landmarks, others.landmarks)
+    background = (own.opacity == 0) & (others.opacity == 0)
+    assert background.mean() > 0.1
+    apart = np.abs(own.pictures[background].astype(int) - others.pictures[background]).max(-1)
+    assert np.quantile(apart, 0.98) == 0  # next to an outline the resampling reaches over it
+    cloth = (own.labels == CLOTH) & (others.labels == CLOTH)
+    apart = np.abs(own.pictures[cloth].astype(int) - others.pictures[cloth]).max(-1)
+    assert cloth.mean() > 0.05
+    assert np.median(apart) <= 5  # the other head throws another shadow
+    before, after = samples.sample(0, 2), samples.swap(0, 2, 1)
+    assert (before.person, after.person) == (samples.name(0), samples.name(1))
+    assert before.frame_numbers == after.frame_numbers
+    lent = [samples.clip(1, performance).references for performance in samples.trained_on]
+    assert any((references == after.reference).all((1, 2, 3)).any() for references in lent)
+    assert fingerprint(samples.swap(0, 2, 0)) == fingerprint(before)  # one's own head is no swap
+
+
 def test_a_person_with_one_performance_lends_its_own_reference(head_model: Path, tmp_path: Path) -> None:
     samples = PerformerSamples(
         head_model, tmp_path, people=1, size=SIZE, performances=1, held_out=0, frames=4, foreign_references=1.0

@@ -46,10 +46,28 @@ def test_swaps_are_counted_by_whose_head_comes_out(
     samples = [sample(person, frame) for frame in range(2) for person in GREYS]
     looks = [learning.look(one.target[0], one.head[0], one.person, place) for place, one in enumerate(samples)]
     pipeline: Any = None  # never asked
-    found = learning.swap_heads(pipeline, samples, looks, SamplingOptions(), torch.float32, bodies=3)
+    cases = learning.foreign_references_on(samples, bodies=3)
+    found = learning.swap_heads(pipeline, cases, looks, SamplingOptions(), torch.float32)
     for counts in (found.counts, found.with_outline):
         assert tuple(counts.values()) == expected
+    assert not found.head_psnr  # these have no truth
     assert [len(row) for row in found.sheet] == [1 + len(GREYS)] * len(GREYS)
+
+
+def test_swaps_of_which_the_truth_is_known_are_compared_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def generated(pipeline: object, given: TrainingSample, *_: object) -> Any:
+        return np.full_like(given.target, GREYS["ada"])
+
+    monkeypatch.setattr(learning, "generate", generated)
+    samples = [sample(person, frame) for frame in range(2) for person in GREYS]
+    looks = [learning.look(one.target[0], one.head[0], one.person, place) for place, one in enumerate(samples)]
+    cases = [learning.Case(person, body, place, sample(person, 0)) for person in GREYS for place, body in enumerate(GREYS)]
+    pipeline: Any = None  # never asked
+    found = learning.swap_heads(pipeline, cases, looks, SamplingOptions(), torch.float32)
+    assert found.counts == {"reference": 2, "body": 2, "others": 2}
+    names = ("condition image alone", "generated", "reference, stretched to the true head's box")
+    condition, made, stretched = (found.head_psnr[name] for name in names)
+    assert condition < made < stretched
 
 
 def test_heads_are_compared_where_both_are_heads() -> None:
