@@ -2,9 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, cast
+
 from flows import pipeline
-from flows.planning import Planner
+from schemas.catalogue import Job
+from schemas.configuration import Settings
+from schemas.parameters import RenderParameters
 from schemas.problems import ModelError, UsageError
+
+if TYPE_CHECKING:  # planning itself asks for the precision
+    from flows.planning import Planner
+
+
+def precision_settled(settings: Settings, jobs: Iterable[Job]) -> Settings:
+    """The settings, with the precision that the devices compute in where the diffusion renderer's was left to them.
+
+    It decides pixels, so it belongs into keys: machines that share a store must not mix two of them in one video. Devices that
+    cannot be used leave it open; ``devices_of`` refuses them.
+    """
+    renders = (cast(RenderParameters, settings.parameters("render", job)) for job in jobs)
+    if settings.stages.render.diffusion.precision != "auto" or all(render.renderer != "diffusion" for render in renders):
+        return settings
+    if settings.device == "cpu":
+        return settings.computed_in("float32")
+    import torch
+
+    from stages.networks.runtime import choose_precision, find_device
+
+    try:
+        chosen = [choose_precision(find_device(name)) for name in device_names(settings)]
+    except ModelError:
+        return settings
+    return settings.computed_in("bfloat16" if set(chosen) == {torch.bfloat16} else "float32")
+
+
+def device_names(settings: Settings) -> list[str]:
+    """The devices that the settings mean, once each, whether they are there or not where they are named."""
+    if settings.device != "auto":
+        return list(dict.fromkeys("cuda:0" if name == "cuda" else name for name in settings.device.split(",")))
+    from stages.networks.runtime import gpu_count  # seconds for PyTorch that other runs should not pay
+
+    return [f"cuda:{number}" for number in range(gpu_count())] or ["cpu"]
 
 
 def devices_of(planner: Planner) -> tuple[str, ...]:
@@ -23,15 +62,11 @@ def devices_of(planner: Planner) -> tuple[str, ...]:
     }
     if not wanted:
         return ()
-    # Seconds for PyTorch that other runs should not pay.
-    from stages.networks.runtime import choose_precision, find_device, gpu_count
+    from stages.networks.runtime import choose_precision, find_device
 
-    if settings.device == "auto":
-        names = [f"cuda:{number}" for number in range(gpu_count())] or ["cpu"]
-    else:
-        names = ["cuda:0" if name == "cuda" else name for name in settings.device.split(",")]
+    names = device_names(settings)
     problems: list[ModelError] = []
-    for name in dict.fromkeys(names):
+    for name in names:
         try:
             choose_precision(find_device(name), settings.stages.render.diffusion.precision)
         except ModelError as error:
@@ -39,4 +74,4 @@ def devices_of(planner: Planner) -> tuple[str, ...]:
     if problems:
         remedy = " ".join(dict.fromkeys(error.remedy for error in problems))
         raise UsageError([f"{settings.origin('device')}: {error.message}" for error in problems], remedy)
-    return tuple(name for name in dict.fromkeys(names) if name != "cpu")
+    return tuple(name for name in names if name != "cpu")

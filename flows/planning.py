@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 from flows import pipeline
+from flows.devices import precision_settled
 from flows.patience import patiently, pause_before
 from flows.problems import failure_of
 from flows.requirements import require_pipelines, sampled_as_wanted
@@ -154,7 +155,7 @@ class Planner:
 
     def __init__(self, jobs: Sequence[Job], store: ArtifactStore, settings: Settings, registry: ModelRegistry) -> None:
         self.store = store
-        self.settings = sampled_as_wanted(settings, jobs, registry.pipelines)
+        self.settings = precision_settled(sampled_as_wanted(settings, jobs, registry.pipelines), jobs)
         self.registry = registry
         self.failures = FailureLog(store)
         self.stopping = threading.Event()

@@ -22,6 +22,7 @@ from pydantic_core import PydanticUndefined
 from schemas import parameters
 from schemas.catalogue import Job
 from schemas.names import suggestion
+from schemas.parameters import DiffusionParameters, Precision
 from schemas.problems import UsageError
 
 PREFIX = "HEADSWAP_"
@@ -233,10 +234,19 @@ class Settings(_Section):
         """
         before = self.stages.render.diffusion
         sampler = before.or_as_wanted(wanted)
+        return self._with_sampler(sampler, dict.fromkeys(sampler.model_fields_set - before.model_fields_set, origin))
+
+    def computed_in(self, precision: Precision) -> Settings:
+        """These, where the precision of the diffusion renderer was left to its devices, with the one that they compute in."""
+        before = self.stages.render.diffusion
+        if before.precision != "auto":
+            return self
+        return self._with_sampler(before.model_copy(update={"precision": precision}), {"precision": "the devices"})
+
+    def _with_sampler(self, sampler: DiffusionParameters, origins: Mapping[str, str]) -> Settings:
         render = self.stages.render.model_copy(update={"diffusion": sampler})
         found = self.model_copy(update={"stages": self.stages.model_copy(update={"render": render})})
-        theirs = sampler.model_fields_set - before.model_fields_set
-        found._origins = {**self._origins, **{f"stages.render.diffusion.{name}": origin for name in theirs}}
+        found._origins = {**self._origins, **{f"stages.render.diffusion.{name}": origin for name, origin in origins.items()}}
         return found
 
     def recorded(self) -> dict[str, Any]:

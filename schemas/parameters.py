@@ -19,6 +19,9 @@ from pydantic import (
     model_validator,
 )
 
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+"""That networks compute in; ``auto`` leaves it to the device."""
+
 
 class StageParameters(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -92,8 +95,8 @@ class DiffusionParameters(BaseModel):
         "step", description="windows are brought together at every step, or each alone and faded into each other"
     )
     context: int = Field(1, ge=0, le=8, description="windows computed beyond a chunk on either side, where blended at every step")
-    precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="`auto` is bfloat16 on GPUs that have it, else float32"
+    precision: Precision = Field(
+        "auto", description="`auto` is bfloat16 where every device of the run is a GPU that has it, else float32"
     )
     compile: bool = Field(False, description="compile the networks: minutes in each process at first, then faster")
 

@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from schemas.parameters import Precision
 from schemas.problems import HeadswapError, ModelError
 from stages.networks.conditions import SourceFeatures
 from stages.networks.loading import load_pipeline
-from stages.networks.runtime import Precision, choose_precision, find_device, first_line, is_out_of_memory, place
+from stages.networks.runtime import choose_precision, find_device, first_line, is_out_of_memory, place
 
 SOURCES_KEPT = 2
 

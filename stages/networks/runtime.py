@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 
+from schemas.parameters import Precision
 from schemas.problems import ModelError
 
 if TYPE_CHECKING:  # the pipeline itself asks what an error of a device means
     from stages.networks.pipeline import HeadSwapPipeline
-
-Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 OUT_OF_MEMORY = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 """What those say that take a GPU's memory past PyTorch's allocator: the driver, and libraries for their own work space."""

@@ -11,10 +11,10 @@ from typing import Annotated, Any, Literal, TypeAlias
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from schemas.parameters import Precision
 from schemas.problems import UsageError
 
 Part = Literal["appearance_net", "denoising_net", "pose_guider", "image_encoder", "motion_modules"]
-Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Schedule = Literal["linear", "scaled_linear"]
 """``stages.networks.schedulers.Betas``, without the seconds that PyTorch takes to load."""
 

@@ -8,8 +8,9 @@ from typing import Any, cast
 import pytest
 import torch
 
-from flows.devices import devices_of
+from flows.devices import devices_of, precision_settled
 from flows.planning import Planner
+from schemas.catalogue import Job
 from schemas.configuration import load_settings
 from schemas.parameters import DiffusionParameters, RenderParameters
 from schemas.problems import UsageError
@@ -64,3 +65,36 @@ def test_a_gpu_that_does_not_answer_is_refused_before_the_run(monkeypatch: pytes
     monkeypatch.setattr(torch.cuda, "get_device_properties", lost)
     with pytest.raises(UsageError, match="cuda:0 does not answer: CUDA unknown error"):
         devices_of(planner("auto"))
+
+
+def settled(device: str, **said: str) -> str:
+    """The precision that a run on these devices computes in."""
+    settings = load_settings({"device": device, "renderer": "diffusion", **said})
+    found = precision_settled(settings, [Job(id="one", source="a.png", target="b.mp4", rights="mine")])
+    return found.stages.render.diffusion.precision
+
+
+def test_the_precision_left_to_the_devices_is_settled_as_one_that_all_of_them_have(
+    two_gpus: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert (settled("auto"), settled("cpu")) == ("bfloat16", "float32")
+    assert settled("cpu", **{"stages.render.diffusion.precision": "bfloat16"}) == "bfloat16"  # what was said stands
+    assert settled("cuda:7") == "auto"  # is not there: refused before the run, see above
+    majors = {0: 8, 1: 7}
+    properties = lambda device: SimpleNamespace(major=majors[torch.device(device).index or 0])  # noqa: E731
+    monkeypatch.setattr(torch.cuda, "get_device_properties", properties)
+    assert [settled(name) for name in ("auto", "cuda:0", "cuda:1", "cuda:1,cuda:0")] == [
+        "float32",
+        "bfloat16",
+        "float32",
+        "float32",
+    ]
+
+
+def test_a_precision_that_was_settled_says_so_and_runs_without_diffusion_ask_no_device() -> None:
+    job = Job(id="one", source="a.png", target="b.mp4", rights="mine")
+    found = precision_settled(load_settings({"device": "cpu", "renderer": "diffusion"}), [job])
+    assert found.origin("stages.render.diffusion.precision") == "the devices"
+    assert found.recorded()["stages"]["render"]["diffusion"]["precision"] == "float32"
+    warp = load_settings({"device": "cuda:3", "renderer": "warp"})
+    assert precision_settled(warp, [job]) is warp

@@ -39,15 +39,18 @@ def sampler(folder: Path, models: Path, settings: Settings) -> DiffusionParamete
 
 
 def test_a_pipeline_is_sampled_as_it_wants_where_nobody_says_otherwise(tmp_path: Path, models: Path) -> None:
-    asked = {"renderer": "diffusion", "profile": "demo"}
+    asked = {"renderer": "diffusion", "profile": "demo", "device": "cpu"}
     found = sampler(tmp_path, models, load_settings(asked))
-    assert found == DiffusionParameters(model="headswap-demo", steps=12, guidance_scale=1.5, window=8, overlap=2)
+    assert found == DiffusionParameters(
+        model="headswap-demo", steps=12, guidance_scale=1.5, window=8, overlap=2, precision="float32"
+    )
     found = sampler(tmp_path, models, load_settings({**asked, "stages.render.diffusion.steps": 25}))
     assert (found.steps, found.guidance_scale, found.window) == (25, 1.5, 8)
 
 
 def test_a_pipeline_that_says_nothing_and_the_warp_are_left_with_the_defaults(tmp_path: Path, models: Path) -> None:
-    assert sampler(tmp_path, models, load_settings({"renderer": "diffusion"})) == DiffusionParameters(model="headswap-full")
+    full = DiffusionParameters(model="headswap-full", precision="float32")
+    assert sampler(tmp_path, models, load_settings({"renderer": "diffusion", "device": "cpu"})) == full
     assert sampler(tmp_path, models, load_settings({"renderer": "warp", "profile": "demo"})) == DiffusionParameters()
 
 
