@@ -20,6 +20,7 @@ from schemas.parameters import LandmarkParameters
 from schemas.tables import LANDMARK_TABLE, LANDMARK_VALUES
 from stages.contract import Input, Scope, Stage, Work
 from stages.detectors import BodyPose, Detection, FaceDetector, FaceMesh, Window, covered, overlap
+from stages.packages import MEDIAPIPE
 from stages.video.decode import open_clip
 from stages.video.view import FrameView, as_view
 from stages.warm import borrowed
@@ -270,6 +271,7 @@ class Landmarks(Stage):
     inputs = (Input("ingest"),)
     media = ("clip",)
     tables = (LANDMARK_TABLE,)
+    data = MEDIAPIPE
 
     def run(self, work: Work) -> None:
         assert isinstance(work.parameters, LandmarkParameters)

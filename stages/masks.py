@@ -16,6 +16,7 @@ from schemas.tables import FOREGROUND_BLOCKS, HAIR_BLOCKS, LABELS, LANDMARKS, MA
 from stages import blocks
 from stages.contract import Input, Scope, Stage, Work
 from stages.hands import POINTS, Awaiting, HandNetwork, find_hands, hand_mask
+from stages.packages import MEDIAPIPE
 from stages.segmentation import BACKGROUND, CLOTH, GRID, HAIR, HairNetwork, HeadParser, PersonNetwork, enlarge_labels, small_crop
 from stages.video.crops import extract_crop, to_crop
 from stages.video.decode import open_clip
@@ -92,6 +93,7 @@ class MaskStage(Stage):
     media = ("clip",)
     models = ("hair_segmentation",)
     tables = (MASKS,)
+    data = MEDIAPIPE
 
     def run(self, work: Work) -> None:
         """Raises ``ModelError`` where the hair network is asked for by name and not registered."""

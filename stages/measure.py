@@ -29,6 +29,7 @@ from stages.face3d.model import FaceModel, builtin_digest
 from stages.identity import IdentityNetwork
 from stages.ingest import stream_facts
 from stages.metrics import geometry, pictures, verdict
+from stages.packages import MEDIAPIPE
 from stages.video.crops import crop_matrix, extract_crop, opencv_matrix, to_frame
 from stages.video.decode import open_clip, probe
 from stages.video.facts import StreamFacts
@@ -72,7 +73,7 @@ class Measure(Stage):
     media = ("source", "target")
     models = (NETWORK,)
     tables = (MEASURES,)
-    data: ClassVar = {"face_model": builtin_digest()}
+    data: ClassVar = {"face_model": builtin_digest(), **MEDIAPIPE}
 
     def run(self, work: Work) -> None:
         parameters = work.parameters

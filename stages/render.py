@@ -19,6 +19,7 @@ from schemas.parameters import DiffusionParameters, RenderParameters, StageParam
 from schemas.tables import FOREGROUND_BLOCKS, LANDMARKS, RENDERED
 from stages.blocks import block_grid, dilate, expand_grid
 from stages.contract import Input, Scope, Stage, Work
+from stages.packages import MEDIAPIPE
 from stages.portrait import read_portrait
 from stages.renderer import Generated, Portrait, Renderer, Scene
 from stages.scenes import Target
@@ -69,7 +70,7 @@ class Render(Stage):
 
     def data_for(self, parameters: StageParameters) -> dict[str, str]:
         """Videos of the warp renderer do not become new when only diffusion changes."""
-        return {**self.data, **({"diffusion": DIFFUSION_VERSION} if _diffusion(parameters) is not None else {})}
+        return {**self.data, **({"diffusion": DIFFUSION_VERSION, **MEDIAPIPE} if _diffusion(parameters) is not None else {})}
 
     def pipelines_for(self, parameters: StageParameters) -> tuple[str, ...]:
         """The pipeline of the diffusion renderer."""

@@ -24,6 +24,7 @@ from stages.detectors import FaceDetector, FaceMesh, overlap
 from stages.face3d.model import builtin_digest
 from stages.identity import SAME_EMBEDDING, SAME_SHAPE, IdentityNetwork, shape_descriptor
 from stages.landmarks import find_in_still
+from stages.packages import MEDIAPIPE
 from stages.video.decode import Limits, open_clip, read_picture
 from storage.artifacts import Artifact, TableWriter
 from storage.tables import array
@@ -94,7 +95,7 @@ class Track(Stage):
     media = ("clip",)
     models = ("arcface",)
     tables = (SUBJECT,)
-    data: ClassVar = {"face_model": builtin_digest()}
+    data: ClassVar = {"face_model": builtin_digest(), **MEDIAPIPE}
 
     def run(self, work: Work) -> None:
         parameters = work.parameters
