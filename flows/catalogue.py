@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from flows.devices import devices_of
 from flows.estimates import work_seconds
 from flows.events import Events, JobOutcome, StageTotals
 from flows.planning import Planner
-from flows.reporting import write_report
+from flows.reporting import FOLDER, outcomes_of, planned_again, write_report
 from flows.requirements import require_signable
 from flows.runs import RunRecorder, new_run_id
 from flows.scheduling import Batch, DirectEngine
@@ -78,11 +78,18 @@ def run_jobs(
     events: Sequence[Events] = (),
     retry_failed: bool = False,
     asked: dict[str, Any] | None = None,
-    report_name: str = "report",
+    report_name: str = FOLDER,
+    whole: Mapping[str, Any] | None = None,
 ) -> RunResult:
     """Run jobs to their end with the engine of the settings.
 
     What is committed in the store is not done again; giving the same jobs again after a kill goes on where it was.
+
+    Args:
+        jobs: to do. store: for all that is made. settings, name: of the run. output_url: where results go whose rows do not say
+            otherwise. registry: of models. events: told what happens. retry_failed: also what is known to fail. asked: more to
+            record of what was asked for. report_name: folder of the page. whole: record of the run that this one goes on with, of
+            whose page this run's takes the place: it shows all jobs, these and those that were done before.
     """
     began = time.perf_counter()
     planner = Planner(jobs, store, settings, registry or ModelRegistry(Path(settings.models).expanduser()))
@@ -98,6 +105,7 @@ def run_jobs(
             "out": output_url,
             "jobs": [job.model_dump(mode="json") for job in jobs],
             "settings": planner.settings.recorded(),
+            "report_folder": report_name,
             **(asked or {}),
         },
     )
@@ -111,7 +119,7 @@ def run_jobs(
             planner.survey()
             observers.run_started(list(planner.jobs.values()), work_seconds(planner))
             _run(batch, settings, run_id=run_id, name=name)
-            report = _report(batch, output_url, name=name, folder=report_name, run_id=run_id, began=began)
+            report = _report(batch, output_url, name=name, folder=report_name, run_id=run_id, began=began, whole=whole)
             failed = any(outcome.status == "failed" for outcome in batch.outcomes.values())
             _apply_retention(batch, settings.retention, failed=failed)
             state = "failed" if failed else "completed"
@@ -138,12 +146,18 @@ def _run(batch: Batch, settings: Settings, *, run_id: str, name: str) -> None:
         engine.close()
 
 
-def _report(batch: Batch, output_url: str, *, name: str, folder: str, run_id: str, began: float) -> str | None:
+def _report(
+    batch: Batch, output_url: str, *, name: str, folder: str, run_id: str, began: float, whole: Mapping[str, Any] | None
+) -> str | None:
     """The page's address; None, with a note, where it cannot be written: the videos are done all the same."""
+    planner, outcomes = batch.planner, batch.outcomes
     try:
+        if whole is not None:
+            planner = planned_again(planner.store, whole, planner.settings, planner.registry)
+            outcomes = {**outcomes_of(whole), **outcomes}
         return write_report(
-            batch.planner,
-            batch.outcomes,
+            planner,
+            outcomes,
             output_url,
             name=name,
             folder=folder,

@@ -88,18 +88,28 @@ def _output_failed(address: str, error: Exception) -> StoreError:
     )
 
 
+def planned_again(store: ArtifactStore, record: Mapping[str, Any], settings: Settings, registry: ModelRegistry) -> Planner:
+    """The plan of a recorded run's jobs, from what the store holds now."""
+    planner = Planner([job_of(record, job) for job in record["jobs"]], store, settings, registry)
+    planner.survey()
+    return planner
+
+
+def outcomes_of(record: Mapping[str, Any]) -> dict[str, JobOutcome]:
+    """How each job of a recorded run went, by its id."""
+    return {name: _outcome(value) for name, value in record["outcomes"].items()}
+
+
 def report_of_record(store: ArtifactStore, record: Mapping[str, Any], settings: Settings, out: str | None) -> str:
     """The page of a recorded run again, from what the store holds now."""
-    jobs = [job_of(record, job) for job in record["jobs"]]
-    planner = Planner(jobs, store, settings, ModelRegistry(Path(settings.models).expanduser()))
-    planner.survey()
-    outcomes = {name: _outcome(value) for name, value in record["outcomes"].items()}
+    planner = planned_again(store, record, settings, ModelRegistry(Path(settings.models).expanduser()))
     stages = {Node("", name): float(total["seconds"]) for name, total in record.get("stages", {}).items()}
     return write_report(
         planner,
-        outcomes,
+        outcomes_of(record),
         out or record["out"],
         name=record["name"],
+        folder=record.get("report_folder", FOLDER),
         run_id=record["run"],
         seconds=0.0,
         step_seconds=stages,

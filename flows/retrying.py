@@ -21,6 +21,8 @@ class Again:
     jobs: list[Job]
     settings: Settings
     output_url: str
+    whole: Mapping[str, Any]
+    """The record of all that the run was about, done jobs included: see ``runs.load_whole``."""
 
 
 def settings_of_record(store: ArtifactStore, record: Mapping[str, Any], changes: Mapping[str, Any]) -> Settings:
@@ -34,20 +36,20 @@ def settings_of_record(store: ArtifactStore, record: Mapping[str, Any], changes:
 
 def unfinished(store: ArtifactStore, run_id: str | None, changes: Mapping[str, Any]) -> Again:
     """Jobs of a run that failed or never ended."""
-    record = runs.load(store, run_id)
+    record = runs.load_whole(store, run_id)
     done = {name for name, outcome in record["outcomes"].items() if outcome["status"] in ("done", "cached")}
     jobs = [runs.job_of(record, job) for job in record["jobs"] if job["id"] not in done]
-    return Again(record["run"], record["name"], jobs, settings_of_record(store, record, changes), record["out"])
+    return Again(record["run"], record["name"], jobs, settings_of_record(store, record, changes), record["out"], record)
 
 
 def rebuild_report(
     store: ArtifactStore, run_id: str | None, out: str | None, storage_options: Mapping[str, Any] | None = None
 ) -> str:
-    """Write the report page of a recorded run again.
+    """Write the report page of a recorded run again; of a retry with all the jobs of the run that it went on with.
 
     Args:
         out: another place than the run's own. storage_options: of these places.
     """
-    record = runs.load(store, run_id)
+    record = runs.load_whole(store, run_id)
     settings = settings_of_record(store, record, {"storage_options": storage_options})
     return report_of_record(store, record, settings, out)

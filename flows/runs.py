@@ -18,6 +18,8 @@ from storage.store import ArtifactStore
 
 FOLDER = "runs"
 
+_RETRIES_FOLLOWED = 1000
+
 _RECORDS_AT_A_TIME = 8
 """A record lists the run's jobs: of 10,000 some megabytes."""
 
@@ -67,6 +69,23 @@ def load(store: ArtifactStore, run_id: str | None) -> dict[str, Any]:
         raise UsageError([f"There is no run in {store.url}."], "Start one: headswap run CATALOGUE --store URL")
     found = store.read_documents(store.list_documents(f"{FOLDER}/{record['run']}/jobs")).values()
     return {**record, "outcomes": {outcome["id"]: outcome for outcome in found}}
+
+
+def load_whole(store: ArtifactStore, run_id: str | None) -> dict[str, Any]:
+    """As ``load``; of a retry with all the jobs of the run that it goes on with, and how each of them went the last time.
+
+    Raises:
+        UsageError: no such run.
+    """
+    record = load(store, run_id)
+    chain = [record]
+    while chain[-1].get("retry_of") and len(chain) <= _RETRIES_FOLLOWED:
+        try:
+            chain.append(load(store, chain[-1]["retry_of"]))
+        except UsageError:  # somebody cleared it away
+            break
+    outcomes = {name: outcome for one in reversed(chain) for name, outcome in one["outcomes"].items()}
+    return {**record, "jobs": chain[-1]["jobs"], "outcomes": outcomes}
 
 
 class RunRecorder(Events):
