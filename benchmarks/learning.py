@@ -332,7 +332,8 @@ def steadiness(
 ) -> dict[str, float]:
     """Change from frame to frame inside the head, mean absolute, in grey values of 255, over windows of ``WINDOW`` frames of
     ``WINDOWS`` people: of the true pictures, of these through the autoencoder, of the generated ones; and how far the changes of
-    the latter two are from the true ones (that of a still picture would be the true change itself)."""
+    the latter two are from the true ones (that of a still picture would be the true change itself). With the PSNR of the heads in
+    these windows, dB."""
     found: dict[str, list[float]] = {}
     for number in range(WINDOWS):
         sample = held_out.sample(number, WINDOW)
@@ -348,6 +349,7 @@ def steadiness(
             ("generated - true", made - true),
         ):
             found.setdefault(name, []).append(float(np.abs(change)[inside].mean()))
+        found.setdefault("head_psnr_db", []).append(head_psnr(pictures, sample))
     return {name: round(float(np.mean(values)), 2) for name, values in found.items()}
 
 
@@ -395,10 +397,14 @@ def main() -> None:
     given = parser.parse_args()
     trained = opened(parser, given)
     pipeline, held_out, dtype = trained.pipeline, trained.held_out, trained.dtype
-    options = SamplingOptions(steps=given.steps, guidance_scale=given.guidance, window=2, overlap=0)
+    shared = trained.recipe.sampling.get("shared_noise", 0.0)
+    options = SamplingOptions(steps=given.steps, guidance_scale=given.guidance, window=2, overlap=0, shared_noise=shared)
     found = measure(pipeline, trained.train, held_out, options, dtype, given.samples, given.bodies, unseen=given.unseen)
     numbers = {"data": trained.told, **found.numbers}
     numbers["change_from_frame_to_frame"] = steadiness(pipeline, held_out, options, dtype)
+    if shared:
+        alone = replace(options, shared_noise=0.0)
+        numbers["change_from_frame_to_frame_where_noise_is_not_shared"] = steadiness(pipeline, held_out, alone, dtype)
     if given.without_motion is not None:
         before = load_pipeline(given.without_motion).to(given.device)
         numbers["change_from_frame_to_frame_without_motion"] = steadiness(before, held_out, options, dtype)

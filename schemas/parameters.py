@@ -98,13 +98,16 @@ class DiffusionParameters(BaseModel):
     precision: Precision = Field(
         "auto", description="`auto` is bfloat16 where every device of the run is a GPU that has it, else float32"
     )
+    shared_noise: float = Field(
+        0.0, ge=0, le=1, description="share of the noise that all frames have in common: steadier, where a pipeline allows it"
+    )
     compile: bool = Field(False, description="compile the networks: minutes in each process at first, then faster")
 
     @model_serializer(mode="wrap")
     def _without_what_came_later(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Fields that came after stores were filled are left out at their default: keys hold what is dumped here."""
         told: dict[str, Any] = dump(self)
-        return told if self.compile else {name: value for name, value in told.items() if name != "compile"}
+        return {name: value for name, value in told.items() if value or name not in _CAME_LATER}
 
     @classmethod
     def wanted_by_a_pipeline(cls, wanted: Mapping[str, Any]) -> dict[str, Any]:
@@ -117,7 +120,8 @@ class DiffusionParameters(BaseModel):
         if strange:
             permitted = ", ".join(sorted(WANTED_BY_PIPELINES))
             raise ValueError(f"{', '.join(map(repr, strange))[:200]}: not for a pipeline to say; it may say {permitted}")
-        return cls._checked(wanted).model_dump(include=set(wanted))
+        found = cls._checked(wanted)
+        return {name: getattr(found, name) for name in wanted}  # no dump: that leaves out what came later
 
     def or_as_wanted(self, wanted: Mapping[str, Any]) -> DiffusionParameters:
         """These, and what nobody has set as a pipeline wants it.
@@ -155,7 +159,11 @@ class DiffusionParameters(BaseModel):
             raise ValueError(f"overlap {self.overlap} must be less than window {self.window}")
 
 
-WANTED_BY_PIPELINES = frozenset({"solver", "steps", "guidance_scale", "guidance_from", "guidance_until", "window", "overlap"})
+_CAME_LATER = ("compile", "shared_noise")
+
+WANTED_BY_PIPELINES = frozenset(
+    {"solver", "steps", "guidance_scale", "guidance_from", "guidance_until", "window", "overlap", "shared_noise"}
+)
 """What a pipeline may say about how it is sampled: what its training decides, and no more."""
 
 

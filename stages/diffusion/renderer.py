@@ -35,6 +35,7 @@ def sampling_options(parameters: DiffusionParameters, seed: int) -> SamplingOpti
         blend=parameters.blend,
         context=parameters.context,
         seed=seed,
+        shared_noise=parameters.shared_noise,
     )
 
 

@@ -148,7 +148,7 @@ class HeadSwapPipeline(DiffusionPipeline):
         while True:
             plan = options.plan(shot, chunk)
             predictor = Predictor(self, source, inputs, options, whole_batch)
-            noise = partial(_noise, options.seed, inputs.latent_shape(plan.frames.start), self.device)
+            noise = partial(_noise, options, inputs.latent_shape(plan.frames.start), self.device)
             finished = denoise(
                 plan.windows,
                 predictor,
@@ -233,8 +233,8 @@ class HeadSwapPipeline(DiffusionPipeline):
                 return
 
 
-def _noise(seed: int, shape: tuple[int, ...], device: torch.device, frame: int) -> Tensor:
-    return frame_noise(seed, frame, shape).to(device)
+def _noise(options: SamplingOptions, shape: tuple[int, ...], device: torch.device, frame: int) -> Tensor:
+    return frame_noise(options.seed, frame, shape, options.shared_noise).to(device)
 
 
 def _smaller(options: SamplingOptions, note: Note) -> SamplingOptions:

@@ -57,6 +57,7 @@ class SamplingOptions:
         blend: see the module.
         context: windows computed beyond a chunk on either side, where windows are blended at every step.
         seed: of the noise.
+        shared_noise: share of it, 0 to 1, that all frames have in common.
         vae_slice: pictures that the VAE takes at a time.
         pose_cache_bytes: pose features kept between steps; beyond this they are computed again.
     """
@@ -69,6 +70,7 @@ class SamplingOptions:
     blend: Blend = "step"
     context: int = 1
     seed: int = 0
+    shared_noise: float = 0.0
     vae_slice: int = 4
     pose_cache_bytes: int = 2 << 30
 
@@ -84,6 +86,7 @@ class SamplingOptions:
                 (not 1 <= self.window <= 32, f"window is {self.window}; 1 to 32 frames."),
                 (not 0 <= self.overlap < self.window, f"overlap is {self.overlap}; less than the window of {self.window}."),
                 (self.blend not in ("step", "end"), f"blend is {self.blend!r}; step or end."),
+                (not 0 <= self.shared_noise <= 1, f"shared_noise is {self.shared_noise}; it lies in 0 to 1."),
                 (self.context < 0, f"context is {self.context}; at least 0."),
                 (self.vae_slice < 1, f"vae_slice is {self.vae_slice}; at least 1."),
             )

@@ -82,8 +82,23 @@ def blending_weights(window: Window, overlap: int, *, ramp: bool = True) -> list
     return [float(min(place + 1, last - place + 1, max(overlap, 1))) if ramp else 1.0 for place in range(len(window))]
 
 
-def frame_noise(seed: int, frame: int, shape: Sequence[int]) -> Tensor:
-    """Standard normal noise of a frame, float32 of ``shape``: the same on every device and in every chunk."""
-    digest = hashlib.blake2b(f"{seed}:{frame}".encode(), digest_size=8).digest()
+def frame_noise(seed: int, frame: int, shape: Sequence[int], shared: float = 0.0) -> Tensor:
+    """Standard normal noise of a frame, float32 of ``shape``: the same on every device and in every chunk.
+
+    Args:
+        shared: share of the variance, 0 to 1, that all frames of the seed have in common (mixed noise, Ge et al. 2023): what is
+            left to the noise then does not change from frame to frame.
+    """
+    own = _drawn(f"{seed}:{frame}", shape)
+    return own if shared == 0 else mixed_noise(own, _drawn(f"{seed}:shared", shape), shared)
+
+
+def mixed_noise(own: Tensor, common: Tensor, shared: float) -> Tensor:
+    """Standard normal noise: ``common`` noise has the share ``shared`` of its variance, the frames' ``own`` the rest."""
+    return (1 - shared) ** 0.5 * own + shared**0.5 * common
+
+
+def _drawn(name: str, shape: Sequence[int]) -> Tensor:
+    digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
     return torch.randn(tuple(shape), generator=generator)

@@ -12,6 +12,7 @@ from schemas.problems import UsageError
 from stages.networks.image_encoder import reference_tokens
 from stages.networks.pipeline import HeadSwapPipeline
 from stages.networks.schedulers import with_betas
+from stages.networks.windows import mixed_noise
 from stages.training import losses
 from stages.training.batches import Batch, SampleEncoder, chance, coming_numbers, sample_numbers, stack
 from stages.training.identity_network import OnnxNetwork, aligned_faces
@@ -149,6 +150,8 @@ class DiffusionTask:
         rows = stack([samples[place] for place in order], accelerator.device)
         timesteps = torch.randint(len(self._alphas), (len(samples),), generator=random)
         noise = torch.randn(rows.target.shape, generator=random)
+        if phase.shared_noise:
+            noise = mixed_noise(noise, torch.randn(*noise.shape[:2], 1, *noise.shape[3:], generator=random), phase.shared_noise)
         offset = torch.randn(*rows.target.shape[:2], 1, 1, 1, generator=random)
         noise = losses.offset_noise(noise, offset, phase.noise_offset).to(accelerator.device)
         shown = torch.randint(rows.target.shape[2], (len(samples),), generator=random).to(accelerator.device)

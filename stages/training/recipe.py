@@ -107,6 +107,8 @@ class DiffusionPhase(_Model):
         batch: windows in a step. steps: of the optimiser.
         cached_samples: only so many different samples, whose latents are computed once; null: always new ones.
         reference_drop: share of samples without the reference, for guidance. noise_offset: see ``losses.offset_noise``.
+        shared_noise: share of the noise that all frames of a window have in common (``stages.networks.windows.mixed_noise``).
+            Saved with the pipeline, so that sampling follows.
         min_snr: gamma of min-SNR weights, or null. head: weight of the L2 over the head in L_id. identity: weight of its
             identity term. judged: samples of a batch that L_id decodes, those with the least noise among those with the
             reference, one frame of each; 0: no L_id.
@@ -124,6 +126,7 @@ class DiffusionPhase(_Model):
     cached_samples: int | None = Field(None, ge=1)
     reference_drop: float = Field(0.1, ge=0, lt=1)
     noise_offset: float = Field(0.05, ge=0)
+    shared_noise: float = Field(0.0, ge=0, le=1)
     min_snr: float | None = Field(5.0, gt=0)
     head: float = Field(ge=0)
     identity: float = Field(ge=0)
@@ -140,6 +143,8 @@ class DiffusionPhase(_Model):
             raise ValueError("motion modules need windows of two frames or more")
         if "motion_modules" not in self.trains and self.frames > 1:
             raise ValueError("windows of several frames are for motion modules; give frames: 1")
+        if self.shared_noise and self.frames < 2:
+            raise ValueError("a single frame shares its noise with none; leave shared_noise out")
         return self
 
 
@@ -180,6 +185,8 @@ class Recipe(_Model):
             raise ValueError("the autoencoder is frozen in phases of kind diffusion and cannot be trained after them")
         if len({phase.schedule for phase in self.phases if isinstance(phase, DiffusionPhase)}) > 1:
             raise ValueError("phases of kind diffusion have different schedules: networks know the noise by its time step only")
+        if len({phase.shared_noise for phase in self.phases if isinstance(phase, DiffusionPhase) and phase.frames > 1}) > 1:
+            raise ValueError("phases with windows have different shared_noise: the result is sampled in one way")
         return self
 
     @property
@@ -192,8 +199,13 @@ class Recipe(_Model):
         """How the result is sampled by default: steps and guidance of the validations, windows as long as in training."""
         found: dict[str, Any] = {"steps": self.validation_steps, "guidance_scale": self.validation_guidance}
         if self.longest_window > 1:
-            found |= {"window": self.longest_window, "overlap": self.longest_window // 4}
+            found |= {"window": self.longest_window, "overlap": self.longest_window // 4, "shared_noise": self._shared_noise}
         return found
+
+    @property
+    def _shared_noise(self) -> float:
+        """That of the phases with windows."""
+        return next(phase.shared_noise for phase in self.phases if isinstance(phase, DiffusionPhase) and phase.frames > 1)
 
     @property
     def largest_size(self) -> int:

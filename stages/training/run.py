@@ -227,6 +227,7 @@ def _train_phase(
             window=max(phase.frames, 2),
             overlap=0,
             seed=seed,
+            shared_noise=phase.shared_noise,
         )
         frames = phase.frames
         task = DiffusionTask(

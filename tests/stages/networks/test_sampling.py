@@ -97,6 +97,16 @@ def test_noise_belongs_to_seed_and_frame_alone() -> None:
     assert abs(float(neighbours)) < 0.03
 
 
+@pytest.mark.parametrize("shared", [0.0, 0.3, 1.0])
+def test_frames_have_the_share_of_their_noise_in_common_that_was_asked_for(shared: float) -> None:
+    many = torch.stack([frame_noise(0, frame, (4096,), shared) for frame in range(40)])
+    assert abs(float(many.std()) - 1) < 0.03
+    correlation = torch.corrcoef(many)
+    between = correlation[~torch.eye(len(many), dtype=torch.bool)]
+    assert torch.allclose(between, torch.full_like(between, shared), atol=0.08)
+    assert torch.equal(frame_noise(0, 7, SHAPE, 0.0), frame_noise(0, 7, SHAPE))  # as it was before there was a share
+
+
 def all_windows_step_by_step(windows: tuple[Window, ...], solver: Solver, steps: int) -> Tensor:
     """What blending at every step means, written down plainly: the whole video at once."""
     scheduler = make_scheduler(solver)

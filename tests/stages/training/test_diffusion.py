@@ -15,6 +15,7 @@ from stages.networks.loading import load_pipeline
 from stages.networks.pipeline import HeadSwapPipeline
 from stages.networks.presets import TINY, build
 from stages.networks.schedulers import NOISE_SCHEDULE, make_scheduler
+from stages.training.batches import Batch
 from stages.training.diffusion import DiffusionTask
 from stages.training.recipe import DiffusionPhase
 from tests.stages.training.made_up_samples import Discs
@@ -32,9 +33,8 @@ def task_of(phase: int, pipeline: HeadSwapPipeline | None = None, **changes: Any
 class Noted(nn.Module):
     """Predicts nothing and remembers what it was asked."""
 
-    def forward(self, batch: object, noisy: Tensor, timesteps: Tensor, dropped: int) -> Tensor:
-        del batch
-        self.timesteps, self.dropped = timesteps, dropped
+    def forward(self, batch: Batch, noisy: Tensor, timesteps: Tensor, dropped: int) -> Tensor:
+        self.batch, self.noisy, self.timesteps, self.dropped = batch, noisy, timesteps, dropped
         self.predicted = torch.zeros_like(noisy, requires_grad=True)
         return self.predicted
 
@@ -72,6 +72,20 @@ def test_every_frame_of_a_window_can_be_the_one_that_is_judged() -> None:
         assert torch.equal(marks, judged(task, batch)[0])  # a function of the batch: a run goes on to the bit
         met |= set(marks.int().argmax(1).tolist())
     assert met == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize("shared", [0.0, 0.5, 1.0])
+def test_frames_of_a_window_have_noise_in_common_as_the_recipe_says(shared: float) -> None:
+    network, correlations = Noted(), []
+    task = task_of(2, batch=2, frames=4, judged=0, shared_noise=shared)
+    alphas = make_scheduler("ddim").alphas_cumprod
+    for batch in range(20):
+        task.losses(network, batch)
+        a = alphas[network.timesteps].view(-1, 1, 1, 1, 1)
+        noise = (network.noisy - a.sqrt() * network.batch.target) / (1 - a).sqrt()
+        correlations += [torch.corrcoef(row.transpose(0, 1).flatten(1)) for row in noise]
+    found = torch.stack(correlations).mean(0)[~torch.eye(4, dtype=torch.bool)]
+    assert torch.allclose(found, torch.full_like(found, shared), atol=0.1)
 
 
 def test_a_schedule_of_the_recipe_is_trained_on_and_saved_with_the_pipeline(tmp_path: Path) -> None:

@@ -41,6 +41,15 @@ def test_a_recipe_survives_being_written(tmp_path: Path) -> None:
     assert read_recipe(tmp_path / "recipe.yaml") == tiny_recipe()
 
 
+def test_the_result_is_sampled_with_noise_as_it_was_trained_with() -> None:
+    recipe = tiny_recipe()
+    *before, motion = recipe.phases
+    assert recipe.sampling["shared_noise"] == 0  # said, so that nothing else is inherited from first weights
+    shared = recipe.model_copy(update={"phases": (*before, motion.model_copy(update={"shared_noise": 0.5}))})
+    assert shared.sampling == {**recipe.sampling, "shared_noise": 0.5}
+    assert "shared_noise" not in recipe.model_copy(update={"phases": tuple(before)}).sampling
+
+
 def test_every_problem_is_told_at_once(tmp_path: Path) -> None:
     content = yaml.safe_load(recipe_text(tiny_recipe()))
     content["phases"][0]["crop"] = 33
@@ -69,6 +78,8 @@ def test_every_problem_is_told_at_once(tmp_path: Path) -> None:
         (lambda phases: [{**phases[0], "crop": 128}], "cannot be cut from samples"),
         (lambda phases: [*phases[:2], {**phases[2], "schedule": "linear"}], "different schedules"),
         (lambda phases: [phases[0], {**phases[1], "schedule": "cosine"}], "scaled_linear"),
+        (lambda phases: [phases[0], {**phases[1], "shared_noise": 0.5}], "shares its noise with none"),
+        (lambda phases: [*phases, {**phases[2], "name": "again", "shared_noise": 0.5}], "different shared_noise"),
     ],
 )
 def test_phases_that_make_no_sense_are_refused(tmp_path: Path, change, message: str) -> None:  # type: ignore[no-untyped-def]
