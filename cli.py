@@ -358,7 +358,7 @@ def retry(
             output_url=again.output_url,
             retry_failed=True,
             asked={"retry_of": again.run_id},
-            report_name=again.whole.get("report_folder", "report"),
+            report_name=again.report_folder,
             whole=again.whole,
         )
 

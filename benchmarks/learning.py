@@ -275,11 +275,12 @@ def true_swaps(held_out: PerformerSamples, samples: Sequence[TrainingSample], bo
     """
     frames, cases = frames_of(samples), []
     places_of = {held_out.name(number): place for place, number in enumerate(held_out.people)}
-    for person in frames:
+    for person, own in frames.items():
+        reference = samples[own[0]].reference
         for other, places in frames.items():
             for place in places[: 1 if other == person else bodies]:
                 sample = samples[place] if other == person else held_out.swap(place, 1, places_of[person])
-                cases.append(Case(person, other, place, sample))
+                cases.append(Case(person, other, place, replace(sample, reference=reference)))
     return cases
 
 

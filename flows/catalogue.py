@@ -14,7 +14,7 @@ from flows.estimates import work_seconds
 from flows.events import Events, JobOutcome, StageTotals
 from flows.planning import Planner
 from flows.reporting import FOLDER, outcomes_of, planned_again, write_report
-from flows.requirements import require_signable
+from flows.requirements import require_pipelines, require_signable
 from flows.runs import RunRecorder, new_run_id
 from flows.scheduling import Batch, DirectEngine
 from flows.upkeep import OF_FINISHED_JOBS, collect_garbage
@@ -93,6 +93,7 @@ def run_jobs(
     """
     began = time.perf_counter()
     planner = Planner(jobs, store, settings, registry or ModelRegistry(Path(settings.models).expanduser()))
+    require_pipelines(planner)
     require_signable(planner)
     devices = devices_of(planner)
     run_id = new_run_id(name)
@@ -105,6 +106,7 @@ def run_jobs(
             "out": output_url,
             "jobs": [job.model_dump(mode="json") for job in jobs],
             "settings": planner.settings.recorded(),
+            "precision_by_devices": planner.precision_by_devices,
             "report_folder": report_name,
             **(asked or {}),
         },
@@ -151,10 +153,16 @@ def _report(
 ) -> str | None:
     """The page's address; None, with a note, where it cannot be written: the videos are done all the same."""
     planner, outcomes = batch.planner, batch.outcomes
-    try:
-        if whole is not None:
-            planner = planned_again(planner.store, whole, planner.settings, planner.registry)
+    notes = []
+    if whole is not None:
+        try:
             outcomes = {**outcomes_of(whole), **outcomes}
+            planner = planned_again(planner.store, whole, planner.settings, planner.registry)
+            notes.append(f"Jobs that were tried again: {len(batch.planner.jobs)}. Times are of these alone.")
+        except (HeadswapError, ValueError, TypeError, KeyError) as error:  # what another version recorded may not be read
+            planner, outcomes = batch.planner, batch.outcomes
+            notes.append(f"Only the jobs that were tried again: {whole['run']} cannot be shown with them ({error}).")
+    try:
         return write_report(
             planner,
             outcomes,
@@ -164,6 +172,7 @@ def _report(
             run_id=run_id,
             seconds=time.perf_counter() - began,
             step_seconds=batch.seconds,
+            notes=notes,
         )
     except HeadswapError as error:
         batch.events.note(str(error))

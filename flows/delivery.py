@@ -77,6 +77,7 @@ def deliver(planner: Planner, plan: JobPlan, output_url: str) -> JobOutcome:
         frames=counts.get("total"),
         generated=counts.get("generated"),
         notes=notes,
+        artifacts={name: manifest.key for name, manifest in manifests.items()},
     )
 
 

@@ -19,10 +19,9 @@ def precision_settled(settings: Settings, jobs: Iterable[Job]) -> Settings:
     """The settings, with the precision that the devices compute in where the diffusion renderer's was left to them.
 
     It decides pixels, so it belongs into keys: machines that share a store must not mix two of them in one video. Devices that
-    cannot be used leave it open; ``devices_of`` refuses them.
+    cannot be used leave it open; ``devices_of`` refuses them before a run.
     """
-    renders = (cast(RenderParameters, settings.parameters("render", job)) for job in jobs)
-    if settings.stages.render.diffusion.precision != "auto" or all(render.renderer != "diffusion" for render in renders):
+    if settings.stages.render.diffusion.precision != "auto" or not uses_diffusion(settings, jobs):
         return settings
     if settings.device == "cpu":
         return settings.computed_in("float32")
@@ -35,6 +34,12 @@ def precision_settled(settings: Settings, jobs: Iterable[Job]) -> Settings:
     except ModelError:
         return settings
     return settings.computed_in("bfloat16" if set(chosen) == {torch.bfloat16} else "float32")
+
+
+def uses_diffusion(settings: Settings, jobs: Iterable[Job]) -> bool:
+    """Whether any of the jobs is drawn by the diffusion renderer."""
+    renders = (cast(RenderParameters, settings.parameters("render", job)) for job in jobs)
+    return any(render.renderer == "diffusion" for render in renders)
 
 
 def device_names(settings: Settings) -> list[str]:
@@ -71,6 +76,8 @@ def devices_of(planner: Planner) -> tuple[str, ...]:
             choose_precision(find_device(name), settings.stages.render.diffusion.precision)
         except ModelError as error:
             problems.append(error)
+    if not problems and "render" in wanted and settings.stages.render.diffusion.precision == "auto":
+        problems = [ModelError("device_missing", "its devices did not answer at first, but do now.", "Start the command again.")]
     if problems:
         remedy = " ".join(dict.fromkeys(error.remedy for error in problems))
         raise UsageError([f"{settings.origin('device')}: {error.message}" for error in problems], remedy)

@@ -64,3 +64,5 @@ class JobOutcome:
     frames: int | None = None
     generated: int | None = None
     notes: list[str] = field(default_factory=list)
+    artifacts: dict[str, str] = field(default_factory=dict)
+    """Keys of a done job's last artifacts, by stage: what a page shows of it later, whatever has changed since."""

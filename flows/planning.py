@@ -19,7 +19,7 @@ from flows import pipeline
 from flows.devices import precision_settled
 from flows.patience import patiently, pause_before
 from flows.problems import failure_of
-from flows.requirements import require_pipelines, sampled_as_wanted
+from flows.requirements import sampled_as_wanted
 from schemas.catalogue import Job, edits_of
 from schemas.configuration import Settings
 from schemas.parameters import StageParameters
@@ -149,13 +149,17 @@ class Planner:
     """Resolves jobs into units. Thread-safe; one for each run.
 
     Attributes:
+        settings: with what pipelines and devices say where nobody else did.
+        precision_by_devices: whether it was these that said the precision of the diffusion renderer.
         stopping: ends the pauses of surveys that wait for a place to answer again.
         note: is told of these pauses.
     """
 
     def __init__(self, jobs: Sequence[Job], store: ArtifactStore, settings: Settings, registry: ModelRegistry) -> None:
         self.store = store
-        self.settings = precision_settled(sampled_as_wanted(settings, jobs, registry.pipelines), jobs)
+        asked = sampled_as_wanted(settings, jobs, registry.pipelines)
+        self.settings = precision_settled(asked, jobs)
+        self.precision_by_devices = self.settings is not asked
         self.registry = registry
         self.failures = FailureLog(store)
         self.stopping = threading.Event()
@@ -168,7 +172,6 @@ class Planner:
         self._bounds = {"limit_bytes": settings.scratch_bytes, "largest_bytes": settings.limits.max_bytes}
         for position, job in enumerate(jobs):
             self.jobs[job.id] = self._describe(job, position)
-        require_pipelines(self)
 
     # ---- the jobs ------------------------------------------------------------------------------------------------
 

@@ -49,10 +49,13 @@ def write_report(
     stages: dict[str, float] = defaultdict(float)
     for node, spent in (step_seconds or {}).items():
         stages[node.stage] += spent
+    finals = _finals(planner, outcomes)
     run = RunReport(
         name=name,
         run_id=run_id,
-        jobs=[_job(planner, plan, outcomes.get(plan.job.id), step_seconds or {}) for plan in planner.jobs.values()],
+        jobs=[
+            _job(planner, plan, outcomes.get(name), finals.get(name), step_seconds or {}) for name, plan in planner.jobs.items()
+        ],
         seconds=seconds,
         output=output_url,
         settings={setting.name: setting.value for setting in planner.settings.describe()},
@@ -71,7 +74,8 @@ def write_report(
     except OSError as error:
         raise _output_failed(address, error) from error
     try:
-        filesystem.put(str(local), path, recursive=True)
+        # Without the slash a folder that is there already would get another one inside.
+        filesystem.put(f"{local}/", path, recursive=True)
     except Exception as error:  # remote places have errors of their own kind
         raise _output_failed(address, error) from error
     finally:
@@ -89,9 +93,14 @@ def _output_failed(address: str, error: Exception) -> StoreError:
 
 
 def planned_again(store: ArtifactStore, record: Mapping[str, Any], settings: Settings, registry: ModelRegistry) -> Planner:
-    """The plan of a recorded run's jobs, from what the store holds now."""
+    """The plan of a recorded run's jobs.
+
+    Done jobs are not resolved anew where the record names their artifacts, as that of earlier versions does not: inputs may be
+    gone and the program another one.
+    """
     planner = Planner([job_of(record, job) for job in record["jobs"]], store, settings, registry)
-    planner.survey()
+    if any(_is_done(outcome["status"]) and not outcome.get("artifacts") for outcome in record["outcomes"].values()):
+        planner.survey()
     return planner
 
 
@@ -129,7 +138,35 @@ def _outcome(value: Mapping[str, Any]) -> JobOutcome:
     return JobOutcome(**{**known, "failure": None if failure is None else Failure.model_validate(failure)})
 
 
-def _job(planner: Planner, plan: JobPlan, outcome: JobOutcome | None, seconds: Mapping[Node, float]) -> JobReport:
+def _is_done(status: str) -> bool:
+    return status in ("done", "cached")
+
+
+def _finals(planner: Planner, outcomes: Mapping[str, JobOutcome]) -> dict[str, dict[str, Manifest]]:
+    """The last artifacts of done jobs by id and stage, as far as the store still has them: those planned here are known, others
+    are looked up together."""
+    found, others = {}, {}
+    for name, outcome in outcomes.items():
+        if not _is_done(outcome.status):
+            continue
+        try:
+            found[name] = final_manifests(planner, planner.jobs[name])
+        except (RuntimeError, ValueError):
+            others[name] = outcome.artifacts
+    manifests = planner.store.lookup_many([item for keys in others.values() for item in keys.items()])
+    for name, keys in others.items():
+        if keys and all(item in manifests for item in keys.items()):
+            found[name] = {stage: manifests[stage, key] for stage, key in keys.items()}
+    return found
+
+
+def _job(
+    planner: Planner,
+    plan: JobPlan,
+    outcome: JobOutcome | None,
+    manifests: Mapping[str, Manifest] | None,
+    seconds: Mapping[Node, float],
+) -> JobReport:
     job = plan.job
     common: dict[str, Any] = {"id": job.id, "source": job.source, "target": job.target, "rights": job.rights}
     if outcome is None:
@@ -138,9 +175,7 @@ def _job(planner: Planner, plan: JobPlan, outcome: JobOutcome | None, seconds: M
         failure = outcome.failure
         told = None if failure is None else JobFailure(failure.code, failure.message, failure.remedy, failure.stage)
         return JobReport(**common, status="failed", failure=told, notes=outcome.notes)
-    try:
-        manifests = final_manifests(planner, plan)
-    except (RuntimeError, ValueError):
+    if manifests is None:
         # The record says it is done, but its artifacts were given up since: the page says what is left to say.
         return JobReport(**common, status="cached", output=outcome.output, notes=["Its artifacts are no longer in the store."])
     measure = planner.store.artifact(manifests["measure"])

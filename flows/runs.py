@@ -18,8 +18,6 @@ from storage.store import ArtifactStore
 
 FOLDER = "runs"
 
-_RETRIES_FOLLOWED = 1000
-
 _RECORDS_AT_A_TIME = 8
 """A record lists the run's jobs: of 10,000 some megabytes."""
 
@@ -77,15 +75,16 @@ def load_whole(store: ArtifactStore, run_id: str | None) -> dict[str, Any]:
     Raises:
         UsageError: no such run.
     """
-    record = load(store, run_id)
-    chain = [record]
-    while chain[-1].get("retry_of") and len(chain) <= _RETRIES_FOLLOWED:
+    whole = before = load(store, run_id)
+    followed = {whole["run"]}
+    while before.get("retry_of") and before["retry_of"] not in followed:
         try:
-            chain.append(load(store, chain[-1]["retry_of"]))
+            before = load(store, before["retry_of"])
         except UsageError:  # somebody cleared it away
             break
-    outcomes = {name: outcome for one in reversed(chain) for name, outcome in one["outcomes"].items()}
-    return {**record, "jobs": chain[-1]["jobs"], "outcomes": outcomes}
+        followed.add(before["run"])
+        whole = {**whole, "jobs": before["jobs"], "outcomes": {**before["outcomes"], **whole["outcomes"]}}
+    return whole
 
 
 class RunRecorder(Events):

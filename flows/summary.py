@@ -13,11 +13,12 @@ from rich.table import Table
 
 from flows import runs
 from flows.catalogue import RunResult
+from flows.devices import uses_diffusion
 from flows.estimates import estimate, stated_lengths
 from flows.events import JobOutcome
 from flows.planning import Planner
 from flows.progress import duration, size
-from flows.requirements import require_signable
+from flows.requirements import require_pipelines, require_signable
 from schemas.catalogue import Job
 from schemas.configuration import Settings
 from stages.networks.registry import ModelRegistry
@@ -89,6 +90,7 @@ def _failure(failure: Failure | None) -> dict[str, Any] | None:
 def plan_document(jobs: Sequence[Job], store: ArtifactStore, settings: Settings, registry: ModelRegistry) -> dict[str, Any]:
     """What a run would do."""
     planner = Planner(jobs, store, settings, registry)
+    require_pipelines(planner)
     require_signable(planner)
     planner.survey()
     rows = estimate(planner, settings.workers, stated_lengths(planner))
@@ -129,7 +131,19 @@ def plan_document(jobs: Sequence[Job], store: ArtifactStore, settings: Settings,
         "bytes": sum(row.bytes for row in rows),
         "clips": len({node.owner for plan in planner.jobs.values() for node in plan.nodes if node.stage == "ingest"}),
         "clips_of_unknown_length": next((row.unknown for row in rows if row.stage == "landmarks"), 0),
+        "notes": _precision_notes(planner),
     }
+
+
+def _precision_notes(planner: Planner) -> list[str]:
+    """What a plan cannot know of the diffusion renderer's work where it is made on another machine than the run."""
+    precision = planner.settings.stages.render.diffusion.precision
+    if planner.precision_by_devices:
+        return [f"Diffusion in {precision}, as this machine's devices have it; for a run on other devices, plan there."]
+    if precision == "auto" and uses_diffusion(planner.settings, [plan.job for plan in planner.jobs.values()]):
+        device = planner.settings.device
+        return [f"{device} is not here, so its precision is not known, and finished diffusion work is counted as to be done."]
+    return []
 
 
 def print_plan(document: dict[str, Any], console: Console) -> None:
@@ -153,6 +167,8 @@ def print_plan(document: dict[str, Any], console: Console) -> None:
     )
     if document["clips_of_unknown_length"]:
         console.print(f"{document['clips_of_unknown_length']} clips do not say how long they are and are not counted")
+    for note in document["notes"]:
+        console.print(note, highlight=False)
     for job in document["jobs"]:
         if job["failure"] is not None:
             console.print(

@@ -237,11 +237,9 @@ class Settings(_Section):
         return self._with_sampler(sampler, dict.fromkeys(sampler.model_fields_set - before.model_fields_set, origin))
 
     def computed_in(self, precision: Precision) -> Settings:
-        """These, where the precision of the diffusion renderer was left to its devices, with the one that they compute in."""
-        before = self.stages.render.diffusion
-        if before.precision != "auto":
-            return self
-        return self._with_sampler(before.model_copy(update={"precision": precision}), {"precision": "the devices"})
+        """These, with the precision that the devices of the diffusion renderer compute in."""
+        sampler = self.stages.render.diffusion.model_copy(update={"precision": precision})
+        return self._with_sampler(sampler, {"precision": "the devices"})
 
     def _with_sampler(self, sampler: DiffusionParameters, origins: Mapping[str, str]) -> Settings:
         render = self.stages.render.model_copy(update={"diffusion": sampler})

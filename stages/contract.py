@@ -162,7 +162,8 @@ class Stage(ABC):
     """Schemas written, whose versions are part of the key."""
     seeded: ClassVar[bool] = False
     data: ClassVar[Mapping[str, str]] = {}
-    """Digests of files that ship with the program and decide what the stage writes, by name: part of the key."""
+    """Digests of files that ship with the program, and versions of packages, that decide what the stage writes, by name: part of
+    the key."""
 
     def data_for(self, parameters: StageParameters) -> dict[str, str]:
         """``data``, and what else decides what is written with these parameters alone."""

@@ -6,4 +6,4 @@ from collections.abc import Mapping
 from importlib.metadata import version
 
 MEDIAPIPE: Mapping[str, str] = {"mediapipe": version("mediapipe")}
-"""For ``stages.contract.Stage.data``. The version alone, because importing the package takes seconds."""
+"""For ``stages.contract.Stage.data``."""

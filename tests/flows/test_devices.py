@@ -21,7 +21,7 @@ def planner(device: str, renderer: str = "diffusion") -> Planner:
     node = SimpleNamespace(owner="job", stage="render")
     parameters = RenderParameters(renderer=cast(Any, renderer), diffusion=DiffusionParameters(model="tiny"))
     made = SimpleNamespace(
-        settings=load_settings({"device": device}),
+        settings=load_settings({"device": device, "stages.render.diffusion.precision": "float32"}),
         jobs={"job": SimpleNamespace(nodes=[node])},
         parameters=lambda node: parameters,
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from flows.planning import Node, Planner
+from flows.requirements import require_pipelines
 from flows.retrying import settings_of_record
 from schemas.configuration import Settings, load_settings
 from schemas.parameters import DiffusionParameters, RenderParameters
@@ -94,4 +95,4 @@ def test_settings_as_they_are_shown_name_the_pipeline_as_the_origin_of_what_it_w
 
 def test_a_missing_pipeline_is_told_with_the_jobs_that_need_it(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"needs the pipeline headswap-full, which is not registered \(jobs: one\)"):
-        sampler(tmp_path, tmp_path / "none", load_settings({"renderer": "diffusion"}))
+        require_pipelines(planner(tmp_path, tmp_path / "none", load_settings({"renderer": "diffusion"})))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 import yaml
 from click.testing import Result
@@ -14,8 +16,6 @@ from typer.testing import CliRunner
 
 import cli
 from flows import catalogue, retrying, runs
-from flows.events import JobOutcome
-from flows.planning import Planner
 from flows.retrying import unfinished
 from flows.workers import WorkerPool
 from schemas.configuration import Settings, load_settings
@@ -79,40 +79,91 @@ def test_a_retry_and_a_report_take_the_storage_options_of_the_configuration(
     assert [settings.storage_options for settings in seen] == [OPTIONS, OPTIONS]
 
 
-def test_the_page_of_a_retry_shows_all_jobs_of_the_run_it_goes_on_with(
-    night: Night, clips: Callable[[str, int], Path], monkeypatch: pytest.MonkeyPatch
+def ran(night: Night, targets: Mapping[str, Path], out: str, name: str = "page") -> catalogue.RunResult:
+    """A night of jobs with these targets."""
+    source = night.folder / "media" / "a.png"
+    jobs = [job(one, source, target) for one, target in targets.items()]
+    settings = night.settings(engine="direct")
+    return catalogue.run_jobs(jobs, night.store, settings, name="night", output_url=out, report_name=name)
+
+
+def statuses(page: str) -> dict[str, str]:
+    """How a report page says that each job went, by id."""
+    found = re.findall(r'data-state="(\w+)[^"]*">\s*<td><button[^>]*>([^<]*)</button>', page)
+    return {name: status for status, name in found}
+
+
+@pytest.fixture
+def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs work in this process, where alone the made-up stages are."""
+    monkeypatch.setattr(catalogue, "WorkerPool", lambda workers, **more: WorkerPool(0))
+
+
+@pytest.mark.usefixtures("made_up")
+def test_the_page_of_a_retry_shows_all_jobs_of_the_run_it_goes_on_with(night: Night, clips: Callable[[str, int], Path]) -> None:
+    clips("a.png", 1)
+    media, page = night.folder / "media", night.out / "page" / "index.html"
+    targets = {"fine": clips("fine.mp4", 12), "late": media / "late.mp4", "never": media / "never.mp4"}
+    first = ran(night, targets, str(night.out))
+    assert first.report == str(page)
+    targets["fine"].unlink()  # archived, since it is done
+    (media / "late.mp4").write_text(json.dumps({"name": "late", "frames": 12}))
+    ended = invoke("retry", first.run_id, "--store", night.store.url, "--json")
+    assert ended.exit_code == 1, ended.output
+    assert json.loads(ended.stdout)["report"] == str(page)
+    text = page.read_text()
+    assert statuses(text) == {"fine": "done", "late": "done", "never": "failed"}
+    assert "no longer in the store" not in text
+    assert "Jobs that were tried again: 2." in text
+    retried = json.loads(ended.stdout)["run"]
+    again = unfinished(night.store, retried, {})
+    assert [one.id for one in again.jobs] == ["never"]
+    assert [one["id"] for one in again.whole["jobs"]] == ["fine", "late", "never"]
+    assert [one["id"] for one in runs.load(night.store, retried)["jobs"]] == ["late", "never"]  # what was asked of it
+
+
+@pytest.mark.usefixtures("made_up")
+def test_a_retry_of_a_run_that_cannot_be_read_whole_has_a_page_of_its_own_jobs(
+    night: Night, clips: Callable[[str, int], Path]
 ) -> None:
-    pages: list[dict[str, str]] = []
+    clips("a.png", 1)
+    first = ran(night, {"fine": clips("fine.mp4", 12), "late": night.folder / "media" / "late.mp4"}, str(night.out))
+    clips("late.mp4", 12)
+    record = night.store.read_document(f"runs/{first.run_id}/run.json")
+    assert record is not None
+    rows: Any = record["jobs"]
+    rows[0]["of_another_version"] = 1
+    night.store.write_document(f"runs/{first.run_id}/run.json", record)
+    ended = invoke("retry", first.run_id, "--store", night.store.url, "--json")
+    assert ended.exit_code == 0, ended.output
+    text = (night.out / "page" / "index.html").read_text()
+    assert statuses(text) == {"late": "done"}
+    assert "Only the jobs that were tried again" in text
 
-    def write_report(planner: Planner, outcomes: Mapping[str, JobOutcome], out: str, **more: Any) -> str:
-        assert list(planner.jobs) == ["fine", "late", "never"]
-        assert more["folder"] == "page"
-        pages.append({name: outcome.status for name, outcome in outcomes.items()})
-        return "index.html"
 
-    monkeypatch.setattr(catalogue, "write_report", write_report)
-    source, later = clips("a.png", 1), night.folder / "media" / "later.mp4"
-    targets = {"fine": clips("fine.mp4", 12), "late": later, "never": night.folder / "media" / "never.mp4"}
-    settings, out = night.settings(engine="direct"), str(night.out)
-    monkeypatch.setattr(catalogue, "WorkerPool", lambda workers, **more: WorkerPool(0))  # the made-up stages are here alone
-    jobs = [job(name, source, target) for name, target in targets.items()]
-    catalogue.run_jobs(jobs, night.store, settings, name="night", output_url=out, report_name="page")
-    assert pages == [{"fine": "done", "late": "failed", "never": "failed"}]
-    clips("later.mp4", 12)
-    for expected in (["late", "never"], ["never"]):
-        again = unfinished(night.store, None, {})
-        assert [one.id for one in again.jobs] == expected
-        catalogue.run_jobs(
-            again.jobs,
-            night.store,
-            again.settings,
-            name=again.name,
-            output_url=again.output_url,
-            asked={"retry_of": again.run_id},
-            report_name=again.whole["report_folder"],
-            whole=again.whole,
-        )
-        assert pages[-1] == {"fine": "done", "late": "done", "never": "failed"}
-    whole = runs.load_whole(night.store, None)
-    assert [one["id"] for one in whole["jobs"]] == ["fine", "late", "never"]
-    assert len(runs.load(night.store, None)["jobs"]) == 1  # the record itself says what was asked of it
+@pytest.mark.usefixtures("made_up")
+def test_a_page_in_a_remote_place_takes_the_place_of_the_one_before(night: Night, clips: Callable[[str, int], Path]) -> None:
+    clips("a.png", 1)
+    first = ran(night, {"one": night.folder / "media" / "one.mp4"}, "memory://night", "page")
+    place = fsspec.filesystem("memory")
+    assert statuses(place.cat("/night/page/index.html").decode()) == {"one": "failed"}
+    clips("one.mp4", 12)
+    assert invoke("retry", first.run_id, "--store", night.store.url).exit_code == 0
+    assert statuses(place.cat("/night/page/index.html").decode()) == {"one": "done"}
+
+
+def test_a_precision_that_devices_said_is_said_anew_by_those_of_the_retry(tmp_path: Path) -> None:
+    store = ArtifactStore.open(tmp_path / "store")
+    settings = load_settings({"store": store.url, "stages.render.diffusion.precision": "bfloat16"})
+    one = job("one", tmp_path / "a.png", tmp_path / "b.mp4").model_dump(mode="json")
+    for by_devices, expected in ((True, "auto"), (False, "bfloat16")):
+        asked = {
+            "name": "night",
+            "out": "out",
+            "jobs": [one],
+            "settings": settings.recorded(),
+            "precision_by_devices": by_devices,
+        }
+        runs.RunRecorder(store, f"run-{by_devices}", asked)
+        found = unfinished(store, f"run-{by_devices}", {}).settings
+        assert found.stages.render.diffusion.precision == expected

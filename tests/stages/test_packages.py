@@ -2,28 +2,44 @@
 
 from __future__ import annotations
 
-import sys
+import ast
+import functools
 from importlib.metadata import version
+from pathlib import Path
 
 from flows import pipeline
 from schemas.parameters import DiffusionParameters, RenderParameters
-from stages.contract import Stage
-from stages.hands import HandNetwork
-from stages.segmentation import PersonNetwork
+
+ROOT = Path(__file__).resolve().parents[2]
+NETWORKS = {"stages.hands.HandNetwork", "stages.segmentation.PersonNetwork"}
+"""What runs MediaPipe, beside all of ``stages.detectors``."""
 
 
-def asks_mediapipe(stage: Stage) -> bool:
-    """Whether the stage's module names anything that runs MediaPipe."""
-    named = vars(sys.modules[type(stage).__module__]).values()
-    return any(one in (HandNetwork, PersonNetwork) for one in named if isinstance(one, type)) or any(
-        getattr(one, "__module__", "") == "stages.detectors" for one in named
-    )
+@functools.cache
+def imported(module: str) -> frozenset[str]:
+    """Names that a module of the stages imports anywhere in it, in full."""
+    path = ROOT / f"{module.replace('.', '/')}.py"
+    path = path if path.is_file() else ROOT / module.replace(".", "/") / "__init__.py"
+    found = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
+    return frozenset(f"{node.module}.{alias.name}" for node in found for alias in node.names if node.module)
+
+
+def asks_mediapipe(module: str, seen: set[str]) -> bool:
+    """Whether a module, or one that it imports, names what runs MediaPipe."""
+    seen.add(module)
+    for name in imported(module):
+        if name in NETWORKS or name.startswith("stages.detectors."):
+            return True
+        source = name.rpartition(".")[0]
+        if source.startswith("stages.") and source not in seen and asks_mediapipe(source, seen):
+            return True
+    return False
 
 
 def test_stages_that_ask_mediapipe_have_its_version_in_their_keys() -> None:
-    asking = {name for name in pipeline.STAGES if asks_mediapipe(pipeline.stage(name))}
-    assert asking >= {"landmarks", "track", "masks", "measure"}
-    for name in asking:
+    asking = {name for name, place in pipeline.STAGES.items() if asks_mediapipe(place.partition(":")[0], set())}
+    assert asking >= {"landmarks", "track", "masks", "measure", "render"}
+    for name in asking - {"render"}:
         stage = pipeline.stage(name)
         assert stage.data_for(stage.parameters())["mediapipe"] == version("mediapipe"), name
 
