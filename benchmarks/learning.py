@@ -29,6 +29,7 @@ from benchmarks.trained import opened, parser_of
 from stages.networks import vae as autoencoder
 from stages.networks.loading import load_pipeline
 from stages.networks.pipeline import HeadSwapPipeline
+from stages.networks.registered import read_sampling
 from stages.networks.sampling import SamplingOptions
 from stages.training.augmentation import NO_AUGMENTATION
 from stages.training.batches import planes
@@ -223,7 +224,7 @@ def measure(
         "nearest_is_own_person": {name: f"{found} of {count}" for name, found in own.items()},
         "swaps": {name: told_of(found) for name, found in swaps.items()},
         "seconds_per_picture": round(seconds, 2),
-        "sampler": {"steps": options.steps, "guidance": options.guidance_scale},
+        "sampler": {"steps": options.steps, "guidance": options.guidance_scale, "shared_noise": options.shared_noise},
     }
     sheets = {"learning": [sheet[person] for person in people], "learning-swaps": swaps["landmarks of the body"].sheet}
     if "landmarks as at work" in swaps:
@@ -398,7 +399,8 @@ def main() -> None:
     given = parser.parse_args()
     trained = opened(parser, given)
     pipeline, held_out, dtype = trained.pipeline, trained.held_out, trained.dtype
-    shared = trained.recipe.sampling.get("shared_noise", 0.0)
+    said = read_sampling(given.pipeline) or trained.recipe.sampling  # pipelines between phases do not say
+    shared = said.get("shared_noise", 0.0)
     options = SamplingOptions(steps=given.steps, guidance_scale=given.guidance, window=2, overlap=0, shared_noise=shared)
     found = measure(pipeline, trained.train, held_out, options, dtype, given.samples, given.bodies, unseen=given.unseen)
     numbers = {"data": trained.told, **found.numbers}

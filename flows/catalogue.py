@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from flows.devices import devices_of
 from flows.estimates import work_seconds
 from flows.events import Events, JobOutcome, StageTotals
 from flows.planning import Planner
-from flows.reporting import FOLDER, outcomes_of, planned_again, write_report
+from flows.reporting import FOLDER, outcomes_of, planned_again, tried_again, write_report
 from flows.requirements import require_pipelines, require_signable
 from flows.runs import RunRecorder, new_run_id
 from flows.scheduling import Batch, DirectEngine
@@ -21,7 +21,7 @@ from flows.upkeep import OF_FINISHED_JOBS, collect_garbage
 from flows.workers import Limits, WorkerPool
 from schemas.catalogue import Job
 from schemas.configuration import Settings
-from schemas.problems import HeadswapError, StoreError
+from schemas.problems import HeadswapError, StoreError, UsageError
 from stages.networks.registry import ModelRegistry
 from storage.store import ArtifactStore
 
@@ -118,6 +118,8 @@ def run_jobs(
         batch = Batch(planner, pool, observers, output_url=output_url, retry_failed=retry_failed)
         try:
             planner.note = observers.note
+            for note in _other_precision(planner, whole):
+                observers.note(note)
             planner.survey()
             observers.run_started(list(planner.jobs.values()), work_seconds(planner))
             _run(batch, settings, run_id=run_id, name=name)
@@ -131,6 +133,17 @@ def run_jobs(
             except StoreError as error:
                 observers.note(f"The end of the run could not be recorded: {error}")
     return RunResult(run_id, batch.outcomes, dict(batch.totals), time.perf_counter() - began, output_url, report, record)
+
+
+def _other_precision(planner: Planner, whole: Mapping[str, Any] | None) -> Iterator[str]:
+    """Says where a retry computes otherwise than the run did: what this one had begun then counts for nothing."""
+    now = planner.settings.stages.render.diffusion.precision
+    before = {} if whole is None else whole["settings"]["stages"]["render"]["diffusion"]
+    if whole is not None and planner.precision_by_devices and before.get("precision", now) not in (now, "auto"):
+        yield (
+            f"The devices here compute in {now}, those of {whole['run']} in {before['precision']}: videos that it had begun with "
+            "the diffusion renderer are begun anew. To go on with them, try again where such devices are."
+        )
 
 
 def _run(batch: Batch, settings: Settings, *, run_id: str, name: str) -> None:
@@ -154,15 +167,15 @@ def _report(
     """The page's address; None, with a note, where it cannot be written: the videos are done all the same."""
     planner, outcomes = batch.planner, batch.outcomes
     notes = []
-    if whole is not None:
-        try:
-            outcomes = {**outcomes_of(whole), **outcomes}
-            planner = planned_again(planner.store, whole, planner.settings, planner.registry)
-            notes.append(f"Jobs that were tried again: {len(batch.planner.jobs)}. Times are of these alone.")
-        except (HeadswapError, ValueError, TypeError, KeyError) as error:  # what another version recorded may not be read
-            planner, outcomes = batch.planner, batch.outcomes
-            notes.append(f"Only the jobs that were tried again: {whole['run']} cannot be shown with them ({error}).")
     try:
+        if whole is not None:
+            try:
+                outcomes = {**outcomes_of(whole), **outcomes}
+                planner = planned_again(planner.store, whole, planner.settings, planner.registry)
+                notes.append(tried_again(len(batch.planner.jobs)))
+            except UsageError as error:  # what another version recorded; its page is left alone
+                planner, outcomes, folder = batch.planner, batch.outcomes, f"{folder}-{run_id}"
+                notes.append(f"Only the jobs that were tried again: {whole['run']} cannot be shown with them. {error}")
         return write_report(
             planner,
             outcomes,

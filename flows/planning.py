@@ -280,6 +280,10 @@ class Planner:
             nodes = {node for plan in wanted for node in plan.nodes if node.stage == name}
             self._patiently(partial(self.resolve, sorted(nodes, key=str)))
 
+    def look_up(self, items: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Manifest]:
+        """Manifests by stage and key, of those that are committed; waits for a store that does not answer."""
+        return self._patiently(partial(self.store.lookup_many, items))
+
     def _patiently(self, ask: Callable[[], T]) -> T:
         return patiently(ask, self._pause, self.stopping, self._tell_pause)
 

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import fsspec
 import numpy.typing as npt
+from pydantic import ValidationError
 
 from flows.delivery import final_manifests
 from flows.events import JobOutcome
@@ -18,7 +19,7 @@ from flows.planning import JobPlan, Node, Planner
 from flows.report import JobFailure, JobReport, RunReport, build_report
 from flows.runs import job_of
 from schemas.configuration import Settings
-from schemas.problems import StoreError
+from schemas.problems import StoreError, UsageError
 from stages.networks.registry import ModelRegistry
 from storage.artifacts import Manifest
 from storage.failures import Failure
@@ -49,13 +50,10 @@ def write_report(
     stages: dict[str, float] = defaultdict(float)
     for node, spent in (step_seconds or {}).items():
         stages[node.stage] += spent
-    finals = _finals(planner, outcomes)
     run = RunReport(
         name=name,
         run_id=run_id,
-        jobs=[
-            _job(planner, plan, outcomes.get(name), finals.get(name), step_seconds or {}) for name, plan in planner.jobs.items()
-        ],
+        jobs=shown_jobs(planner, outcomes, step_seconds or {}),
         seconds=seconds,
         output=output_url,
         settings={setting.name: setting.value for setting in planner.settings.describe()},
@@ -105,8 +103,23 @@ def planned_again(store: ArtifactStore, record: Mapping[str, Any], settings: Set
 
 
 def outcomes_of(record: Mapping[str, Any]) -> dict[str, JobOutcome]:
-    """How each job of a recorded run went, by its id."""
-    return {name: _outcome(value) for name, value in record["outcomes"].items()}
+    """How each job of a recorded run went, by its id.
+
+    Raises:
+        UsageError: another version recorded it.
+    """
+    try:
+        return {name: _outcome(value) for name, value in record["outcomes"].items()}
+    except (ValidationError, TypeError) as error:
+        raise UsageError(
+            [f"How the jobs of {record['run']} went is recorded in a way that this version cannot read: {error}."],
+            "Use the version that the run was made with.",
+        ) from error
+
+
+def tried_again(jobs: int) -> str:
+    """A sentence for the page of a retry."""
+    return f"Jobs that were tried again: {jobs}. Times are of these alone."
 
 
 def report_of_record(store: ArtifactStore, record: Mapping[str, Any], settings: Settings, out: str | None) -> str:
@@ -123,6 +136,7 @@ def report_of_record(store: ArtifactStore, record: Mapping[str, Any], settings: 
         seconds=0.0,
         step_seconds=stages,
         started=str(record.get("started", "")),
+        notes=[tried_again(record["asked_again"])] if "asked_again" in record else [],
     )
 
 
@@ -138,13 +152,19 @@ def _outcome(value: Mapping[str, Any]) -> JobOutcome:
     return JobOutcome(**{**known, "failure": None if failure is None else Failure.model_validate(failure)})
 
 
+def shown_jobs(planner: Planner, outcomes: Mapping[str, JobOutcome], step_seconds: Mapping[Node, float]) -> list[JobReport]:
+    """What the page says of each job, in the order of the catalogue."""
+    finals = _finals(planner, outcomes)
+    return [_job(planner, plan, outcomes.get(name), finals.get(name), step_seconds) for name, plan in planner.jobs.items()]
+
+
 def _is_done(status: str) -> bool:
     return status in ("done", "cached")
 
 
 def _finals(planner: Planner, outcomes: Mapping[str, JobOutcome]) -> dict[str, dict[str, Manifest]]:
     """The last artifacts of done jobs by id and stage, as far as the store still has them: those planned here are known, others
-    are looked up together."""
+    are looked up together. The outcome's word holds where a plan of today says otherwise."""
     found, others = {}, {}
     for name, outcome in outcomes.items():
         if not _is_done(outcome.status):
@@ -153,7 +173,11 @@ def _finals(planner: Planner, outcomes: Mapping[str, JobOutcome]) -> dict[str, d
             found[name] = final_manifests(planner, planner.jobs[name])
         except (RuntimeError, ValueError):
             others[name] = outcome.artifacts
-    manifests = planner.store.lookup_many([item for keys in others.values() for item in keys.items()])
+            continue
+        if outcome.artifacts and outcome.artifacts != {stage: manifest.key for stage, manifest in found[name].items()}:
+            others[name] = outcome.artifacts
+            del found[name]
+    manifests = planner.look_up([item for keys in others.values() for item in keys.items()])
     for name, keys in others.items():
         if keys and all(item in manifests for item in keys.items()):
             found[name] = {stage: manifests[stage, key] for stage, key in keys.items()}
@@ -167,6 +191,7 @@ def _job(
     manifests: Mapping[str, Manifest] | None,
     seconds: Mapping[Node, float],
 ) -> JobReport:
+    """What the page says of a job. ``manifests``: its last artifacts, as far as there are any."""
     job = plan.job
     common: dict[str, Any] = {"id": job.id, "source": job.source, "target": job.target, "rights": job.rights}
     if outcome is None:
@@ -180,6 +205,15 @@ def _job(
         return JobReport(**common, status="cached", output=outcome.output, notes=["Its artifacts are no longer in the store."])
     measure = planner.store.artifact(manifests["measure"])
     facts: dict[str, Any] = dict(measure.facts)
+    parameters = {
+        f"{node.stage}.{name}": value
+        for node in plan.nodes
+        if isinstance(node.owner, str)
+        for name, value in planner.parameters(node).model_dump(mode="json").items()
+    }
+    if planner.step(Node(job.id, "assemble")).units is None and "render.diffusion" in parameters:
+        # Of a job done by another run: the devices of that one are not known here.
+        parameters["render.diffusion"] = {**parameters["render.diffusion"], "precision": "as its run's devices had it"}
     provenance = cast(Mapping[str, Any], planner.store.artifact(manifests["assemble"]).facts.get("provenance", {}))
     return JobReport(
         **common,
@@ -189,11 +223,6 @@ def _job(
         verdict=facts.get("verdict", {}),
         notes=outcome.notes,
         seconds={node.stage: seconds[node] for node in plan.nodes if seconds.get(node)},
-        parameters={
-            f"{node.stage}.{name}": value
-            for node in plan.nodes
-            if isinstance(node.owner, str)
-            for name, value in planner.parameters(node).model_dump(mode="json").items()
-        },
+        parameters=parameters,
         provenance=provenance,
     )

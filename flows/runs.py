@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
+from pydantic import ValidationError
+
 from flows.events import Events, JobOutcome, StageTotals
 from schemas.catalogue import Job
 from schemas.problems import StoreError, UsageError
@@ -46,11 +48,20 @@ def job_of(record: Mapping[str, Any], job: Mapping[str, Any]) -> Job:
 
     Records of earlier versions hold the default ``<id>.mp4`` as if it had been asked for; as a demand it would stand over the
     run's own container.
+
+    Raises:
+        UsageError: another version recorded it.
     """
     container = record["settings"].get("stages", {}).get("assemble", {}).get("container", "mp4")
     if container != "mp4" and job.get("output") == f"{job['id']}.mp4":
         job = {**job, "output": ""}
-    return Job.model_validate(job)
+    try:
+        return Job.model_validate(job)
+    except ValidationError as error:
+        raise UsageError(
+            [f"The run {record.get('run')} recorded the job {job.get('id')} in a way that this version cannot read: {error}."],
+            "Use the version that the run was made with.",
+        ) from error
 
 
 def load(store: ArtifactStore, run_id: str | None) -> dict[str, Any]:
@@ -72,6 +83,8 @@ def load(store: ArtifactStore, run_id: str | None) -> dict[str, Any]:
 def load_whole(store: ArtifactStore, run_id: str | None) -> dict[str, Any]:
     """As ``load``; of a retry with all the jobs of the run that it goes on with, and how each of them went the last time.
 
+    ``asked_again`` is how many jobs the retry itself was about.
+
     Raises:
         UsageError: no such run.
     """
@@ -83,7 +96,8 @@ def load_whole(store: ArtifactStore, run_id: str | None) -> dict[str, Any]:
         except UsageError:  # somebody cleared it away
             break
         followed.add(before["run"])
-        whole = {**whole, "jobs": before["jobs"], "outcomes": {**before["outcomes"], **whole["outcomes"]}}
+        outcomes = {**before["outcomes"], **whole["outcomes"]}
+        whole = {"asked_again": len(whole["jobs"]), **whole, "jobs": before["jobs"], "outcomes": outcomes}
     return whole
 
 

@@ -138,7 +138,7 @@ def plan_document(jobs: Sequence[Job], store: ArtifactStore, settings: Settings,
 def _precision_notes(planner: Planner) -> list[str]:
     """What a plan cannot know of the diffusion renderer's work where it is made on another machine than the run."""
     precision = planner.settings.stages.render.diffusion.precision
-    if planner.precision_by_devices:
+    if planner.precision_by_devices and planner.settings.device != "cpu":
         return [f"Diffusion in {precision}, as this machine's devices have it; for a run on other devices, plan there."]
     if precision == "auto" and uses_diffusion(planner.settings, [plan.job for plan in planner.jobs.values()]):
         device = planner.settings.device

@@ -57,7 +57,7 @@ def run_training(
         out: folder of the run; rendered clips of performers lie beside it.
         registry: of the models: the head model ``ict`` for performers, the identity network ``arcface`` where it is there.
         resume: go on where a run in ``out`` was stopped.
-        recipe_file: another recipe than the preset's own, or the name of one that ships.
+        recipe_file: another recipe than the preset's own, or the name of one that ships. A run that goes on has its own.
         start: folder of a saved pipeline, for recipes that begin with published weights.
         head_model: packed ICT-FaceKit; default: the registered one.
         device: ``auto`` or ``cpu``. workers: processes that make samples ahead; default: one per usable core where there is a GPU
@@ -74,7 +74,7 @@ def run_training(
         HeadswapError: see ``stages.training.run.train``, ``open_samples`` and ``SamplesAhead``.
     """
     out = Path(os.path.abspath(out))  # "." has no name that clips could lie beside; a link's own name is kept
-    recipe = chosen_recipe(recipe_file, preset)
+    recipe = (_recorded_recipe(out) if resume and recipe_file is None else None) or chosen_recipe(recipe_file, preset)
     problems = _order_problems(recipe, preset, data, out, start, device)
     remedies: list[str] = []
     clips = out.with_name(f"{out.name}-clips") if out.name else out
@@ -126,6 +126,13 @@ def run_training(
         "phases": {phase.name: phase.steps for phase in recipe.phases},
         "measured": measured(out),
     }
+
+
+def _recorded_recipe(out: Path) -> Recipe | None:
+    """The recipe that a run goes on by: the one that ships may have become another since it began."""
+    from stages.training.run_record import recorded_recipe  # with PyTorch, which takes seconds to load
+
+    return recorded_recipe(out)
 
 
 def _order_problems(recipe: Recipe, preset: str, data: str, out: Path, start: Path | None, device: str) -> list[str]:

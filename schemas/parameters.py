@@ -13,6 +13,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    SerializationInfo,
     SerializerFunctionWrapHandler,
     ValidationError,
     model_serializer,
@@ -104,10 +105,13 @@ class DiffusionParameters(BaseModel):
     compile: bool = Field(False, description="compile the networks: minutes in each process at first, then faster")
 
     @model_serializer(mode="wrap")
-    def _without_what_came_later(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Fields that came after stores were filled are left out at their default: keys hold what is dumped here."""
+    def _without_what_came_later(self, dump: SerializerFunctionWrapHandler, asked: SerializationInfo) -> dict[str, Any]:
+        """Fields that came after stores were filled are left out at their default: keys hold what is dumped here.
+
+        Not so where the context is ``WHOLE``: what a record does not hold would be a pipeline's to say when it is read.
+        """
         told: dict[str, Any] = dump(self)
-        return {name: value for name, value in told.items() if value or name not in _CAME_LATER}
+        return {name: value for name, value in told.items() if value or name not in _CAME_LATER or asked.context == WHOLE}
 
     @classmethod
     def wanted_by_a_pipeline(cls, wanted: Mapping[str, Any]) -> dict[str, Any]:
@@ -158,6 +162,9 @@ class DiffusionParameters(BaseModel):
         if self.overlap >= self.window:
             raise ValueError(f"overlap {self.overlap} must be less than window {self.window}")
 
+
+WHOLE = "whole"
+"""Context of ``model_dump`` for records: nothing is left out."""
 
 _CAME_LATER = ("compile", "shared_noise")
 

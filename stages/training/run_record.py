@@ -117,6 +117,20 @@ def begin(out: Path, run: RunRecord, resume: bool) -> None:
     _write(file, now, [*earlier, *changes])
 
 
+def recorded_recipe(out: Path) -> Recipe | None:
+    """The recipe that the run in a folder goes on by; None where there is no run, or one of another version that cannot be read.
+
+    Raises:
+        ModelError: ``run_damaged``.
+    """
+    if not (out / FILE).is_file():
+        return None
+    try:
+        return Recipe.model_validate(_read(out / FILE)[0]["recipe"])
+    except ValidationError:
+        return None
+
+
 def changes_of(out: Path) -> list[Change]:
     """What has changed in a run's recipe since it began, in order.
 

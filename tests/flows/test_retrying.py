@@ -16,9 +16,12 @@ from typer.testing import CliRunner
 
 import cli
 from flows import catalogue, retrying, runs
-from flows.retrying import unfinished
+from flows.planning import Planner
+from flows.reporting import outcomes_of, planned_again, shown_jobs
+from flows.retrying import settings_of_record, unfinished
 from flows.workers import WorkerPool
 from schemas.configuration import Settings, load_settings
+from stages.networks.registry import ModelRegistry
 from storage.store import ArtifactStore
 from tests.flows.conftest import Night, job
 
@@ -136,9 +139,13 @@ def test_a_retry_of_a_run_that_cannot_be_read_whole_has_a_page_of_its_own_jobs(
     night.store.write_document(f"runs/{first.run_id}/run.json", record)
     ended = invoke("retry", first.run_id, "--store", night.store.url, "--json")
     assert ended.exit_code == 0, ended.output
-    text = (night.out / "page" / "index.html").read_text()
+    page = json.loads(ended.stdout)["report"]
+    assert Path(page).parent.name.startswith("page-")
+    assert statuses((night.out / "page" / "index.html").read_text()) == {"fine": "done", "late": "failed"}  # is left alone
+    text = Path(page).read_text()
     assert statuses(text) == {"late": "done"}
     assert "Only the jobs that were tried again" in text
+    assert invoke("report", json.loads(ended.stdout)["run"], "--store", night.store.url).exit_code == 2
 
 
 @pytest.mark.usefixtures("made_up")
@@ -150,6 +157,40 @@ def test_a_page_in_a_remote_place_takes_the_place_of_the_one_before(night: Night
     clips("one.mp4", 12)
     assert invoke("retry", first.run_id, "--store", night.store.url).exit_code == 0
     assert statuses(place.cat("/night/page/index.html").decode()) == {"one": "done"}
+
+
+def test_a_plan_knows_whether_devices_said_the_precision_and_a_page_does_not_guess_those_of_others(tmp_path: Path) -> None:
+    store = ArtifactStore.open(tmp_path / "store")
+    one = job("one", tmp_path / "a.png", tmp_path / "b.mp4")
+    common = {"store": store.url, "renderer": "diffusion", "device": "cpu"}
+    said = {"stages.render.diffusion.precision": "float32"}
+    registry = ModelRegistry(tmp_path / "models")
+    assert [Planner([one], store, load_settings({**common, **more}), registry).precision_by_devices for more in ({}, said)] == [
+        True,
+        False,
+    ]
+    finals = []
+    for stage in ("assemble", "measure"):
+        with store.begin(stage, f"{stage}-key", recipe={}, stage_version=1) as writer:
+            finals.append(writer.commit())
+    outcome = {"id": "one", "status": "done", "artifacts": {manifest.stage: manifest.key for manifest in finals}}
+    record = {"run": "r", "jobs": [one.model_dump(mode="json")], "outcomes": {"one": outcome}, "settings": {}}
+    planner = planned_again(store, record, load_settings(common), registry)
+    (told,) = shown_jobs(planner, outcomes_of(record), {})
+    assert told.status == "done"
+    assert told.parameters["render.diffusion"]["precision"] == "as its run's devices had it"
+
+
+def test_a_record_that_says_no_shared_noise_is_gone_on_with_without_whatever_the_pipeline_says_by_now(tmp_path: Path) -> None:
+    store = ArtifactStore.open(tmp_path / "store")
+    recorded = load_settings({"store": store.url, "stages.render.diffusion.shared_noise": 0}).recorded()
+    sampler = recorded["stages"]["render"]["diffusion"]
+    assert sampler["shared_noise"] == 0
+    for of_an_earlier_version in (False, True):
+        if of_an_earlier_version:
+            del sampler["shared_noise"]
+        found = settings_of_record(store, {"settings": recorded}, {}).stages.render.diffusion
+        assert found.or_as_wanted({"shared_noise": 1.0}).shared_noise == 0
 
 
 def test_a_precision_that_devices_said_is_said_anew_by_those_of_the_retry(tmp_path: Path) -> None:

@@ -18,21 +18,31 @@ NETWORKS = {"stages.hands.HandNetwork", "stages.segmentation.PersonNetwork"}
 @functools.cache
 def imported(module: str) -> frozenset[str]:
     """Names that a module of the stages imports anywhere in it, in full."""
-    path = ROOT / f"{module.replace('.', '/')}.py"
-    path = path if path.is_file() else ROOT / module.replace(".", "/") / "__init__.py"
-    found = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
-    return frozenset(f"{node.module}.{alias.name}" for node in found for alias in node.names if node.module)
+    found = set()
+    for node in ast.walk(ast.parse(path_of(module).read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return frozenset(found)
+
+
+def path_of(module: str) -> Path:
+    """The file of a module, whether there is one or not."""
+    path = ROOT / module.replace(".", "/")
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
 
 
 def asks_mediapipe(module: str, seen: set[str]) -> bool:
     """Whether a module, or one that it imports, names what runs MediaPipe."""
     seen.add(module)
     for name in imported(module):
-        if name in NETWORKS or name.startswith("stages.detectors."):
+        if name in NETWORKS or f"{name}.".startswith("stages.detectors."):
             return True
-        source = name.rpartition(".")[0]
-        if source.startswith("stages.") and source not in seen and asks_mediapipe(source, seen):
-            return True
+        for source in (name, name.rpartition(".")[0]):
+            follow = source.startswith("stages.") and source not in seen and path_of(source).is_file()
+            if follow and asks_mediapipe(source, seen):
+                return True
     return False
 
 
