@@ -125,7 +125,9 @@ class DiffusionParameters(BaseModel):
             permitted = ", ".join(sorted(WANTED_BY_PIPELINES))
             raise ValueError(f"{', '.join(map(repr, strange))[:200]}: not for a pipeline to say; it may say {permitted}")
         found = cls._checked(wanted)
-        return {name: getattr(found, name) for name in wanted}  # no dump: that leaves out what came later
+        return {
+            name: getattr(found, name) for name in cls.model_fields if name in wanted
+        }  # no dump: that leaves out what came later
 
     def or_as_wanted(self, wanted: Mapping[str, Any]) -> DiffusionParameters:
         """These, and what nobody has set as a pipeline wants it.

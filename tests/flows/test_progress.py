@@ -58,6 +58,7 @@ def test_plans_and_states_show_such_names_too(night: Night, tmp_path: Path, clip
         "workers": 1,
         "bytes": 0,
         "clips_of_unknown_length": 0,
+        "notes": [],
     }
     print_plan(plan, console)
     status = {
