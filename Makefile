@@ -20,10 +20,9 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	$(BIN)/headswap demo --out demo-output
 
-# One thread a process: threads of processes that share a core wait for each other most of the time. In the order of the files,
-# because those with few tests, which come last otherwise, are the long ones.
+# One thread a process: threads of processes that share a core wait for each other most of the time.
 test: $(STAMP) lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_FLAGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile $(PYTEST_FLAGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
