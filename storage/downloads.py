@@ -6,7 +6,7 @@ import os
 import secrets
 import threading
 import weakref
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,7 +24,8 @@ class Downloads:
     def __init__(self, folder: Path, limit: int = DEFAULT_LIMIT) -> None:
         self._folder = folder
         self._limit = limit
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()
+        self._released: deque[str] = deque()
         self._sizes: OrderedDict[str, int] = OrderedDict()
         self._used: Counter[str] = Counter()
 
@@ -56,11 +57,21 @@ class Downloads:
         return path
 
     def _release(self, name: str) -> None:
-        with self._lock:
-            self._used[name] -= 1
-            self._shrink()
+        """Called by the garbage collector, in whatever thread it runs: it must not wait.
+
+        That may be the very thread that a fetch under the lock waits for, or the one that holds the lock. Where the lock is
+        taken, the next one to have it does what is left to do.
+        """
+        self._released.append(name)
+        if self._lock.acquire(blocking=False):
+            try:
+                self._shrink()
+            finally:
+                self._lock.release()
 
     def _shrink(self) -> None:
+        while self._released:
+            self._used[self._released.popleft()] -= 1
         total = sum(self._sizes.values())
         for name in list(self._sizes):
             if total <= self._limit:

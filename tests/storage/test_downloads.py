@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import threading
 from pathlib import Path
 
 import pytest
@@ -75,3 +76,25 @@ def test_a_damaged_or_interrupted_transfer_leaves_nothing(tmp_path: Path) -> Non
         with pytest.raises(error):
             downloads.get(entry("a"), fetch, reader)
         assert list(tmp_path.iterdir()) == []
+
+
+def test_a_reader_that_goes_while_something_is_fetched_waits_for_nobody(tmp_path: Path) -> None:
+    """Its end may be noticed by the thread that does the fetching, for one that holds the lock and waits for it."""
+    downloads, source = Downloads(tmp_path, limit=50), Source()
+    finished = [Reader()]
+    gone = source.get(downloads, "a", finished[0])
+
+    def fetch(part: Path) -> None:
+        def transfer() -> None:
+            finished.clear()
+            gc.collect()
+            part.write_bytes(b"b" * 100)
+
+        loop = threading.Thread(target=transfer, daemon=True)
+        loop.start()
+        loop.join(timeout=20)
+        assert not loop.is_alive(), "the transfer waits for its own end"
+
+    used = Reader()
+    assert downloads.get(entry("b"), fetch, used).exists()
+    assert not gone.exists()  # was done by the one who had the lock
