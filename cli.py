@@ -357,8 +357,6 @@ def retry(
             as_json=as_json,
             output_url=again.output_url,
             retry_failed=True,
-            asked={"retry_of": again.run_id},
-            report_name=again.report_folder,
             whole=again.whole,
         )
 

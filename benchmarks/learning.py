@@ -208,9 +208,9 @@ def measure(
     for name, source in seen.items():
         others_seen = [source.sample(number, 1) for number in range(count // 2)]
         values[f"generated: {name}"] = [head_psnr(generate(pipeline, sample, options, dtype), sample) for sample in others_seen]
-    cases = {"landmarks of the body": foreign_references_on(samples, bodies)}
+    cases = {"landmarks of the body": swaps_of(samples, bodies)}
     if isinstance(held_out, PerformerSamples):
-        cases["landmarks as at work"] = true_swaps(held_out, samples, bodies)
+        cases["landmarks as at work"] = swaps_of(samples, bodies, held_out)
     swaps = {name: swap_heads(pipeline, chosen, looks, options, dtype) for name, chosen in cases.items()}
     numbers: dict[str, object] = {
         "held_out_samples": count,
@@ -227,11 +227,9 @@ def measure(
         "sampler": {"steps": options.steps, "guidance": options.guidance_scale, "shared_noise": options.shared_noise},
     }
     sheets = {"learning": [sheet[person] for person in people], "learning-swaps": swaps["landmarks of the body"].sheet}
-    if "landmarks as at work" in swaps:
+    if true := cases.get("landmarks as at work"):
         sheets["learning-true-swaps"] = swaps["landmarks as at work"].sheet
-        sheets["learning-true-swaps-truth"] = sheet_of(
-            cases["landmarks as at work"], [case.sample.target[0] for case in cases["landmarks as at work"]]
-        )
+        sheets["learning-true-swaps-truth"] = sheet_of(true, [case.sample.target[0] for case in true])
     return Measured(numbers, sheets)
 
 
@@ -252,35 +250,22 @@ def frames_of(samples: Sequence[TrainingSample]) -> dict[str, list[int]]:
     return dict(sorted(found.items()))
 
 
-def foreign_references_on(samples: Sequence[TrainingSample], bodies: int) -> list[Case]:
-    """Every person's reference on held-out frames of every other, landmarks and all, and on one frame of the own.
+def swaps_of(samples: Sequence[TrainingSample], bodies: int, truth: PerformerSamples | None = None) -> list[Case]:
+    """Every person's reference on held-out frames of every other, and on one frame of the own.
 
     Args:
         samples: held out, of one frame, several of each person; a person's first one lends the reference.
         bodies: frames of each body; fewer where there are no more.
+        truth: where ``samples`` are from, from number 0 on. With it each swap is rendered, and its landmarks are the
+            reference's, as at work; without it they are the body's own.
     """
     frames, cases = frames_of(samples), []
+    heads = {} if truth is None else {truth.name(number): place for place, number in enumerate(truth.people)}
     for person, own in frames.items():
         reference = samples[own[0]].reference
         for other, places in frames.items():
             for place in places[: 1 if other == person else bodies]:
-                cases.append(Case(person, other, place, replace(samples[place], reference=reference)))
-    return cases
-
-
-def true_swaps(held_out: PerformerSamples, samples: Sequence[TrainingSample], bodies: int) -> list[Case]:
-    """The same swaps, with the very picture that each of them should give rendered: its landmarks are the reference's.
-
-    Args:
-        held_out: where ``samples`` are from, from number 0 on. samples, bodies: as of ``foreign_references_on``.
-    """
-    frames, cases = frames_of(samples), []
-    places_of = {held_out.name(number): place for place, number in enumerate(held_out.people)}
-    for person, own in frames.items():
-        reference = samples[own[0]].reference
-        for other, places in frames.items():
-            for place in places[: 1 if other == person else bodies]:
-                sample = samples[place] if other == person else held_out.swap(place, 1, places_of[person])
+                sample = truth.swap(place, 1, heads[person]) if truth is not None and other != person else samples[place]
                 cases.append(Case(person, other, place, replace(sample, reference=reference)))
     return cases
 

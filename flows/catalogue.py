@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -88,8 +88,8 @@ def run_jobs(
     Args:
         jobs: to do. store: for all that is made. settings, name: of the run. output_url: where results go whose rows do not say
             otherwise. registry: of models. events: told what happens. retry_failed: also what is known to fail. asked: more to
-            record of what was asked for. report_name: folder of the page. whole: record of the run that this one goes on with, of
-            whose page this run's takes the place: it shows all jobs, these and those that were done before.
+            record of what was asked for. report_name: folder of the page. whole: record of the run that this one goes on with
+            (``runs.load_whole``), of whose page this run's takes the place: it shows all jobs, also those that were done before.
     """
     began = time.perf_counter()
     planner = Planner(jobs, store, settings, registry or ModelRegistry(Path(settings.models).expanduser()))
@@ -97,6 +97,7 @@ def run_jobs(
     require_signable(planner)
     devices = devices_of(planner)
     run_id = new_run_id(name)
+    folder = report_name if whole is None else whole.get("report_folder", FOLDER)
     recorder = RunRecorder(
         store,
         run_id,
@@ -107,7 +108,8 @@ def run_jobs(
             "jobs": [job.model_dump(mode="json") for job in jobs],
             "settings": planner.settings.recorded(),
             "precision_by_devices": planner.precision_by_devices,
-            "report_folder": report_name,
+            "report_folder": folder,
+            **({} if whole is None else {"retry_of": whole["run"]}),
             **(asked or {}),
         },
     )
@@ -118,12 +120,12 @@ def run_jobs(
         batch = Batch(planner, pool, observers, output_url=output_url, retry_failed=retry_failed)
         try:
             planner.note = observers.note
-            for note in _other_precision(planner, whole):
-                observers.note(note)
+            if whole is not None:
+                _note_other_precision(planner, whole)
             planner.survey()
             observers.run_started(list(planner.jobs.values()), work_seconds(planner))
             _run(batch, settings, run_id=run_id, name=name)
-            report = _report(batch, output_url, name=name, folder=report_name, run_id=run_id, began=began, whole=whole)
+            report = _report(batch, output_url, name=name, folder=folder, run_id=run_id, began=began, whole=whole)
             failed = any(outcome.status == "failed" for outcome in batch.outcomes.values())
             _apply_retention(batch, settings.retention, failed=failed)
             state = "failed" if failed else "completed"
@@ -135,14 +137,18 @@ def run_jobs(
     return RunResult(run_id, batch.outcomes, dict(batch.totals), time.perf_counter() - began, output_url, report, record)
 
 
-def _other_precision(planner: Planner, whole: Mapping[str, Any] | None) -> Iterator[str]:
-    """Says where a retry computes otherwise than the run did: what this one had begun then counts for nothing."""
-    now = planner.settings.stages.render.diffusion.precision
-    before = {} if whole is None else whole["settings"]["stages"]["render"]["diffusion"]
-    if whole is not None and planner.precision_by_devices and before.get("precision", now) not in (now, "auto"):
-        yield (
-            f"The devices here compute in {now}, those of {whole['run']} in {before['precision']}: videos that it had begun with "
-            "the diffusion renderer are begun anew. To go on with them, try again where such devices are."
+def _note_other_precision(planner: Planner, whole: Mapping[str, Any]) -> None:
+    """Tell where a retry computes otherwise than the run did: what this one had begun then counts for nothing."""
+    if not (planner.precision_by_devices and whole.get("precision_by_devices")):
+        return
+    now, before = (
+        planner.settings.stages.render.diffusion.precision,
+        whole["settings"]["stages"]["render"]["diffusion"]["precision"],
+    )
+    if before != now:
+        planner.note(
+            f"The devices here compute in {now}, those of {whole['run']} in {before}: videos that it had begun with the "
+            "diffusion renderer are begun anew. To go on with them, try again where such devices are."
         )
 
 

@@ -52,12 +52,16 @@ class Events:
     def note(self, text: str) -> None: ...
 
 
+DONE = ("done", "cached")
+"""What a job is called that is done: by the run, or by one before."""
+
+
 @dataclass
 class JobOutcome:
     """How a job ended."""
 
     id: str
-    status: str  # done | cached | failed
+    status: str  # one of ``DONE``, or failed
     output: str | None = None
     failure: Failure | None = None
     grade: str | None = None

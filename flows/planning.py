@@ -22,7 +22,7 @@ from flows.problems import failure_of
 from flows.requirements import sampled_as_wanted
 from schemas.catalogue import Job, edits_of
 from schemas.configuration import Settings
-from schemas.parameters import StageParameters
+from schemas.parameters import StageParameters, as_in_keys
 from schemas.problems import HeadswapError, StoreError
 from stages.contract import Chunk, Input, Owner, Scope
 from stages.networks.registry import ModelRegistry
@@ -412,7 +412,7 @@ class Planner:
             recipe[f"{node.stage}:{whose}"] = {
                 "version": stage.version,
                 "schemas": [schema.identity for schema in stage.tables],
-                "parameters": self.parameters(node).model_dump(mode="json"),
+                "parameters": as_in_keys(self.parameters(node)),
                 "data": stage.data_for(self.parameters(node)),
                 "models": {name: digest for name, (_, digest) in sorted(self.models(node).items())},
                 "media": {owner: self._known.media[url] for owner, url in self.media(node).items()},
@@ -544,7 +544,7 @@ class Planner:
             "stage": stage.name,
             "version": stage.version,
             "schemas": [schema.identity for schema in stage.tables],
-            "parameters": self.parameters(node).model_dump(mode="json"),
+            "parameters": as_in_keys(self.parameters(node)),
             "data": stage.data_for(self.parameters(node)),
             "inputs": {":".join(name): [manifest.digest for manifest in found] for name, found in sorted(inputs.items())},
             "media": {owner: self._known.media[url] for owner, url in sorted(self.media(node).items())},

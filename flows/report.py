@@ -24,6 +24,7 @@ import jinja2
 import numpy as np
 import numpy.typing as npt
 
+from flows.events import DONE
 from flows.report_media import MediaFolder, Shown, local_path
 from storage.store import ArtifactStore
 
@@ -290,7 +291,7 @@ def _row(job: JobReport, number: int) -> dict[str, Any]:
 
 def _media(job: JobReport, results: str) -> Iterator[tuple[str, str, bool]]:
     """What a job shows of local media: its role, its address, and whether it is the run's own and stays where it is."""
-    if job.status in ("done", "cached") or job.measures is not None:
+    if job.status in DONE or job.measures is not None:
         yield "target", job.target, False
         yield "source", job.source, False
         if job.output is not None and _beside(job.output, results) is None:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from pydantic import ValidationError
 
 from flows.delivery import final_manifests
-from flows.events import JobOutcome
+from flows.events import DONE, JobOutcome
 from flows.planning import JobPlan, Node, Planner
 from flows.report import JobFailure, JobReport, RunReport, build_report
 from flows.runs import job_of
@@ -97,7 +97,7 @@ def planned_again(store: ArtifactStore, record: Mapping[str, Any], settings: Set
     gone and the program another one.
     """
     planner = Planner([job_of(record, job) for job in record["jobs"]], store, settings, registry)
-    if any(_is_done(outcome["status"]) and not outcome.get("artifacts") for outcome in record["outcomes"].values()):
+    if any(outcome["status"] in DONE and not outcome.get("artifacts") for outcome in record["outcomes"].values()):
         planner.survey()
     return planner
 
@@ -158,16 +158,12 @@ def shown_jobs(planner: Planner, outcomes: Mapping[str, JobOutcome], step_second
     return [_job(planner, plan, outcomes.get(name), finals.get(name), step_seconds) for name, plan in planner.jobs.items()]
 
 
-def _is_done(status: str) -> bool:
-    return status in ("done", "cached")
-
-
 def _finals(planner: Planner, outcomes: Mapping[str, JobOutcome]) -> dict[str, dict[str, Manifest]]:
     """The last artifacts of done jobs by id and stage, as far as the store still has them: those planned here are known, others
     are looked up together. The outcome's word holds where a plan of today says otherwise."""
     found, others = {}, {}
     for name, outcome in outcomes.items():
-        if not _is_done(outcome.status):
+        if outcome.status not in DONE:
             continue
         try:
             found[name] = final_manifests(planner, planner.jobs[name])

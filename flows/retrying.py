@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from flows import runs
-from flows.reporting import FOLDER, report_of_record
+from flows.events import DONE
+from flows.reporting import report_of_record
 from schemas.catalogue import Job
 from schemas.configuration import Settings
 from storage.store import ArtifactStore
@@ -23,10 +24,6 @@ class Again:
     output_url: str
     whole: Mapping[str, Any]
     """The record of all that the run was about, done jobs included: see ``runs.load_whole``."""
-
-    @property
-    def report_folder(self) -> str:
-        return str(self.whole.get("report_folder", FOLDER))
 
 
 def settings_of_record(store: ArtifactStore, record: Mapping[str, Any], changes: Mapping[str, Any]) -> Settings:
@@ -43,7 +40,7 @@ def settings_of_record(store: ArtifactStore, record: Mapping[str, Any], changes:
 def unfinished(store: ArtifactStore, run_id: str | None, changes: Mapping[str, Any]) -> Again:
     """Jobs of a run that failed or never ended."""
     record = runs.load_whole(store, run_id)
-    done = {name for name, outcome in record["outcomes"].items() if outcome["status"] in ("done", "cached")}
+    done = {name for name, outcome in record["outcomes"].items() if outcome["status"] in DONE}
     jobs = [runs.job_of(record, job) for job in record["jobs"] if job["id"] not in done]
     settings = settings_of_record(store, record, changes)
     if record.get("precision_by_devices"):  # these may be others now

@@ -22,7 +22,7 @@ from pydantic_core import PydanticUndefined
 from schemas import parameters
 from schemas.catalogue import Job
 from schemas.names import suggestion
-from schemas.parameters import WHOLE, DiffusionParameters, Precision
+from schemas.parameters import DiffusionParameters, Precision
 from schemas.problems import UsageError
 
 PREFIX = "HEADSWAP_"
@@ -249,7 +249,7 @@ class Settings(_Section):
 
     def recorded(self) -> dict[str, Any]:
         """What a run's record holds: every value but credentials."""
-        return self.model_dump(mode="json", exclude=set(_HIDDEN), context=WHOLE)
+        return self.model_dump(mode="json", exclude=set(_HIDDEN))
 
     def describe(self) -> list[Setting]:
         """Every setting with its value and origin, in the order of declaration."""

@@ -24,6 +24,14 @@ Precision = Literal["auto", "float32", "bfloat16", "float16"]
 """That networks compute in; ``auto`` leaves it to the device."""
 
 
+_KEY = "key"
+
+
+def as_in_keys(parameters: BaseModel) -> dict[str, Any]:
+    """Parameters as keys hold them, which must not change when fields are added: JSON values."""
+    return parameters.model_dump(mode="json", context=_KEY)
+
+
 class StageParameters(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -106,12 +114,9 @@ class DiffusionParameters(BaseModel):
 
     @model_serializer(mode="wrap")
     def _without_what_came_later(self, dump: SerializerFunctionWrapHandler, asked: SerializationInfo) -> dict[str, Any]:
-        """Fields that came after stores were filled are left out at their default: keys hold what is dumped here.
-
-        Not so where the context is ``WHOLE``: what a record does not hold would be a pipeline's to say when it is read.
-        """
+        """In keys, fields that came after stores were filled are left out at their default."""
         told: dict[str, Any] = dump(self)
-        return {name: value for name, value in told.items() if value or name not in _CAME_LATER or asked.context == WHOLE}
+        return {name: value for name, value in told.items() if value or name not in _CAME_LATER or asked.context != _KEY}
 
     @classmethod
     def wanted_by_a_pipeline(cls, wanted: Mapping[str, Any]) -> dict[str, Any]:
@@ -124,10 +129,7 @@ class DiffusionParameters(BaseModel):
         if strange:
             permitted = ", ".join(sorted(WANTED_BY_PIPELINES))
             raise ValueError(f"{', '.join(map(repr, strange))[:200]}: not for a pipeline to say; it may say {permitted}")
-        found = cls._checked(wanted)
-        return {
-            name: getattr(found, name) for name in cls.model_fields if name in wanted
-        }  # no dump: that leaves out what came later
+        return cls._checked(wanted).model_dump(include=set(wanted))
 
     def or_as_wanted(self, wanted: Mapping[str, Any]) -> DiffusionParameters:
         """These, and what nobody has set as a pipeline wants it.
@@ -164,9 +166,6 @@ class DiffusionParameters(BaseModel):
         if self.overlap >= self.window:
             raise ValueError(f"overlap {self.overlap} must be less than window {self.window}")
 
-
-WHOLE = "whole"
-"""Context of ``model_dump`` for records: nothing is left out."""
 
 _CAME_LATER = ("compile", "shared_noise")
 

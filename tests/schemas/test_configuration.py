@@ -191,7 +191,7 @@ def test_the_documentation_is_what_the_models_say() -> None:
 
 
 def test_what_warp_jobs_are_known_by_does_not_change_with_options_of_the_diffusion_renderer() -> None:
-    """Keys hold this dump: a field more, and every finished catalogue would be rendered again."""
+    """A field more, and every finished catalogue would be rendered again."""
     diffusion = {
         "model": None,
         "solver": "ddim",
@@ -205,11 +205,11 @@ def test_what_warp_jobs_are_known_by_does_not_change_with_options_of_the_diffusi
         "context": 1,
         "precision": "auto",
     }
-    assert parameters.RenderParameters().model_dump(mode="json") == {
+    assert parameters.as_in_keys(parameters.RenderParameters()) == {
         "renderer": "warp",
         "match_neck": True,
         "diffusion": diffusion,
     }
     asked = parameters.DiffusionParameters(compile=True)
-    assert asked.model_dump(mode="json") == {**diffusion, "compile": True}
+    assert parameters.as_in_keys(asked) == {**diffusion, "compile": True}
     assert parameters.DiffusionParameters.model_validate(asked.model_dump(mode="json")) == asked

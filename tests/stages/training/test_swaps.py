@@ -46,7 +46,7 @@ def test_swaps_are_counted_by_whose_head_comes_out(
     samples = [sample(person, frame) for frame in range(2) for person in GREYS]
     looks = [learning.look(one.target[0], one.head[0], one.person, place) for place, one in enumerate(samples)]
     pipeline: Any = None  # never asked
-    cases = learning.foreign_references_on(samples, bodies=3)
+    cases = learning.swaps_of(samples, bodies=3)
     found = learning.swap_heads(pipeline, cases, looks, SamplingOptions(), torch.float32)
     for counts in (found.counts, found.with_outline):
         assert tuple(counts.values()) == expected
