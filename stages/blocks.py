@@ -82,7 +82,7 @@ def shape_agnostic_grid(foreground: np.ndarray, dilation: float = 0.02, blocks: 
 
 
 def shape_agnostic_mask(foreground: np.ndarray, dilation: float = 0.02, blocks: int = FOREGROUND_BLOCKS) -> np.ndarray:
-    """M_f^new in pixels: at training what is inpainted, at inference the region that is generated."""
+    """M_f^new in pixels: what is inpainted in training."""
     return expand_grid(shape_agnostic_grid(foreground, dilation, blocks), foreground.shape[0])
 
 

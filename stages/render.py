@@ -32,7 +32,7 @@ from storage.tables import array
 
 T = TypeVar("T")
 
-DIFFUSION_VERSION = "2"
+DIFFUSION_VERSION = "3"
 """Goes up, in place of the stage's version, when the diffusion renderer alone would make other pictures of the same inputs."""
 
 SHOT_SAMPLES = 6

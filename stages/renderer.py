@@ -13,7 +13,6 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.tables import FOREGROUND_BLOCKS
 from stages.warp.geometry import Pose
 
 
@@ -51,7 +50,6 @@ class Scene:
         aligned: float [478, 3], the source's face with the target's pose and expression, pixels of the crop.
         pose: that ``aligned`` shows.
         shoulders: float [2, 3], x and y in pixels of the crop and visibility, the person's left one first; NaN where unknown.
-        foreground: bool [16, 16], the shape-agnostic mask: blocks that hold any of the person.
     """
 
     frame: int
@@ -62,7 +60,6 @@ class Scene:
     aligned: NDArray[np.floating]
     pose: Pose
     shoulders: NDArray[np.floating] = field(default_factory=lambda: np.full((2, 3), np.nan))
-    foreground: NDArray[np.bool_] = field(default_factory=lambda: np.ones((FOREGROUND_BLOCKS, FOREGROUND_BLOCKS), bool))
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.tables import FOREGROUND_BLOCKS, LANDMARKS
+from schemas.tables import LANDMARKS
 from stages.contract import Chunk, Work
 from stages.plates import background_crop
 from stages.renderer import Scene, Section
@@ -58,9 +58,6 @@ class Target:
         place = np.searchsorted(array(plates, "frame"), frames)
         self._plates, self._transforms = array(plates, "plate")[place], array(plates, "transform")[place].astype(np.float64)
         self._plate_pictures = inputs.one("inpaint", "target").pictures("plates")
-        masks = inputs.table("masks", "masks", "target", columns=["frame", "foreground"], frames=self._around)
-        place = np.searchsorted(array(masks, "frame"), frames)
-        self._foreground = array(masks, "foreground").reshape(-1, FOREGROUND_BLOCKS, FOREGROUND_BLOCKS).astype(bool)[place]
         self._labels: list[PictureReader] = [artifact.pictures("labels") for artifact in inputs.all("masks", "target")]
         self.size = int(self._label_map(chunk.start).shape[0])
 
@@ -102,7 +99,6 @@ class Target:
                     self._aligned[row].astype(np.float64),
                     self._poses[row],
                     shoulders,
-                    self._foreground[row],
                 )
 
     def _label_map(self, frame: int) -> NDArray[np.uint8]:

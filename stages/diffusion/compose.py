@@ -1,7 +1,7 @@
 """Generated pictures laid over the target's crop.
 
-A network that was trained with backgrounds draws the whole person inside the shape-agnostic mask. One that was not draws a head
-on white, which is matted in over the target's own body.
+A network that was trained with backgrounds draws the whole person. One that was not draws a head on white, which is matted in
+over the target's own body.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.blocks import dilate
-from stages.composite import feathered_region
 from stages.diffusion.placement import PRESENT, onto_scene, placed_part
 from stages.filling import membrane
 from stages.renderer import Portrait, Scene
@@ -22,9 +21,6 @@ from stages.warp.shapes import polygon_coverage
 
 Picture = NDArray[np.uint8]
 Weights = NDArray[np.float32]
-
-FEATHER = 0.03
-"""Width of the region's soft border, share of the crop's side."""
 
 ALIKE, UNLIKE = 18.0, 48.0
 """Difference, 0..255, up to which a generated pixel shows what is there anyway, and from which it does not."""
@@ -75,11 +71,13 @@ def head_zone(portrait: Portrait, scene: Scene) -> Weights:
 
 
 def on_background(scene: Scene, generated: Picture, zone: Weights) -> tuple[Picture, Weights]:
-    """A picture drawn on the background, inside the shape-agnostic mask.
+    """A picture drawn on the background.
 
-    The network draws the whole person, but only the head is wanted: the target's body stays as it is, except where the new head
-    may lie and where the old one was. Where the picture shows what is there anyway (the clean background, the target's own
-    cloth), that is taken instead: it has not lost detail to the autoencoder. Hands and things before the head stay too.
+    The network draws the whole person, but only the head is wanted: the target stays as it is, except where the new head may
+    lie and where the old one was. The target's shape-agnostic mask is no limit: it would cut off hair that is longer or wider
+    than the target's (in training heads outgrow it too, by the common scale of foreground and cloth). Where the picture shows
+    what is there anyway (the clean background, the target's own cloth), that is taken instead: it has not lost detail to the
+    autoencoder. Hands and things before the head stay too.
 
     Args:
         scene: the target's frame.
@@ -104,7 +102,6 @@ def on_background(scene: Scene, generated: Picture, zone: Weights) -> tuple[Pict
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (reach, reach))
     share = np.asarray(cv2.morphologyEx(share, cv2.MORPH_CLOSE, disc), np.float32)
     share *= np.maximum(zone, cv2.GaussianBlur(head.astype(np.float32), (0, 0), 0.5 * HEAD_BORDER * size))
-    share *= feathered_region(scene.foreground, size, FEATHER, (True, True, True, True))
     share *= 1 - _occluders(scene)
     result = cv2.blendLinear(there, generated, 1 - share, share)
     return _with_occluders(np.asarray(result, np.uint8), scene), np.asarray(share, np.float32)

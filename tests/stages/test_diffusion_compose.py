@@ -45,18 +45,21 @@ def test_the_old_head_is_gone_where_the_new_one_is_smaller() -> None:
     assert wall.mean() > 0.9
 
 
-def test_nothing_changes_outside_the_shape_agnostic_mask() -> None:
-    foreground = np.zeros((16, 16), bool)
-    foreground[4:12, 4:12] = True
-    target = replace(scene(), foreground=foreground)
-    picture, share = on_background(target, np.full_like(target.picture, 255), EVERYWHERE)
-    step = SIZE // 16
-    outside = ~np.kron(foreground, np.ones((step, step), bool))
-    assert not share[outside].any()
-    body = outside & ~np.isin(target.labels, (HAIR_LABEL, FACE_LABEL, 3))
-    # Close to the old head the clean background may stand instead of its blurred border.
-    same = (picture[body] == target.picture[body]).all(axis=-1)
-    assert same.mean() > 0.97
+def test_hair_that_is_wider_and_longer_than_the_targets_is_shown_whole() -> None:
+    target, source = scene(), portrait()
+    size = SIZE // 8
+    labels, matte = source.labels.copy(), source.matte.copy()
+    rows, columns = np.nonzero(np.isin(target.labels, (HAIR_LABEL, FACE_LABEL)))
+    beside = np.s_[rows.min() + 20 : rows.max() + 2 * size, columns.max() + size : columns.max() + 2 * size]
+    assert (target.labels[beside] != HAIR_LABEL).all()  # far from the head that was there
+    labels[beside], matte[beside] = HAIR_LABEL, 1
+    zone = head_zone(replace(source, labels=labels, matte=matte), replace(target, aligned=source.landmarks))
+    generated = target.picture.copy()
+    generated[beside] = BLUE
+    picture, share = on_background(target, generated, zone)
+    inner = np.s_[beside[0].start + 4 : beside[0].stop - 4, beside[1].start + 4 : beside[1].stop - 4]
+    assert share[inner].min() > 0.99
+    assert np.abs(picture[inner].astype(int) - BLUE).max() <= 1
 
 
 def test_the_body_stays_the_targets_where_no_head_can_be() -> None:
