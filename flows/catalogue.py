@@ -13,7 +13,7 @@ from flows.devices import devices_of
 from flows.estimates import work_seconds
 from flows.events import Events, JobOutcome, StageTotals
 from flows.planning import Planner
-from flows.reporting import FOLDER, outcomes_of, planned_again, tried_again, write_report
+from flows.reporting import FOLDER, claimed_folder, outcomes_of, planned_again, tried_again, write_report
 from flows.requirements import require_pipelines, require_signable
 from flows.runs import RunRecorder, new_run_id
 from flows.scheduling import Batch, DirectEngine
@@ -78,7 +78,7 @@ def run_jobs(
     events: Sequence[Events] = (),
     retry_failed: bool = False,
     asked: dict[str, Any] | None = None,
-    report_name: str = FOLDER,
+    report_name: str | None = None,
     whole: Mapping[str, Any] | None = None,
 ) -> RunResult:
     """Run jobs to their end with the engine of the settings.
@@ -88,8 +88,9 @@ def run_jobs(
     Args:
         jobs: to do. store: for all that is made. settings, name: of the run. output_url: where results go whose rows do not say
             otherwise. registry: of models. events: told what happens. retry_failed: also what is known to fail. asked: more to
-            record of what was asked for. report_name: folder of the page. whole: record of the run that this one goes on with
-            (``runs.load_whole``), of whose page this run's takes the place: it shows all jobs, also those that were done before.
+            record of what was asked for. report_name: folder of the page, if not ``reporting.claimed_folder``. whole: record of
+            the run that this one goes on with (``runs.load_whole``), of whose page this run's takes the place: it shows all
+            jobs, also those that were done before.
     """
     began = time.perf_counter()
     planner = Planner(jobs, store, settings, registry or ModelRegistry(Path(settings.models).expanduser()))
@@ -97,7 +98,10 @@ def run_jobs(
     require_signable(planner)
     devices = devices_of(planner)
     run_id = new_run_id(name)
-    folder = report_name if whole is None else whole.get("report_folder", FOLDER)
+    if whole is not None:
+        folder = whole.get("report_folder", FOLDER)
+    else:
+        folder = report_name or claimed_folder(output_url, name, settings)
     recorder = RunRecorder(
         store,
         run_id,
@@ -116,24 +120,25 @@ def run_jobs(
     observers = Observers([recorder, *events])
     limits = Limits(seconds=settings.time_limits.of, memory_bytes=settings.worker_memory)
     state, report, record = "interrupted", None, {}
-    with WorkerPool(settings.workers, devices=devices, limits=limits, logs=store.scratch) as pool:
-        batch = Batch(planner, pool, observers, output_url=output_url, retry_failed=retry_failed)
-        try:
+    pool = WorkerPool(settings.workers, devices=devices, limits=limits, logs=store.scratch)
+    batch = Batch(planner, pool, observers, output_url=output_url, retry_failed=retry_failed)
+    try:
+        with pool:  # gives up processes, and the models in them, before the page is made
             planner.note = observers.note
             if whole is not None:
                 _note_other_precision(planner, whole)
             planner.survey()
             observers.run_started(list(planner.jobs.values()), work_seconds(planner))
             _run(batch, settings, run_id=run_id, name=name)
-            report = _report(batch, output_url, name=name, folder=folder, run_id=run_id, began=began, whole=whole)
-            failed = any(outcome.status == "failed" for outcome in batch.outcomes.values())
-            _apply_retention(batch, settings.retention, failed=failed)
-            state = "failed" if failed else "completed"
-        finally:
-            try:
-                record = recorder.finish(state, dict(batch.totals), report)
-            except StoreError as error:
-                observers.note(f"The end of the run could not be recorded: {error}")
+        report = _report(batch, output_url, name=name, folder=folder, run_id=run_id, began=began, whole=whole)
+        failed = any(outcome.status == "failed" for outcome in batch.outcomes.values())
+        _apply_retention(batch, settings.retention, failed=failed)
+        state = "failed" if failed else "completed"
+    finally:
+        try:
+            record = recorder.finish(state, dict(batch.totals), report)
+        except StoreError as error:
+            observers.note(f"The end of the run could not be recorded: {error}")
     return RunResult(run_id, batch.outcomes, dict(batch.totals), time.perf_counter() - began, output_url, report, record)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -17,7 +18,7 @@ from flows.delivery import final_manifests
 from flows.events import DONE, JobOutcome
 from flows.planning import JobPlan, Node, Planner
 from flows.report import JobFailure, JobReport, RunReport, build_report
-from flows.runs import job_of
+from flows.runs import job_of, readable_id
 from schemas.configuration import Settings
 from schemas.problems import StoreError, UsageError
 from stages.networks.registry import ModelRegistry
@@ -27,6 +28,31 @@ from storage.store import ArtifactStore
 from storage.tables import array
 
 FOLDER = "report"
+
+_CLAIM = "catalogue.json"
+"""Lies beside a page and says whose it is."""
+
+
+def claimed_folder(output_url: str, name: str, settings: Settings) -> str:
+    """The folder below ``output_url`` for the page of a catalogue: ``report``, or ``report-<name>`` where another one's page is.
+
+    The catalogue's next run replaces its page. A place that cannot be read or written is not complained of here: it is when the
+    page is written.
+
+    Args:
+        name: of the catalogue.
+    """
+    address = f"{output_url.rstrip('/')}/{FOLDER}/{_CLAIM}"
+    try:
+        filesystem, path = fsspec.core.url_to_fs(address, **settings.storage_options_of(address))
+        if filesystem.exists(path):
+            whose = json.loads(filesystem.cat_file(path)).get("catalogue")
+            return FOLDER if whose == name else f"{FOLDER}-{readable_id(name)}"
+        filesystem.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+        filesystem.pipe_file(path, json.dumps({"catalogue": name}).encode())
+        return FOLDER
+    except Exception:  # noqa: BLE001 - remote places have errors of their own kind, and the file may hold anything
+        return FOLDER
 
 
 def write_report(

@@ -27,8 +27,12 @@ _RECORDS_AT_A_TIME = 8
 def new_run_id(name: str) -> str:
     """Sorts by time; readable; unique even when two machines start in the same second."""
     moment = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
-    plain = "".join(c if c.isalnum() or c in "-_" else "-" for c in name)[:40] or "run"
-    return f"{moment}-{plain}-{secrets.token_hex(2)}"
+    return f"{moment}-{readable_id(name)}-{secrets.token_hex(2)}"
+
+
+def readable_id(name: str) -> str:
+    """A name as a part of file names: at most 40 letters, digits, hyphens and underscores."""
+    return "".join(c if c.isalnum() or c in "-_" else "-" for c in name)[:40] or "run"
 
 
 def all_runs(store: ArtifactStore) -> list[str]:

@@ -82,12 +82,14 @@ def test_a_retry_and_a_report_take_the_storage_options_of_the_configuration(
     assert [settings.storage_options for settings in seen] == [OPTIONS, OPTIONS]
 
 
-def ran(night: Night, targets: Mapping[str, Path], out: str, name: str = "page") -> catalogue.RunResult:
+def ran(
+    night: Night, targets: Mapping[str, Path], out: str, name: str | None = "page", called: str = "night"
+) -> catalogue.RunResult:
     """A night of jobs with these targets."""
     source = night.folder / "media" / "a.png"
     jobs = [job(one, source, target) for one, target in targets.items()]
     settings = night.settings(engine="direct")
-    return catalogue.run_jobs(jobs, night.store, settings, name="night", output_url=out, report_name=name)
+    return catalogue.run_jobs(jobs, night.store, settings, name=called, output_url=out, report_name=name)
 
 
 def statuses(page: str) -> dict[str, str]:
@@ -146,6 +148,24 @@ def test_a_retry_of_a_run_that_cannot_be_read_whole_has_a_page_of_its_own_jobs(
     assert statuses(text) == {"late": "done"}
     assert "Only the jobs that were tried again" in text
     assert invoke("report", json.loads(ended.stdout)["run"], "--store", night.store.url).exit_code == 2
+
+
+@pytest.mark.usefixtures("made_up")
+@pytest.mark.parametrize("remote", [False, True])
+def test_catalogues_that_share_a_place_have_a_page_each_which_their_next_run_replaces(
+    night: Night, clips: Callable[[str, int], Path], remote: bool
+) -> None:
+    clips("a.png", 1)
+    out = "memory://shared-place" if remote else str(night.out)
+    targets = {name: clips(f"{name}.mp4", 12) for name in ("first", "second", "third")}
+    pages = [
+        ran(night, {job: targets[job]}, out, None, called).report
+        for job, called in (("first", "films"), ("second", "my trailers"), ("third", "films"))
+    ]
+    assert pages == [f"{out}/report/index.html", f"{out}/report-my-trailers/index.html", f"{out}/report/index.html"]
+    filesystem, _ = fsspec.core.url_to_fs(out)
+    shown = [statuses(filesystem.cat_file(page).decode()) for page in pages[:2]]
+    assert [list(jobs) for jobs in shown] == [["third"], ["second"]]
 
 
 @pytest.mark.usefixtures("made_up")
