@@ -60,6 +60,7 @@ PLOTS = (
     Plot("jitter", "Jitter", "beyond the target's own, share of the eye distance"),
     Plot("flicker", "Flicker", "beyond the target's own, levels of 255"),
     Plot("seam", "Seam", "colour step beyond the target's own, levels of 255"),
+    Plot("softness", "Softness", "share of detail that source and target have, lost"),
     Plot("outside_difference", "Outside the region", "difference to the target, levels of 255"),
     Plot("identity", "Likeness to the source", "cosine", "high"),
 )

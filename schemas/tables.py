@@ -210,7 +210,7 @@ RENDERED = TableSchema(
 
 MEASURES = TableSchema(
     "measures",
-    1,
+    2,
     (
         column("frame", pa.int32()),
         column("seconds", pa.float64()),
@@ -223,6 +223,7 @@ MEASURES = TableSchema(
         column("jitter", pa.float32()),  # acceleration of landmarks beyond the target's own, share of inter-ocular distance
         column("flicker", pa.float32()),  # change in the region between frames beyond the target's own, 0..255
         column("seam", pa.float32()),  # colour step across the region's border beyond the target's own, 0..255
+        column("softness", pa.float32()),  # detail of the face that source and target have and the result lacks, share of it
         column("outside_difference", pa.float32()),  # mean absolute, delivered against target outside the region, 0..255
         column("identity", pa.float32()),  # cosine to the source; NaN without an identity network
         column("flags", pa.string()),  # comma separated reasons, empty when there is nothing to look at

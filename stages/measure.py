@@ -59,7 +59,7 @@ class Measure(Stage):
     """
 
     name = "measure"
-    version = 2
+    version = 3
     scope = Scope.JOB
     parameters = MeasureParameters
     inputs = (
@@ -84,9 +84,9 @@ class Measure(Stage):
         chosen = measured_frames(shots, parameters.every)
         columns = {name: np.full(len(shots), np.nan) for name in verdict.MEASURES}
         lost = np.zeros(len(shots), bool)
-        likeness = _Likeness(work)
+        source = _Source(work)
         with borrowed(FaceMesh) as mesh:
-            pairs = _Pairs(work, generated, chosen, mesh, likeness)
+            pairs = _Pairs(work, generated, chosen, mesh, source)
             for batch in pairs.batches():
                 _picture_measures(batch, columns)
                 _head_measures(batch, columns, lost, pairs)
@@ -108,7 +108,7 @@ class Measure(Stage):
             array(frames, "frame"), generated, measured, columns, reasons, parameters.every
         )
         work.output.facts["measured_every"] = parameters.every
-        work.output.facts["notes"] = [*_notes(parameters.every), *likeness.notes]
+        work.output.facts["notes"] = [*_notes(parameters.every), *source.notes]
 
 
 def measured_frames(shots: NDArray[np.integer], every: int) -> NDArray[np.bool_]:
@@ -132,7 +132,7 @@ class Sample:
 
     Attributes:
         frame, shot: numbers. generated: whether a head was put in.
-        outside: difference outside the region. seam, likeness: NaN where nothing was generated (or not looked at).
+        outside: difference outside the region. seam, softness, likeness: NaN where nothing was generated (or not looked at).
         found: landmarks in the result, float64 [478, 3], frame pixels; NaN where no face was found.
         view: of the crop, None where nothing was generated.
     """
@@ -142,6 +142,7 @@ class Sample:
     generated: bool
     outside: float
     seam: float
+    softness: float
     likeness: float
     found: NDArray[np.float64]
     view: View | None = None
@@ -169,10 +170,15 @@ class Batch:
                 yield before, now, after
 
 
-class _Likeness:
-    """Compares faces with the source's by the identity network, where one is registered."""
+class _Source:
+    """The source's face: how much detail it shows, and how alike others are by the identity network, where one is registered."""
 
     def __init__(self, work: Work) -> None:
+        table = work.inputs.table("retarget", "neutral", "job", columns=["frame", "crop", "landmarks"])
+        with open_clip(work.media["source"]) as clip:
+            picture = extract_crop(clip.read(int(array(table, "frame")[0])), array(table, "crop")[0], _crop_size(work))
+        landmarks = array(table, "landmarks")[0].reshape(LANDMARKS, 3)
+        self.detail = pictures.face_detail(picture, landmarks)
         self._network: IdentityNetwork | None = None
         self.notes: list[str] = []
         self._calls = 0
@@ -180,24 +186,21 @@ class _Likeness:
             self.notes.append(f"Likeness to the source was not measured: no identity network is registered as {NETWORK}.")
             return
         self._network = IdentityNetwork(work.models[NETWORK])
-        table = work.inputs.table("retarget", "neutral", "job", columns=["frame", "crop", "landmarks"])
-        with open_clip(work.media["source"]) as clip:
-            picture = extract_crop(clip.read(int(array(table, "frame")[0])), array(table, "crop")[0], _crop_size(work))
-        self._source = self._network.embed(picture, array(table, "landmarks")[0].reshape(LANDMARKS, 3))
+        self._embedding = self._network.embed(picture, landmarks)
 
     def cosine(self, rgb: NDArray[np.uint8], landmarks: NDArray[np.float64]) -> float:
         """NaN without a network and for the frames that it is spared."""
         self._calls += 1
         if self._network is None or self._calls % IDENTITY_STEP != 1:
             return float("nan")
-        return float(self._network.embed(rgb, landmarks) @ self._source)
+        return float(self._network.embed(rgb, landmarks) @ self._embedding)
 
 
 class _Pairs:
     """Streams through result and target side by side."""
 
     def __init__(
-        self, work: Work, generated: NDArray[np.bool_], chosen: NDArray[np.bool_], mesh: FaceMesh, likeness: _Likeness
+        self, work: Work, generated: NDArray[np.bool_], chosen: NDArray[np.bool_], mesh: FaceMesh, source: _Source
     ) -> None:
         assert isinstance(work.parameters, MeasureParameters)
         self.work, self.generated, self.chosen = work, generated, chosen
@@ -208,7 +211,7 @@ class _Pairs:
         self.identity = array(identity, "coefficients")[0].astype(np.float64)
         subject = work.inputs.table("track", "subject", "target", columns=["shot", "crop"])
         self.shots, self.crops = array(subject, "shot"), array(subject, "crop").astype(np.float64)
-        self._mesh, self._likeness = mesh, likeness
+        self._mesh, self._source = mesh, source
         self._facts = stream_facts(work.inputs.one("ingest", "target").facts["stream"])
         assembled = work.inputs.one("assemble", "job")
         self._result: Path = assembled.file(f"video.{assembled.facts['container']}")
@@ -258,22 +261,32 @@ class _Pairs:
                 regions = array(table, "region").reshape(-1, FOREGROUND_BLOCKS**2).astype(bool)
             self.work.progress(1)
             if self.chosen[frame]:
-                yield self._look(frame, result, target, rows["landmarks"][frame - start], regions[frame - start])
+                landmarks = rows["landmarks"][frame - start], rows["own"][frame - start]
+                yield self._look(frame, result, target, *landmarks, regions[frame - start])
 
     def _look(
-        self, frame: int, result: VideoFrame, target: VideoFrame, expected: NDArray[np.float64], grid: NDArray[np.bool_]
+        self,
+        frame: int,
+        result: VideoFrame,
+        target: VideoFrame,
+        expected: NDArray[np.float64],
+        own: NDArray[np.float64],
+        grid: NDArray[np.bool_],
     ) -> Sample:
         crop, generated = self.crops[frame], bool(self.generated[frame])
         nowhere = np.full((LANDMARKS, 3), np.nan)
         region = grid.reshape(FOREGROUND_BLOCKS, FOREGROUND_BLOCKS) if generated else np.zeros((1, 1), bool)
         box = region_box(region, crop)
         outside = _outside(result, target, box, self._result_facts, self._facts)
-        sample = Sample(frame, int(self.shots[frame]), generated, outside, np.nan, np.nan, nowhere)
+        sample = Sample(frame, int(self.shots[frame]), generated, outside, np.nan, np.nan, np.nan, nowhere)
         if not generated:
             return sample
         found, picture, corner, scale = self._face(result, expected)
         if found is not None:
-            sample.likeness = self._likeness.cosine(picture, found)
+            sample.likeness = self._source.cosine(picture, found)
+            theirs, *place = _around_face(target, self._facts, own)
+            detail = pictures.face_detail(picture, found), pictures.face_detail(theirs, _into(own, *place))
+            sample.softness = pictures.softness(detail[0], self._source.detail, detail[1])
             sample.found = found * (*scale, scale[0]) + (*corner, 0.0)
         box = _inside(crop, self._facts)
         small_ours, usable = small_crop(result, self._result_facts.rotation, box, crop)
@@ -288,18 +301,32 @@ class _Pairs:
     ) -> tuple[NDArray[np.float64] | None, NDArray[np.uint8], NDArray[np.float64], NDArray[np.float64]]:
         """The face of the result near the expected landmarks: landmarks in a small picture of it (None where there is none), the
         picture, and the picture's corner [2] and pixel size [2] in frame pixels."""
+        picture, corner, scale = _around_face(result, self._result_facts, expected)
         window = Window.around(expected)
-        left, top, right, bottom = _inside(np.array([window.x, window.y, 1.5 * window.side]), self._facts)
-        shrink = max(1.0, window.side / MESH_SIDE)
-        width, height = max(2, round((right - left) / shrink)), max(2, round((bottom - top) / shrink))
-        small = reduced_rgb(result, self._result_facts.rotation, (left, top, right, bottom), width, height)
-        picture = np.clip(small + 0.5, 0, 255).astype(np.uint8)
-        corner, scale = np.array([left, top], np.float64), np.array([(right - left) / width, (bottom - top) / height])
         centre = (np.array([window.x, window.y]) - corner) / scale
         where = Window(float(centre[0]), float(centre[1]), window.side / float(scale.mean()), window.turn)
         found, presence = self._mesh.landmarks(picture, where)
         seen = presence >= PRESENCE and bool(np.isfinite(found).all())
         return found if seen else None, picture, corner, scale
+
+
+def _around_face(
+    frame: VideoFrame, facts: StreamFacts, landmarks: NDArray[np.float64]
+) -> tuple[NDArray[np.uint8], NDArray[np.float64], NDArray[np.float64]]:
+    """The part of a frame around landmarks [478, 3], small enough for the mesh, uint8 RGB; its corner [2] and pixel size [2] in
+    frame pixels."""
+    window = Window.around(landmarks)
+    left, top, right, bottom = _inside(np.array([window.x, window.y, 1.5 * window.side]), facts)
+    shrink = max(1.0, window.side / MESH_SIDE)
+    width, height = max(2, round((right - left) / shrink)), max(2, round((bottom - top) / shrink))
+    small = reduced_rgb(frame, facts.rotation, (left, top, right, bottom), width, height)
+    picture = np.clip(small + 0.5, 0, 255).astype(np.uint8)
+    return picture, np.array([left, top], np.float64), np.array([(right - left) / width, (bottom - top) / height])
+
+
+def _into(landmarks: NDArray[np.float64], corner: NDArray[np.float64], scale: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Landmarks [478, 3] of a frame in the pixels of a part of it: x and y, [478, 2]."""
+    return np.asarray((landmarks[:, :2] - corner) / scale)
 
 
 def region_box(region: NDArray[np.bool_], crop: NDArray[np.float64]) -> Box:
@@ -359,6 +386,7 @@ def _picture_measures(batch: Batch, columns: dict[str, NDArray[np.float64]]) -> 
     for sample in batch.samples[batch.fresh :]:
         columns["outside_difference"][sample.frame] = sample.outside
         columns["seam"][sample.frame] = sample.seam
+        columns["softness"][sample.frame] = sample.softness
         columns["identity"][sample.frame] = sample.likeness
     for before, now, after in batch.consecutive():
         first, middle, last = before.view, now.view, after.view

@@ -21,7 +21,7 @@ from schemas.parameters import (
     StageParameters,
     TrackParameters,
 )
-from schemas.tables import FOREGROUND_BLOCKS, LANDMARKS, RENDERED, aligned_table
+from schemas.tables import FOREGROUND_BLOCKS, LANDMARKS, RENDERED, aligned_table, neutral_table
 from stages.contract import Chunk, Inputs, Stage, Work
 from stages.face3d.model import FaceModel
 from stages.fit3dmm import Fit3dmm
@@ -152,7 +152,10 @@ def aligned(
         "scale": array(table, "scale") * CROP / crops[:, 2],
     }
     output = ArtifactWriter(folder / "retarget")
-    output.write_table(aligned_table(len(FaceModel.builtin().names)), columns)
+    expressions = len(FaceModel.builtin().names)
+    output.write_table(aligned_table(expressions), columns)
+    source = {name: columns[name][:1] for name in ("frame", "landmarks", "expression", "rotation", "translation", "scale")}
+    output.write_table(neutral_table(expressions), {**source, "crop": crops[:1], "neutral": columns["landmarks"][:1]})
     return output.local()
 
 
@@ -197,6 +200,8 @@ def test_target_as_its_own_result_has_no_errors(case: Case) -> None:
         assert np.isnan(columns[name][~generated]).all(), name
     assert np.nanmax(columns["jitter"]) < 0.02
     assert np.nanmax(columns["flicker"]) < 0.5
+    assert np.nanmax(columns["softness"]) < 0.2
+    assert np.isnan(columns["softness"][~generated]).all()
     assert columns["outside_difference"].max() < 2.0
     assert np.isfinite(columns["outside_difference"]).all()
     assert np.isnan(columns["identity"]).all()
@@ -234,6 +239,21 @@ def test_damage_is_found_where_it_is(case: Case) -> None:
     verdict = artifact.facts["verdict"]
     assert verdict["grade"] == "poor"  # type: ignore[index]
     assert any(first <= 11 < end and "face_not_found" in reasons for first, end, reasons in verdict["flagged"])  # type: ignore[index]
+
+
+def test_a_blurred_face_is_called_soft(case: Case) -> None:
+    def damage(frame: int, picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        left, top, right, bottom = box_of(case, frame)
+        if 6 <= frame < 16:
+            picture[top:bottom, left:right] = cv2.GaussianBlur(picture, (0, 0), 3.0)[top:bottom, left:right]
+        return picture
+
+    columns, artifact = case.measured(damage)
+    soft = [frame for frame in range(FRAMES) if "softness" in columns["flags"][frame]]
+    assert soft == list(range(6, 16))
+    verdict = artifact.facts["verdict"]
+    assert verdict["grade"] == "poor"  # type: ignore[index]
+    assert "In 10 of 20 measured frames the face is softer than the source's and the target's." in verdict["reasons"]  # type: ignore[index]
 
 
 def test_every_third_frame_may_be_enough(case: Case) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.face3d.fitting import rotation_from_euler
+from stages.face3d.model import FaceModel
+from stages.face3d.topology import eye_centres
 from stages.metrics import geometry, pictures, verdict
 
 ANGLES = st.floats(-60, 60)
@@ -59,6 +63,45 @@ def test_seam_is_the_step_that_the_target_does_not_have() -> None:
     result[region] += 25
     assert pictures.seam(result, target, region) == pytest.approx(25, abs=1)
     assert np.isnan(pictures.seam(result, target, np.ones_like(region)))
+
+
+def painted_face(size: float, turn: float) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float64]]:
+    """A face full of fine lines in 400 pixels, and its landmarks: the distance of its eyes, pixels, and its turn, degrees."""
+    landmarks = FaceModel.builtin().mean
+    unit = float(np.hypot(*np.diff(eye_centres(landmarks[:, :2]), axis=0)[0]))
+    cosine, sine = np.cos(np.radians(turn)), np.sin(np.radians(turn))
+    matrix = np.array([[cosine, -sine], [sine, cosine]]) * size / unit
+    places = landmarks[:, :2] @ matrix.T
+    shift = 200 - places.mean(0)
+    y, x = np.mgrid[:1600, :1600] / 4.0 + 0.125  # four by four for each pixel
+    own = (np.stack([x, y], -1) - shift) @ np.linalg.inv(matrix).T / unit
+    lines = 128 + 60 * np.sin(45 * own[..., 0]) * np.sin(45 * own[..., 1])
+    picture = lines.reshape(400, 4, 400, 4).mean((1, 3))
+    return np.repeat(picture[..., None], 3, 2).astype(np.uint8), places + shift
+
+
+@pytest.mark.parametrize(("size", "turn"), [(60, 0), (80, 30), (110, -50), (110, 170)])
+def test_the_detail_of_a_face_does_not_depend_on_its_size_and_turn(size: float, turn: float) -> None:
+    assert pictures.face_detail(*painted_face(size, turn)) == pytest.approx(pictures.face_detail(*painted_face(90, 0)), rel=0.12)
+
+
+def test_a_face_that_is_blurred_is_soft_unless_source_or_target_are_as_soft() -> None:
+    picture, landmarks = painted_face(90, 10)
+    sharp, dim = (pictures.face_detail(shown.astype(np.uint8), landmarks) for shown in (picture, 0.6 * picture))
+    assert dim == pytest.approx(sharp, rel=0.05)  # less light is not less detail
+    soft = pictures.face_detail(cv2.GaussianBlur(picture, (0, 0), 3.0), landmarks)
+    assert pictures.softness(sharp, sharp, sharp) == 0
+    assert pictures.softness(soft, sharp, sharp) > 0.6
+    assert pictures.softness(soft, soft, sharp) == pictures.softness(soft, sharp, soft) == 0
+    assert pictures.softness(2 * sharp, sharp, sharp) == 0
+    assert np.isnan(pictures.softness(np.nan, sharp, sharp))
+    assert np.isnan(pictures.softness(sharp, np.nan, sharp))
+
+
+def test_a_face_outside_of_the_picture_shows_no_detail_that_could_be_measured() -> None:
+    picture, landmarks = painted_face(90, 0)
+    assert np.isnan(pictures.face_detail(picture, landmarks + 250))
+    assert np.isnan(pictures.face_detail(picture, np.full_like(landmarks, np.nan)))
 
 
 def test_outside_difference_leaves_the_box_out() -> None:
