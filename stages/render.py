@@ -55,7 +55,7 @@ class Render(Stage):
     """The generated crops of a chunk."""
 
     name = "render"
-    version = 8
+    version = 9
     scope = Scope.JOB_CHUNK
     parameters = RenderParameters
     inputs = (

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.face3d.topology import FACE_OVAL, eye_centres
+from stages.face3d.canonical import band_contrast, canonical_face
 
 Picture = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -14,15 +14,8 @@ Mask = NDArray[np.bool_]
 SEAM_BAND = 0.035
 """Width of the bands on both sides of the border that are compared, share of the picture's side."""
 
-FACE_SIDE, FACE_EYES, EYE_LINE = 144, 48.0, 0.4
-"""Side of the picture to which faces are brought, the distance of their eyes there, pixels, and the height of the eyes, share of
-the side."""
-
-FACE_SHARE = 0.3
-"""About how much of that picture a face fills."""
-
 DETAIL_BAND = (0.5, 1.2)
-"""Standard deviations of the two blurs between which detail is looked at, pixels of that picture."""
+"""Standard deviations of the two blurs between which detail is looked at, pixels of ``canonical_face``."""
 
 
 def flicker(before: Picture, now: Picture, after: Picture, region: Mask) -> float:
@@ -88,36 +81,11 @@ def face_detail(picture: NDArray[np.uint8], landmarks: NDArray[np.floating]) -> 
     Args:
         picture: uint8 RGB [h, w, 3]. landmarks: [478, 2 or 3], of the face, in its pixels.
     """
-    points = np.asarray(landmarks, np.float64)[:, :2]
-    left, right = eye_centres(points)
-    across = left - right
-    distance = float(np.hypot(*across))
-    if not distance > 0:  # NaN too
+    found = canonical_face(picture, landmarks)
+    if found is None:
         return float("nan")
-    # Averaged before and after it is turned: detail finer than a pixel must not come out as a coarser one.
-    shrink = max(1, int(distance / (2 * FACE_EYES)))
-    height, width = (side // shrink * shrink for side in picture.shape[:2])
-    if min(height, width) < shrink:
-        return float("nan")
-    small = cv2.resize(picture[:height, :width], (width // shrink, height // shrink), interpolation=cv2.INTER_AREA)
-    side = 2 * FACE_SIDE
-    turn = np.array([[across[0], across[1]], [-across[1], across[0]]]) * (2 * FACE_EYES / distance**2)
-    shift = np.array([side / 2, EYE_LINE * side]) - turn @ ((left + right) / 2)
-    outline = (points[list(FACE_OVAL)] @ turn.T + shift) / 2
-    # Pixels are counted from their corners here, from the centre of the first one by OpenCV.
-    matrix = np.column_stack([turn * shrink, turn @ np.full(2, 0.5 * shrink) + shift - 0.5])
-    luma = cv2.transform(small, np.array([[0.2126, 0.7152, 0.0722]], np.float32)).astype(np.float32)
-    large = cv2.warpAffine(luma, matrix, (side, side), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
-    there = cv2.warpAffine(np.ones(luma.shape[:2], np.uint8), matrix, (side, side), flags=cv2.INTER_NEAREST)[::2, ::2]
-    face = cv2.resize(large, (FACE_SIDE, FACE_SIDE), interpolation=cv2.INTER_AREA)
-    middle = outline.mean(0)
-    mask = np.zeros((FACE_SIDE, FACE_SIDE), np.uint8)
-    cv2.fillPoly(mask, [np.rint(middle + (outline - middle) * 0.9).astype(np.int32)], 1)
-    inside = (mask & there) > 0
-    if inside.sum() < 0.5 * FACE_SHARE * FACE_SIDE**2:
-        return float("nan")
-    band = cv2.GaussianBlur(face, (0, 0), DETAIL_BAND[0]) - cv2.GaussianBlur(face, (0, 0), DETAIL_BAND[1])
-    return float(band[inside].std()) / max(float(face[inside].mean()), 8.0)
+    face, inside = found
+    return band_contrast(face, inside, *DETAIL_BAND) / max(float(face[inside].mean()), 8.0)
 
 
 def softness(result: float, source: float, target: float) -> float:

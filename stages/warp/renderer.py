@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from stages.renderer import Generated, Portrait, Scene, Section
 from stages.warp.colour import SkinStatistics, mean_statistics, saturation, skin_hue, skin_statistics, tone_gain, towards
+from stages.warp.focus import as_soft_as
 from stages.warp.head import Head, compose
 
 
@@ -19,7 +20,7 @@ class WarpRenderer:
     Args:
         portrait: of the source.
         target_faces: skin statistics of some frames of the target's shot. They are the same for every chunk of the shot, so that
-            colours do not jump where chunks meet; empty leaves the source's colours.
+            colours do not jump where chunks meet; empty leaves the source's colours and its focus.
         match_neck: shade the target's neck towards the new head's skin.
     """
 
@@ -33,6 +34,7 @@ class WarpRenderer:
             colourfulness = saturation(found, target)
             tinted = towards(portrait.picture, portrait.landmarks, found, target)
             portrait = replace(portrait, picture=tinted, colours=towards(portrait.colours, portrait.landmarks, found, target))
+            portrait = as_soft_as(portrait, target.focus)
             now = skin_statistics(tinted, portrait.landmarks)
             if match_neck and now is not None:
                 gain, hue = tone_gain(now, target), skin_hue(target)
