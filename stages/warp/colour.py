@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.warp import topology
-from stages.warp.focus import focus_ratio
 from stages.warp.shapes import polygon_coverage
 
 LIGHTNESS_SHARE, LIGHTNESS_LIMIT = 0.4, 22.0
@@ -30,7 +29,7 @@ SLOPE_SHARE, SLOPE_LIMIT = 0.6, 25.0
 
 @dataclass(frozen=True)
 class SkinStatistics:
-    """Colour, light and focus of a face.
+    """Colour and light of a face.
 
     Attributes:
         mean: float64 [3], 8-bit L, a, b of the skin.
@@ -40,7 +39,6 @@ class SkinStatistics:
             light comes.
         span: float64 [2], 5th and 95th percentile of L: the face's shadows and highlights.
         brightest: 97th percentile of L in the picture around the face: how bright anything in this light is.
-        focus: how sharply the face is shown (``focus.focus_ratio``); NaN where it is not known.
     """
 
     mean: NDArray[np.float64]
@@ -49,7 +47,6 @@ class SkinStatistics:
     slope: NDArray[np.float64]
     span: NDArray[np.float64]
     brightest: float
-    focus: float
 
 
 def face_skin(landmarks: NDArray[np.floating], shape: tuple[int, ...]) -> NDArray[np.bool_]:
@@ -102,19 +99,12 @@ def skin_statistics(picture: NDArray[np.uint8], landmarks: NDArray[np.floating])
     around = cv2.cvtColor(picture[::4, ::4], cv2.COLOR_RGB2LAB)[..., 0][~mask[::4, ::4]]
     brightest = float(np.percentile(around, 97)) if around.size else 255.0
     return SkinStatistics(
-        lab[kept].mean(0),
-        lab.std(0),
-        tone.astype(np.float64),
-        slope,
-        np.percentile(lab[:, 0], (5, 95)),
-        brightest,
-        focus_ratio(picture, landmarks),
+        lab[kept].mean(0), lab.std(0), tone.astype(np.float64), slope, np.percentile(lab[:, 0], (5, 95)), brightest
     )
 
 
 def mean_statistics(found: Sequence[SkinStatistics]) -> SkinStatistics:
     """The mean of several frames' statistics."""
-    known = [one.focus for one in found if np.isfinite(one.focus)]
     return SkinStatistics(
         np.mean([one.mean for one in found], 0),
         np.mean([one.deviation for one in found], 0),
@@ -122,7 +112,6 @@ def mean_statistics(found: Sequence[SkinStatistics]) -> SkinStatistics:
         np.mean([one.slope for one in found], 0),
         np.mean([one.span for one in found], 0),
         float(np.mean([one.brightest for one in found])),
-        float(np.median(known)) if known else float("nan"),
     )
 
 
