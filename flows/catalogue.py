@@ -98,10 +98,8 @@ def run_jobs(
     require_signable(planner)
     devices = devices_of(planner)
     run_id = new_run_id(name)
-    if whole is not None:
-        folder = whole.get("report_folder", FOLDER)
-    else:
-        folder = report_name or claimed_folder(output_url, name, settings)
+    wanted = report_name or FOLDER if whole is None else whole.get("report_folder", FOLDER)
+    folder = claimed_folder(output_url, name, settings, wanted)
     recorder = RunRecorder(
         store,
         run_id,
@@ -146,10 +144,8 @@ def _note_other_precision(planner: Planner, whole: Mapping[str, Any]) -> None:
     """Tell where a retry computes otherwise than the run did: what this one had begun then counts for nothing."""
     if not (planner.precision_by_devices and whole.get("precision_by_devices")):
         return
-    now, before = (
-        planner.settings.stages.render.diffusion.precision,
-        whole["settings"]["stages"]["render"]["diffusion"]["precision"],
-    )
+    now = planner.settings.stages.render.diffusion.precision
+    before = whole["settings"].get("stages", {}).get("render", {}).get("diffusion", {}).get("precision", now)
     if before != now:
         planner.note(
             f"The devices here compute in {now}, those of {whole['run']} in {before}: videos that it had begun with the "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import shutil
 from collections import defaultdict
@@ -23,8 +24,9 @@ from schemas.configuration import Settings
 from schemas.problems import StoreError, UsageError
 from stages.networks.registry import ModelRegistry
 from storage.artifacts import Manifest
+from storage.backends import Backend
 from storage.failures import Failure
-from storage.store import ArtifactStore
+from storage.store import ArtifactStore, open_backend
 from storage.tables import array
 
 FOLDER = "report"
@@ -33,26 +35,36 @@ _CLAIM = "catalogue.json"
 """Lies beside a page and says whose it is."""
 
 
-def claimed_folder(output_url: str, name: str, settings: Settings) -> str:
-    """The folder below ``output_url`` for the page of a catalogue: ``report``, or ``report-<name>`` where another one's page is.
+def claimed_folder(output_url: str, name: str, settings: Settings, wanted: str = FOLDER) -> str:
+    """The folder below ``output_url`` for the page of a catalogue: ``wanted``, or where another one's page is ``report-<name>``.
 
-    The catalogue's next run replaces its page. A place that cannot be read or written is not complained of here: it is when the
-    page is written.
+    The catalogue's next run replaces its page. Of two catalogues that begin at once, one gets the folder. A place that cannot be
+    read or written is not complained of here: it is when the page is written.
 
     Args:
         name: of the catalogue.
     """
-    address = f"{output_url.rstrip('/')}/{FOLDER}/{_CLAIM}"
+    own = f"{FOLDER}-{readable_id(name)}"
+    folders = dict.fromkeys([wanted, own, *(f"{own}-{number}" for number in range(2, 100))])
     try:
-        filesystem, path = fsspec.core.url_to_fs(address, **settings.storage_options_of(address))
-        if filesystem.exists(path):
-            whose = json.loads(filesystem.cat_file(path)).get("catalogue")
-            return FOLDER if whose == name else f"{FOLDER}-{readable_id(name)}"
-        filesystem.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
-        filesystem.pipe_file(path, json.dumps({"catalogue": name}).encode())
-        return FOLDER
-    except Exception:  # noqa: BLE001 - remote places have errors of their own kind, and the file may hold anything
-        return FOLDER
+        place = open_backend(output_url, dict(settings.storage_options_of(output_url)))
+        return next((folder for folder in folders if _claimed(place, folder, name)), wanted)
+    except (StoreError, OSError):
+        return wanted
+
+
+def _claimed(place: Backend, folder: str, name: str) -> bool:
+    """Whether a folder is the catalogue's, from now on if not before."""
+    page = place.read(f"{folder}/index.html", 0, 4096)
+    claim = place.read(f"{folder}/{_CLAIM}")
+    if claim is None and page is not None and f"<title>{html.escape(name)} – " not in page.decode(errors="replace"):
+        return False  # of a version that did not claim folders
+    if claim is None and place.create(f"{folder}/{_CLAIM}", json.dumps({"catalogue": name}).encode()):
+        return True
+    try:
+        return bool(json.loads(place.read(f"{folder}/{_CLAIM}") or b"{}").get("catalogue") == name)
+    except (ValueError, AttributeError):
+        return False
 
 
 def write_report(
@@ -152,12 +164,13 @@ def report_of_record(store: ArtifactStore, record: Mapping[str, Any], settings: 
     """The page of a recorded run again, from what the store holds now."""
     planner = planned_again(store, record, settings, ModelRegistry(Path(settings.models).expanduser()))
     stages = {Node("", name): float(total["seconds"]) for name, total in record.get("stages", {}).items()}
+    place = out or record["out"]
     return write_report(
         planner,
         outcomes_of(record),
-        out or record["out"],
+        place,
         name=record["name"],
-        folder=record.get("report_folder", FOLDER),
+        folder=claimed_folder(place, record["name"], settings, record.get("report_folder", FOLDER)),
         run_id=record["run"],
         seconds=0.0,
         step_seconds=stages,

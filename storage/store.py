@@ -71,7 +71,7 @@ class ArtifactStore:
         Raises:
             StoreError: ``store_unreachable`` or ``store_denied``, with the address and a remedy.
         """
-        backend = _backend(str(url), storage_options or {})
+        backend = open_backend(str(url), storage_options or {})
         backend.prepare()
         return cls(backend, Path(scratch) if scratch is not None else None)
 
@@ -314,7 +314,8 @@ class ArtifactStore:
         self.backend.download(_document(path), local)
 
 
-def _backend(url: str, storage_options: dict[str, object]) -> Backend:
+def open_backend(url: str, storage_options: dict[str, object]) -> Backend:
+    """The operations of a place, by its URL; a path is one on this machine."""
     scheme, separator, rest = url.partition("://")
     if not separator:
         return LocalBackend(Path(url).expanduser().absolute())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from typer.testing import CliRunner
 import cli
 from flows import catalogue, retrying, runs
 from flows.planning import Planner
-from flows.reporting import outcomes_of, planned_again, shown_jobs
+from flows.reporting import claimed_folder, outcomes_of, planned_again, shown_jobs
 from flows.retrying import settings_of_record, unfinished
 from flows.workers import WorkerPool
 from schemas.configuration import Settings, load_settings
@@ -166,6 +167,36 @@ def test_catalogues_that_share_a_place_have_a_page_each_which_their_next_run_rep
     filesystem, _ = fsspec.core.url_to_fs(out)
     shown = [statuses(filesystem.cat_file(page).decode()) for page in pages[:2]]
     assert [list(jobs) for jobs in shown] == [["third"], ["second"]]
+
+
+@pytest.mark.parametrize("place", ["folder", "memory://claims"])
+def test_of_catalogues_that_begin_at_once_one_gets_the_folder(tmp_path: Path, place: str) -> None:
+    out = f"{place}/{tmp_path.name}" if "://" in place else str(tmp_path / place)
+    names = ["my trailers", "my-trailers", "my/trailers", "films"]
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda name: claimed_folder(out, name, load_settings({})), names * 3))
+    assert found[:4] == found[4:8] == found[8:]
+    assert len(set(found)) == 4
+    assert "report" in found
+
+
+def test_a_page_of_an_earlier_version_and_a_damaged_claim_are_somebody_elses(tmp_path: Path) -> None:
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "index.html").write_text("<html><head><title>A &amp; B – headswap report</title>")
+    assert claimed_folder(str(tmp_path), "films", load_settings({})) == "report-films"
+    assert claimed_folder(str(tmp_path), "A & B", load_settings({})) == "report"
+    (tmp_path / "report-films" / "catalogue.json").write_text("")
+    assert claimed_folder(str(tmp_path), "films", load_settings({})) == "report-films-2"
+
+
+def test_a_retry_does_not_take_the_folder_that_another_catalogue_has_by_now(tmp_path: Path) -> None:
+    assert claimed_folder(str(tmp_path), "new", load_settings({})) == "report"
+    assert claimed_folder(str(tmp_path), "old", load_settings({}), "report") == "report-old"
+
+
+def test_a_place_that_cannot_be_written_is_told_when_the_page_is(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("a file")
+    assert claimed_folder(str(tmp_path / "out"), "films", load_settings({})) == "report"
 
 
 @pytest.mark.usefixtures("made_up")
