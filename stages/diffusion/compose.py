@@ -14,7 +14,7 @@ from stages.blocks import dilate
 from stages.diffusion.placement import PRESENT, onto_scene, placed_part
 from stages.filling import membrane
 from stages.renderer import Portrait, Scene
-from stages.segmentation import FACE, GRID, HAIR, NECK, OTHER
+from stages.segmentation import BACKGROUND, FACE, GRID, HAIR, NECK, OTHER
 from stages.warp import topology
 from stages.warp.neck import jaw_shadow, underlay
 from stages.warp.shapes import polygon_coverage
@@ -76,7 +76,7 @@ def on_background(scene: Scene, generated: Picture, zone: Weights) -> tuple[Pict
     The network draws the whole person, but only the head is wanted: the target stays as it is, except where the new head may
     lie and where the old one was. The target's shape-agnostic mask is no limit: it would cut off hair that is longer or wider
     than the target's (in training heads outgrow it too, by the common scale of foreground and cloth). Where the picture shows
-    what is there anyway (the clean background, the target's own cloth), that is taken instead: it has not lost detail to the
+    what is there anyway (the background, the target's own cloth), that is taken instead: it has not lost detail to the
     autoencoder. Hands and things before the head stay too.
 
     Args:
@@ -90,9 +90,10 @@ def on_background(scene: Scene, generated: Picture, zone: Weights) -> tuple[Pict
     size = scene.picture.shape[0]
     head = dilate(np.isin(scene.labels, (HAIR, FACE, NECK)), HEAD_BORDER * size)
     there = np.where(head[..., None], scene.background, scene.picture)
-    coarse = [cv2.GaussianBlur(picture, (0, 0), max(DETAIL * size, 0.5)) for picture in (generated, there)]
-    red, green, blue = cv2.split(cv2.absdiff(coarse[0], coarse[1]))
-    difference = cv2.max(cv2.max(red, green), blue).astype(np.float32)
+    difference = _difference(generated, there)
+    # What the network shows of the background is the plate, which may lack what moves there.
+    behind = scene.labels == BACKGROUND
+    difference[behind] = np.minimum(difference, _difference(generated, scene.background))[behind]
     share = _smooth((difference - ALIKE) / (UNLIKE - ALIKE))
     share = cv2.blur(cv2.dilate(share, np.ones((5, 5), np.uint8)), (5, 5))
     # Skin that happens to look like the wall behind it is skin all the same: in the face, on the neck, and in small gaps.
@@ -105,6 +106,13 @@ def on_background(scene: Scene, generated: Picture, zone: Weights) -> tuple[Pict
     share *= 1 - _occluders(scene)
     result = cv2.blendLinear(there, generated, 1 - share, share)
     return _with_occluders(np.asarray(result, np.uint8), scene), np.asarray(share, np.float32)
+
+
+def _difference(one: Picture, other: Picture) -> Weights:
+    """Largest difference of the colours, 0..255, without fine detail: float32 [size, size]."""
+    blur = max(DETAIL * one.shape[0], 0.5)
+    red, green, blue = cv2.split(cv2.absdiff(*(cv2.GaussianBlur(picture, (0, 0), blur) for picture in (one, other))))
+    return np.asarray(cv2.max(cv2.max(red, green), blue), np.float32)
 
 
 def on_white(scene: Scene, generated: Picture, person: Weights | None = None) -> tuple[Picture, Weights]:

@@ -62,6 +62,32 @@ def test_hair_that_is_wider_and_longer_than_the_targets_is_shown_whole() -> None
     assert np.abs(picture[inner].astype(int) - BLUE).max() <= 1
 
 
+def test_what_moves_behind_the_head_and_is_not_in_the_plate_stays() -> None:
+    target = scene()
+    columns = np.nonzero(head_of(target.labels).any(0))[0]
+    passing = np.s_[60:100, columns.max() + 8 : columns.max() + 48]
+    shown = target.picture.copy()
+    shown[passing] = BLUE
+    target = replace(target, picture=shown)
+    generated = np.where(head_of(target.labels)[..., None], 255 - target.picture, target.background).astype(np.uint8)
+    picture, _ = on_background(target, generated, EVERYWHERE)
+    inner = np.s_[64:96, columns.max() + 14 : columns.max() + 44]
+    np.testing.assert_array_equal(picture[inner], target.picture[inner])
+
+
+def test_hair_over_cloth_is_shown_though_the_plate_behind_is_as_dark() -> None:
+    target = scene()
+    rows, columns = np.nonzero(target.labels == CLOTH)
+    lock = np.s_[rows.max() - 30 : rows.max() - 4, columns.min() + 20 : columns.min() + 44]
+    hair = np.array([20, 16, 14], np.uint8)
+    plate = np.full_like(target.background, 22)
+    generated = target.picture.copy()
+    generated[lock] = hair
+    picture, _ = on_background(replace(target, background=plate), generated, EVERYWHERE)
+    inner = np.s_[lock[0].start + 3 : lock[0].stop - 3, lock[1].start + 3 : lock[1].stop - 3]
+    assert np.abs(picture[inner].astype(int) - hair).max() <= 1
+
+
 def test_the_body_stays_the_targets_where_no_head_can_be() -> None:
     target = scene()
     zone = head_zone(portrait(), target)
