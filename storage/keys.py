@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from pydantic import BaseModel
 
 DIGEST_BYTES = 20
 """Length of the blake2b digests used for keys and contents: 40 hexadecimal characters."""
@@ -21,8 +20,8 @@ _BLOCK = 1 << 20
 def canonical_json(value: object) -> bytes:
     """JSON with sorted keys, no spaces and floats by ``repr``: equal values give equal bytes.
 
-    Mappings (string keys), lists, tuples, strings, numbers (numpy scalars too), booleans, None, enumerations (their values)
-    and pydantic models are accepted.
+    Mappings (string keys), lists, tuples, strings, numbers (numpy scalars too), booleans, None and enumerations (their values)
+    are accepted. Models are not: what of them belongs to a key is theirs to say (``schemas.parameters.as_in_keys``).
 
     Raises:
         ValueError: for NaN and infinities, which JSON cannot hold.
@@ -43,8 +42,6 @@ def _plain(value: object, where: str) -> object:
         if not math.isfinite(value):
             raise ValueError(f"{where} is {value}, which JSON cannot hold")
         return value
-    if isinstance(value, BaseModel):
-        return _plain(value.model_dump(), where)
     if isinstance(value, Mapping):
         for key in value:
             if not isinstance(key, str) or isinstance(key, enum.Enum):
