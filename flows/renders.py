@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from schemas.problems import UsageError
 from stages.durable import write_whole
+from stages.video.encode import X264_INSTRUCTIONS
 from storage.keys import digest_file
 
 HEAD_MODEL = "head_model.digest"
@@ -79,7 +80,7 @@ class VideoFile:
 
     def __init__(self, path: Path, size: int, rate: int) -> None:
         self._container = av.open(str(path), "w", options={"movflags": "faststart"})
-        options = {"crf": "14", "preset": "veryfast", "threads": "1"}
+        options = {"crf": "14", "preset": "veryfast", "threads": "1", "x264-params": X264_INSTRUCTIONS}
         self._stream = self._container.add_stream("libx264", rate=Fraction(rate), options=options)
         self._stream.width = self._stream.height = size
         self._stream.pix_fmt = "yuv420p"

@@ -33,10 +33,18 @@ KEY_FRAME_SECONDS = 2.0
 
 _ENCODERS = {"h264": "libx264", "hevc": "libx265"}
 
-_AVX_512F = 13  # cv::CPU_AVX_512F, a name that OpenCV's Python lacks
-_X264_INSTRUCTIONS = ":asm=AVX2" if cv2.checkHardwareSupport(_AVX_512F) else ""
-"""x264's code for AVX-512 reads memory that nobody has written (macroblock trees of B frames): the bits then differ from run to
-run. With AVX2 they are those that it makes of memory that is zero."""
+
+def _has_avx512() -> bool:
+    """Whether the processor has AVX-512, which x264 then uses by itself; Linux tells, elsewhere OpenCV."""
+    try:
+        return " avx512f" in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return cv2.checkHardwareSupport(13)  # cv::CPU_AVX_512F, a name that OpenCV's Python lacks
+
+
+X264_INSTRUCTIONS = "asm=AVX2" if _has_avx512() else "asm=auto"
+"""One of ``x264-params``. Its code for AVX-512 reads memory that nobody has written (macroblock trees of B frames): the bits then
+differ from run to run. With AVX2 they are those that it makes of memory that is zero."""
 
 # Supplemental information only says which encoder with which options wrote the stream.
 _STRIP = {"h264": "filter_units=remove_types=6", "hevc": "filter_units=remove_types=39-40"}
@@ -232,7 +240,7 @@ def _shift_depth(values: np.ndarray, bits: int, wanted: int) -> np.ndarray:
 def _encoder_options(codec: str, crf: int, preset: str, group: int) -> dict[str, str]:
     options = {"crf": str(crf), "preset": preset, "g": str(group), "threads": str(ENCODER_THREADS)}
     if codec == "h264":
-        options["x264-params"] = f"open-gop=0:lookahead-threads=1:scenecut=40:sliced-threads=0:keyint={group}{_X264_INSTRUCTIONS}"
+        options["x264-params"] = f"open-gop=0:lookahead-threads=1:scenecut=40:sliced-threads=0:keyint={group}:{X264_INSTRUCTIONS}"
     else:
         options["x265-params"] = f"open-gop=0:frame-threads=1:pools={ENCODER_THREADS}:log-level=none:info=0:keyint={group}"
     return options
