@@ -325,8 +325,8 @@ def _around_face(
 
 
 def _into(landmarks: NDArray[np.float64], corner: NDArray[np.float64], scale: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Landmarks [478, 3] of a frame in the pixels of a part of it: x and y, [478, 2]."""
-    return np.asarray((landmarks[:, :2] - corner) / scale)
+    """Landmarks [478, 3] of a frame in the pixels of a part of it."""
+    return np.asarray((landmarks - (*corner, 0.0)) / (*scale, scale[0]))
 
 
 def region_box(region: NDArray[np.bool_], crop: NDArray[np.float64]) -> Box:

@@ -26,8 +26,9 @@ from stages.scenes import Target
 from stages.segmentation import FACE, HAIR
 from stages.video.crops import extract_crop, to_crop
 from stages.video.decode import open_clip
-from stages.warp.colour import SkinStatistics, skin_statistics
-from stages.warp.renderer import WarpRenderer
+from stages.warp.colour import skin_statistics
+from stages.warp.focus import focus_of
+from stages.warp.renderer import TargetFaces, WarpRenderer
 from storage.tables import array
 
 T = TypeVar("T")
@@ -36,7 +37,7 @@ DIFFUSION_VERSION = "3"
 """Goes up, in place of the stage's version, when the diffusion renderer alone would make other pictures of the same inputs."""
 
 SHOT_SAMPLES = 6
-"""Frames of the target's shot whose skin the source's colours are matched to."""
+"""Frames of the target's shot whose face the source's colours and focus are matched to."""
 
 CHANGE = 4
 """Difference, 0..255, from which a pixel of a generated crop counts as changed."""
@@ -136,28 +137,27 @@ class _Recent(Generic[T]):
 
 
 _PORTRAITS: _Recent[Portrait] = _Recent(2)
-_SKIN: _Recent[list[SkinStatistics]] = _Recent(4)
+_FACES: _Recent[TargetFaces] = _Recent(4)
 
 
-def shot_skin(work: Work, shot: int, size: int) -> list[SkinStatistics]:
-    """Skin of the target's face in some frames spread over a shot; the same for every chunk of that shot."""
+def shot_faces(work: Work, shot: int, size: int) -> TargetFaces:
+    """The target's face in some frames spread over a shot; the same for every chunk of that shot."""
     subject = work.inputs.table("track", "subject", "target", columns=["frame", "shot", "detected", "crop"])
     usable = np.flatnonzero((array(subject, "shot") == shot) & array(subject, "detected").astype(bool))
     if not len(usable):
-        return []
+        return TargetFaces()
     rows = usable[np.unique(np.linspace(0, len(usable) - 1, SHOT_SAMPLES).round().astype(int))]
     frames, crops = array(subject, "frame")[rows], array(subject, "crop")[rows].astype(np.float64)
-    found = []
+    skin, focus = [], []
     with open_clip(work.media["target"]) as clip:
         for frame, crop in zip(frames, crops, strict=True):
             only = range(int(frame), int(frame) + 1)
             own = work.inputs.table("track", "subject", "target", columns=["landmarks"], frames=only)
             landmarks = to_crop(array(own, "landmarks").reshape(LANDMARKS, 3), crop, size)
             picture = extract_crop(clip.read(int(frame)), crop, size)
-            statistics = skin_statistics(picture, landmarks)
-            if statistics is not None:
-                found.append(statistics)
-    return found
+            skin.append(skin_statistics(picture, landmarks))
+            focus.append(focus_of(picture, landmarks, float(crop[2]) / size))
+    return TargetFaces([one for one in skin if one is not None], [one for one in focus if one is not None])
 
 
 def changed_region(scene: Scene, result: Generated) -> NDArray[np.bool_]:
@@ -202,8 +202,8 @@ def _renderer(work: Work, parameters: RenderParameters, target: Target) -> Itera
             yield renderer
         return
     shot = target.chunk.shot
-    skin = _SKIN.get((track, work.media["target"], shot, target.size), lambda: shot_skin(work, shot, target.size))
-    yield WarpRenderer(portrait, skin, parameters.match_neck)
+    faces = _FACES.get((track, work.media["target"], shot, target.size), lambda: shot_faces(work, shot, target.size))
+    yield WarpRenderer(portrait, faces, parameters.match_neck)
 
 
 def _row(scene: Scene, result: Generated) -> dict[str, object]:

@@ -6,16 +6,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.face3d.canonical import band_contrast, canonical_face
+from stages.face3d.canonical import FINE, band_contrast, canonical_face
 
 Picture = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
 SEAM_BAND = 0.035
 """Width of the bands on both sides of the border that are compared, share of the picture's side."""
-
-DETAIL_BAND = (0.5, 1.2)
-"""Standard deviations of the two blurs between which detail is looked at, pixels of ``canonical_face``."""
 
 
 def flicker(before: Picture, now: Picture, after: Picture, region: Mask) -> float:
@@ -76,7 +73,7 @@ def face_detail(picture: NDArray[np.uint8], landmarks: NDArray[np.floating]) -> 
     """How much fine detail a face shows: contrast of lines and lashes against its own brightness, whatever its size and turn.
 
     The face is brought to one size by its eyes, and what lies between two blurs, one to two pixels there, is compared with its
-    mean. NaN where less than half of the face is in the picture.
+    mean. NaN where too little of the face is in the picture.
 
     Args:
         picture: uint8 RGB [h, w, 3]. landmarks: [478, 2 or 3], of the face, in its pixels.
@@ -85,7 +82,7 @@ def face_detail(picture: NDArray[np.uint8], landmarks: NDArray[np.floating]) -> 
     if found is None:
         return float("nan")
     face, inside = found
-    return band_contrast(face, inside, *DETAIL_BAND) / max(float(face[inside].mean()), 8.0)
+    return band_contrast(face, inside, *FINE) / max(float(face[inside].mean()), 8.0)
 
 
 def softness(result: float, source: float, target: float) -> float:

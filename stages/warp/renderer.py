@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stages.renderer import Generated, Portrait, Scene, Section
 from stages.warp.colour import SkinStatistics, mean_statistics, saturation, skin_hue, skin_statistics, tone_gain, towards
-from stages.warp.focus import as_soft_as
+from stages.warp.focus import Focus, as_soft_as, middle
 from stages.warp.head import Head, compose
+
+
+@dataclass(frozen=True)
+class TargetFaces:
+    """What was seen of the target's face in some frames of a shot, as far as it could be.
+
+    Attributes:
+        skin: colour and light. focus: how sharply it is shown.
+    """
+
+    skin: Sequence[SkinStatistics] = ()
+    focus: Sequence[Focus] = ()
 
 
 class WarpRenderer:
@@ -19,25 +31,27 @@ class WarpRenderer:
 
     Args:
         portrait: of the source.
-        target_faces: skin statistics of some frames of the target's shot. They are the same for every chunk of the shot, so that
-            colours do not jump where chunks meet; empty leaves the source's colours and its focus.
+        target: faces of some frames of the target's shot. They are the same for every chunk of the shot, so that colours do not
+            jump where chunks meet; none leave the source's colours and its focus.
         match_neck: shade the target's neck towards the new head's skin.
     """
 
-    def __init__(self, portrait: Portrait, target_faces: Sequence[SkinStatistics], match_neck: bool = True) -> None:
+    def __init__(self, portrait: Portrait, target: TargetFaces, match_neck: bool = True) -> None:
         gain: NDArray[np.float32] | None = None
         hue: NDArray[np.float32] | None = None
         colourfulness = 1.0
         found = skin_statistics(portrait.picture, portrait.landmarks)
-        if target_faces and found is not None:
-            target = mean_statistics(target_faces)
-            colourfulness = saturation(found, target)
-            tinted = towards(portrait.picture, portrait.landmarks, found, target)
-            portrait = replace(portrait, picture=tinted, colours=towards(portrait.colours, portrait.landmarks, found, target))
-            portrait = as_soft_as(portrait, target.focus)
+        if target.skin and found is not None:
+            skin = mean_statistics(target.skin)
+            colourfulness = saturation(found, skin)
+            tinted = towards(portrait.picture, portrait.landmarks, found, skin)
+            portrait = replace(portrait, picture=tinted, colours=towards(portrait.colours, portrait.landmarks, found, skin))
             now = skin_statistics(tinted, portrait.landmarks)
             if match_neck and now is not None:
-                gain, hue = tone_gain(now, target), skin_hue(target)
+                gain, hue = tone_gain(now, skin), skin_hue(skin)
+        focus = middle(target.focus)
+        if focus is not None:
+            portrait = as_soft_as(portrait, focus)
         self._head = Head(portrait, colourfulness)
         self._gain, self._hue = gain, hue
 

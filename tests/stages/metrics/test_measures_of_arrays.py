@@ -80,7 +80,7 @@ def painted_face(size: float, turn: float) -> tuple[npt.NDArray[np.uint8], npt.N
     return np.repeat(picture[..., None], 3, 2).astype(np.uint8), places + shift
 
 
-@pytest.mark.parametrize(("size", "turn"), [(60, 0), (80, 30), (110, -50), (110, 170)])
+@pytest.mark.parametrize(("size", "turn"), [(60, 0), (80, 30), (110, -50), (110, 170), (96, 0), (97, 0), (150, 20)])
 def test_the_detail_of_a_face_does_not_depend_on_its_size_and_turn(size: float, turn: float) -> None:
     assert pictures.face_detail(*painted_face(size, turn)) == pytest.approx(pictures.face_detail(*painted_face(90, 0)), rel=0.12)
 
