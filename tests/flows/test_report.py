@@ -361,7 +361,7 @@ def test_page_plays_plots_and_filters_in_chromium(browser: Browser, tmp_path: Pa
     browser.until("[...document.querySelectorAll('.players video')].every(v => v.readyState >= 2 && v.videoWidth === 512)")
     browser.until("document.querySelector('.players img').naturalWidth === 640")
     assert browser.value("document.querySelectorAll('.plot path').length") == 9  # no likeness without a network
-    assert browser.value("document.querySelectorAll('.plot rect.flagged').length") == 16
+    assert browser.value("document.querySelectorAll('.plot rect.flagged').length") == 18
 
     # A click in a plot brings all players to that frame.
     browser.value(
