@@ -68,7 +68,10 @@ class MaskParameters(StageParameters):
     crop_size: int = Field(512, ge=128, le=1024, multiple_of=32)
     hair: Literal["auto", "network", "colour"] = Field("auto", description="'auto' takes the hair network where it is registered")
     dilation: float = Field(
-        0.02, ge=0, le=0.2, description="of the person mask before blocks are drawn, share of the crop's side"
+        0.02,
+        ge=0,
+        le=0.2,
+        description="of the person mask before blocks are drawn, share of the crop's side; `inspect` shows them",
     )
 
 

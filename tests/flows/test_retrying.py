@@ -259,3 +259,15 @@ def test_a_precision_that_devices_said_is_said_anew_by_those_of_the_retry(tmp_pa
         runs.RunRecorder(store, f"run-{by_devices}", asked)
         found = unfinished(store, f"run-{by_devices}", {}).settings
         assert found.stages.render.diffusion.precision == expected
+
+
+@pytest.mark.parametrize(("before", "told"), [("bfloat16", True), ("float32", False), (None, False)])
+def test_a_retry_in_another_precision_says_that_videos_begin_anew(tmp_path: Path, before: str | None, told: bool) -> None:
+    notes: list[str] = []
+    settings = load_settings({}).computed_in("float32")
+    planner = Planner([], ArtifactStore.open(tmp_path / "store"), settings, ModelRegistry(tmp_path))
+    planner.precision_by_devices, planner.note = True, notes.append
+    diffusion = {} if before is None else {"precision": before}
+    whole = {"run": "night", "precision_by_devices": True, "settings": {"stages": {"render": {"diffusion": diffusion}}}}
+    catalogue._note_other_precision(planner, whole)
+    assert [("begun anew" in note, "bfloat16" in note) for note in notes] == [(True, True)] * told
