@@ -31,13 +31,13 @@ def machine() -> str:
     return f"{model}, {cores} cores, {memory:.0f} GiB, Python {platform.python_version()}, {today}"
 
 
-def replace(part: str, text: str) -> None:
-    """Put a part's section into the document."""
-    content = DOCUMENT.read_text() if DOCUMENT.exists() else HEAD
+def replace(part: str, text: str, path: Path = DOCUMENT) -> None:
+    """Put a part's section into a document."""
+    content = path.read_text() if path.exists() else HEAD
     section = f"<!-- {part} -->\n{text.strip()}\n\n*{machine()}*\n<!-- /{part} -->"
     pattern = re.compile(rf"<!-- {part} -->.*?<!-- /{part} -->", re.DOTALL)
     content = pattern.sub(lambda _: section, content) if pattern.search(content) else f"{content.rstrip()}\n\n{section}\n"
-    DOCUMENT.write_text(content)
+    path.write_text(content)
 
 
 def table(columns: list[str], rows: list[list[str]]) -> str:
