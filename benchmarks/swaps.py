@@ -6,8 +6,8 @@
 Every way of making swaps goes through ``headswap run`` with one store, so that they share all stages up to where they differ.
 Writes ``swaps.json`` and ``swaps.jpg`` (targets, portraits, each way, truth) and replaces the section of ``docs/evaluation.md``.
 Columns: PSNR over the heads of target and truth, and where nobody is; share of the truth's detail that is missing in the face;
-landmarks, pose and expression found in the result against those found in the truth, so that what the detector always gets wrong
-counts on neither side.
+landmarks, what remains of their difference without place, size and turn (the face's shape), pose and expression found in the
+result against those found in the truth, so that what the detector always gets wrong counts on neither side.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from stages.face3d.topology import interocular
 from stages.metrics import geometry
 from stages.metrics.masks import peak_signal_to_noise
 from stages.metrics.pictures import face_detail, softness
-from stages.metrics.retargeting import bootstrap_interval
+from stages.metrics.retargeting import bootstrap_interval, brought_onto, region_errors
 from stages.segmentation import BACKGROUND, FACE, HAIR
 from stages.video.decode import open_clip
 from storage.pictures import decode_png
@@ -58,6 +58,7 @@ MEASURES = {
     "outside": ("nobody there, dB", "{:.1f}", 1.0),
     "softness": ("detail missing, %", "{:.0f}", 100.0),
     "landmarks": ("landmarks, % of the eye distance", "{:.2f}", 100.0),
+    "shape": ("face's shape, % likewise", "{:.2f}", 1.0),
     "pose": ("pose, degrees", "{:.2f}", 1.0),
     "expression": ("expression, weights", "{:.4f}", 1.0),
 }
@@ -141,7 +142,7 @@ def measured(clip: Clip, result: Path, mesh: FaceMesh) -> dict[str, float]:
             frames.append(row)
     means = {name: _mean([row[name] for row in frames if name in row]) for name in ("head", "outside", "softness")}
     if not found:
-        return means | dict.fromkeys(("landmarks", "pose", "expression"), float("nan"))
+        return means | dict.fromkeys(("landmarks", "shape", "pose", "expression"), float("nan"))
     model = FaceModel.builtin()
     pairs = np.stack(found), np.stack(true)
     identity = fit_identity(pairs[1], model)
@@ -149,6 +150,7 @@ def measured(clip: Clip, result: Path, mesh: FaceMesh) -> dict[str, float]:
     return {
         **means,
         "landmarks": float(geometry.landmark_error(pairs[0], pairs[1], interocular(pairs[1])).mean()),
+        "shape": float(region_errors(brought_onto(*pairs, model), pairs[1])["all"].mean()),
         "pose": float(geometry.pose_error(fits[0].poses.rotation, fits[1].poses.rotation).mean()),
         "expression": float(geometry.expression_error(fits[0].expression, fits[1].expression).mean()),
     }

@@ -62,6 +62,7 @@ def test_the_truth_has_no_error_and_the_untouched_target_has(clip: Clip) -> None
     assert list(truth) == list(MEASURES)
     assert truth["head"] == truth["outside"] == LARGEST_PSNR
     assert [truth[name] for name in ("softness", "landmarks", "pose", "expression")] == [0, 0, 0, 0]
+    assert truth["shape"] < 1e-6
     assert target["head"] < target["outside"] - 2
     assert target["landmarks"] > 0.02
     assert differences([target], [truth])[0]["landmarks"] == target["landmarks"]
