@@ -28,10 +28,12 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from benchmarks import document
+from flows.runs import readable_id
 from stages.detectors import FaceMesh, Window
 from stages.face3d.fitting import fit_frames, fit_identity
 from stages.face3d.model import FaceModel
 from stages.face3d.topology import interocular
+from stages.measure import PRESENCE
 from stages.metrics import geometry
 from stages.metrics.masks import peak_signal_to_noise
 from stages.metrics.pictures import face_detail, softness
@@ -88,8 +90,8 @@ class Clip:
 
     def labels(self, frame: int) -> tuple[Picture, Picture]:
         """Label maps of target and truth, uint8 [height, width]."""
-        there = (self.folder / part / "labels" / f"{frame:06d}.png" for part in (".", "swap"))
-        target, truth = (decode_png(path.read_bytes()) for path in there)
+        name = f"labels/{frame:06d}.png"
+        target, truth = (decode_png((folder / name).read_bytes()) for folder in (self.folder, self.folder / "swap"))
         return target, truth
 
     def landmarks(self) -> NDArray[np.float64]:
@@ -109,7 +111,7 @@ def clips_of(renders: Path) -> list[Clip]:
 
 def made(renders: Path, out: Path, name: str, options: Sequence[str]) -> Path:
     """All swaps in one way; returns their folder."""
-    folder = out / name.replace(" ", "-").replace(",", "").replace("'", "")
+    folder = out / readable_id(name)
     places = ("--store", str(out / "store"), "--out", str(folder))
     given = (str(renders / "catalogue.csv"), *places, "--engine", "direct", "--json", *options)
     command = [sys.executable, "-m", "cli", "run", *given]
@@ -134,7 +136,7 @@ def measured(clip: Clip, result: Path, mesh: FaceMesh) -> dict[str, float]:
             row = {"head": peak_signal_to_noise(own, wanted, heads), "outside": peak_signal_to_noise(own, wanted, nobody)}
             window = Window.around(places[frame])
             faces = [mesh.landmarks(picture, window) for picture in (own, wanted)]
-            if all(presence >= 0.5 and np.isfinite(points).all() for points, presence in faces):
+            if all(presence >= PRESENCE and np.isfinite(points).all() for points, presence in faces):
                 details = [face_detail(picture, points) for picture, (points, _) in zip((own, wanted), faces, strict=True)]
                 row["softness"] = softness(details[0], details[1], details[1])
                 found.append(faces[0][0])
@@ -189,14 +191,10 @@ def sheet(clips: Sequence[Clip], folders: dict[str, Path]) -> Picture:
     """One row for each clip: target, portrait, every way, truth; the frame in the middle."""
 
     def row(clip: Clip) -> Iterator[Picture]:
-        with open_clip(clip.portrait) as still:
-            portrait = still.read(0)
-        for path in (clip.target, None, *(folder / f"swap_{clip.name}.mp4" for folder in folders.values()), clip.truth):
-            if path is None:
-                yield portrait
-                continue
-            with open_clip(path) as video:
-                yield video.read(len(video) // 2)
+        swaps = (folder / f"swap_{clip.name}.mp4" for folder in folders.values())
+        for path in (clip.target, clip.portrait, *swaps, clip.truth):
+            with open_clip(path) as shown:
+                yield shown.read(len(shown) // 2)
 
     rows = [[cv2.resize(picture, (256, 256), interpolation=cv2.INTER_AREA) for picture in row(clip)] for clip in clips]
     return np.concatenate([np.concatenate(pictures, 1) for pictures in rows])

@@ -78,7 +78,7 @@ def run_jobs(
     events: Sequence[Events] = (),
     retry_failed: bool = False,
     asked: dict[str, Any] | None = None,
-    report_name: str | None = None,
+    report_name: str = FOLDER,
     whole: Mapping[str, Any] | None = None,
 ) -> RunResult:
     """Run jobs to their end with the engine of the settings.
@@ -88,7 +88,7 @@ def run_jobs(
     Args:
         jobs: to do. store: for all that is made. settings, name: of the run. output_url: where results go whose rows do not say
             otherwise. registry: of models. events: told what happens. retry_failed: also what is known to fail. asked: more to
-            record of what was asked for. report_name: folder of the page, if not ``reporting.claimed_folder``. whole: record of
+            record of what was asked for. report_name: folder of the page, where it is free (``claimed_folder``). whole: record of
             the run that this one goes on with (``runs.load_whole``), of whose page this run's takes the place: it shows all
             jobs, also those that were done before.
     """
@@ -98,7 +98,7 @@ def run_jobs(
     require_signable(planner)
     devices = devices_of(planner)
     run_id = new_run_id(name)
-    wanted = report_name or FOLDER if whole is None else whole.get("report_folder", FOLDER)
+    wanted = report_name if whole is None else whole.get("report_folder", FOLDER)
     folder = claimed_folder(output_url, name, settings, wanted)
     recorder = RunRecorder(
         store,

@@ -55,14 +55,16 @@ def claimed_folder(output_url: str, name: str, settings: Settings, wanted: str =
 
 def _claimed(place: Backend, folder: str, name: str) -> bool:
     """Whether a folder is the catalogue's, from now on if not before."""
-    page = place.read(f"{folder}/index.html", 0, 4096)
     claim = place.read(f"{folder}/{_CLAIM}")
-    if claim is None and page is not None and f"<title>{html.escape(name)} – " not in page.decode(errors="replace"):
-        return False  # of a version that did not claim folders
-    if claim is None and place.create(f"{folder}/{_CLAIM}", json.dumps({"catalogue": name}).encode()):
-        return True
+    if claim is None:
+        page = place.read(f"{folder}/index.html", 0, 4096)
+        if page is not None and f"<title>{html.escape(name)} – " not in page.decode(errors="replace"):
+            return False  # another's, of a version that did not claim folders
+        if place.create(f"{folder}/{_CLAIM}", json.dumps({"catalogue": name}).encode()):
+            return True
+        claim = place.read(f"{folder}/{_CLAIM}")
     try:
-        return bool(json.loads(place.read(f"{folder}/{_CLAIM}") or b"{}").get("catalogue") == name)
+        return bool(json.loads(claim or b"{}").get("catalogue") == name)
     except (ValueError, AttributeError):
         return False
 

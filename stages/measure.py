@@ -284,7 +284,7 @@ class _Pairs:
         found, picture, corner, scale = self._face(result, expected)
         if found is not None:
             sample.likeness = self._source.cosine(picture, found)
-            theirs, *place = _around_face(target, self._facts, own)
+            theirs, *place = _part(target, self._facts, Window.around(own))
             detail = pictures.face_detail(picture, found), pictures.face_detail(theirs, _into(own, *place))
             sample.softness = pictures.softness(detail[0], self._source.detail, detail[1])
             sample.found = found * (*scale, scale[0]) + (*corner, 0.0)
@@ -301,8 +301,8 @@ class _Pairs:
     ) -> tuple[NDArray[np.float64] | None, NDArray[np.uint8], NDArray[np.float64], NDArray[np.float64]]:
         """The face of the result near the expected landmarks: landmarks in a small picture of it (None where there is none), the
         picture, and the picture's corner [2] and pixel size [2] in frame pixels."""
-        picture, corner, scale = _around_face(result, self._result_facts, expected)
         window = Window.around(expected)
+        picture, corner, scale = _part(result, self._result_facts, window)
         centre = (np.array([window.x, window.y]) - corner) / scale
         where = Window(float(centre[0]), float(centre[1]), window.side / float(scale.mean()), window.turn)
         found, presence = self._mesh.landmarks(picture, where)
@@ -310,12 +310,11 @@ class _Pairs:
         return found if seen else None, picture, corner, scale
 
 
-def _around_face(
-    frame: VideoFrame, facts: StreamFacts, landmarks: NDArray[np.float64]
+def _part(
+    frame: VideoFrame, facts: StreamFacts, window: Window
 ) -> tuple[NDArray[np.uint8], NDArray[np.float64], NDArray[np.float64]]:
-    """The part of a frame around landmarks [478, 3], small enough for the mesh, uint8 RGB; its corner [2] and pixel size [2] in
-    frame pixels."""
-    window = Window.around(landmarks)
+    """The part of a frame around a window, small enough for the mesh, uint8 RGB; its corner [2] and pixel size [2] in frame
+    pixels."""
     left, top, right, bottom = _inside(np.array([window.x, window.y, 1.5 * window.side]), facts)
     shrink = max(1.0, window.side / MESH_SIDE)
     width, height = max(2, round((right - left) / shrink)), max(2, round((bottom - top) / shrink))

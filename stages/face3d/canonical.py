@@ -37,7 +37,7 @@ def canonical_face(
     None where too little of the face is in the picture, or nobody knows where it is.
 
     Args:
-        picture: uint8 RGB [h, w, 3]. landmarks: [478, 2 or 3], of the face, in its pixels; NaN for an unknown one.
+        picture: uint8 RGB [h, w, 3]. landmarks: [478, 2 or 3], of the face, in its pixels; NaN where they are not known.
     """
     points, distance = np.asarray(landmarks, np.float64)[:, :2], eye_distance(landmarks)
     left, right = eye_centres(points)

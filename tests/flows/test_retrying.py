@@ -83,9 +83,7 @@ def test_a_retry_and_a_report_take_the_storage_options_of_the_configuration(
     assert [settings.storage_options for settings in seen] == [OPTIONS, OPTIONS]
 
 
-def ran(
-    night: Night, targets: Mapping[str, Path], out: str, name: str | None = "page", called: str = "night"
-) -> catalogue.RunResult:
+def ran(night: Night, targets: Mapping[str, Path], out: str, name: str = "page", called: str = "night") -> catalogue.RunResult:
     """A night of jobs with these targets."""
     source = night.folder / "media" / "a.png"
     jobs = [job(one, source, target) for one, target in targets.items()]
@@ -160,7 +158,7 @@ def test_catalogues_that_share_a_place_have_a_page_each_which_their_next_run_rep
     out = "memory://shared-place" if remote else str(night.out)
     targets = {name: clips(f"{name}.mp4", 12) for name in ("first", "second", "third")}
     pages = [
-        ran(night, {job: targets[job]}, out, None, called).report
+        ran(night, {job: targets[job]}, out, "report", called).report
         for job, called in (("first", "films"), ("second", "my trailers"), ("third", "films"))
     ]
     assert pages == [f"{out}/report/index.html", f"{out}/report-my-trailers/index.html", f"{out}/report/index.html"]
