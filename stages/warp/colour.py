@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -26,6 +26,19 @@ EVEN_FROM, EVEN_LEAST = 1.6, 0.65
 
 SLOPE_SHARE, SLOPE_LIMIT = 0.6, 25.0
 
+WHITES = (60, 90)
+"""Percentiles of L between which eyes are white: above iris and lashes, below glints and glare."""
+
+OPEN = 0.1
+"""Least area of an eye's opening, in squares of the distance of its corners: of narrower ones lashes hide the white."""
+
+SAME_SKIN, OTHER_SKIN = 20.0, 40.0
+"""By how much two faces may differ in how far eyes are lighter than skin, in 8-bit L, until the skins count as different, and
+from where on all of it is the skins' difference."""
+
+BLACK = -41.0
+"""8-bit L against which L is proportional to the cube root of light (16 of 100 below zero)."""
+
 
 @dataclass(frozen=True)
 class SkinStatistics:
@@ -39,6 +52,7 @@ class SkinStatistics:
             light comes.
         span: float64 [2], 5th and 95th percentile of L: the face's shadows and highlights.
         brightest: 97th percentile of L in the picture around the face: how bright anything in this light is.
+        eye_white: L of the whites of the eyes, which is much the same in all people; None where no eye is open.
     """
 
     mean: NDArray[np.float64]
@@ -47,6 +61,7 @@ class SkinStatistics:
     slope: NDArray[np.float64]
     span: NDArray[np.float64]
     brightest: float
+    eye_white: float | None = None
 
 
 def face_skin(landmarks: NDArray[np.floating], shape: tuple[int, ...]) -> NDArray[np.bool_]:
@@ -99,19 +114,77 @@ def skin_statistics(picture: NDArray[np.uint8], landmarks: NDArray[np.floating])
     around = cv2.cvtColor(picture[::4, ::4], cv2.COLOR_RGB2LAB)[..., 0][~mask[::4, ::4]]
     brightest = float(np.percentile(around, 97)) if around.size else 255.0
     return SkinStatistics(
-        lab[kept].mean(0), lab.std(0), tone.astype(np.float64), slope, np.percentile(lab[:, 0], (5, 95)), brightest
+        mean=lab[kept].mean(0),
+        deviation=lab.std(0),
+        tone=tone.astype(np.float64),
+        slope=slope,
+        span=np.percentile(lab[:, 0], (5, 95)),
+        brightest=brightest,
+        eye_white=eye_white(picture, landmarks),
     )
 
 
+def eye_white(picture: NDArray[np.uint8], landmarks: NDArray[np.floating]) -> float | None:
+    """8-bit L of the whites of the eyes in an RGB picture; None where no eye is open and larger than some pixels."""
+    found = []
+    for ring in (topology.LEFT_EYE, topology.RIGHT_EYE):
+        points = landmarks[ring, :2].astype(np.float32)
+        width = np.ptp(points @ _axis_of(landmarks))
+        inside = picture[polygon_coverage(points, picture.shape) > 0.9]
+        if len(inside) < 8 or cv2.contourArea(points) < OPEN * width**2:
+            continue
+        lightness = cv2.cvtColor(inside[None], cv2.COLOR_RGB2LAB)[0, :, 0]
+        low, high = np.percentile(lightness, WHITES)
+        found.append(float(lightness[(lightness >= low) & (lightness <= high)].mean()))
+    return float(np.mean(found)) if found else None
+
+
+def _axis_of(landmarks: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Unit vector [2] along the line of the eyes."""
+    first, second = (landmarks[ring, :2].mean(0) for ring in (topology.LEFT_EYE, topology.RIGHT_EYE))
+    axis = second - first
+    return np.asarray(axis / max(float(np.linalg.norm(axis)), 1e-6), np.float32)
+
+
 def mean_statistics(found: Sequence[SkinStatistics]) -> SkinStatistics:
-    """The mean of several frames' statistics."""
+    """The mean of several frames' statistics; of the whites of eyes, which lids and hands hide now and then, the median."""
+    whites = [one.eye_white for one in found if one.eye_white is not None]
     return SkinStatistics(
-        np.mean([one.mean for one in found], 0),
-        np.mean([one.deviation for one in found], 0),
-        np.mean([one.tone for one in found], 0),
-        np.mean([one.slope for one in found], 0),
-        np.mean([one.span for one in found], 0),
-        float(np.mean([one.brightest for one in found])),
+        mean=np.mean([one.mean for one in found], 0),
+        deviation=np.mean([one.deviation for one in found], 0),
+        tone=np.mean([one.tone for one in found], 0),
+        slope=np.mean([one.slope for one in found], 0),
+        span=np.mean([one.span for one in found], 0),
+        brightest=float(np.mean([one.brightest for one in found])),
+        eye_white=float(np.median(whites)) if whites else None,
+    )
+
+
+def in_skin_of(source: SkinStatistics, target: SkinStatistics) -> SkinStatistics:
+    """What the target's face would show in its light if its skin were the source's, as far as can be told.
+
+    Skin looks dark because little light falls on it, or because it is dark. The whites of the eyes are in the same light and
+    much the same in all people, so a face whose eyes are lighter against its skin than the other's has the darker skin. Where
+    they are not seen, or do not say that the skins differ, all is light: the target's statistics as they are.
+    """
+    light = float(target.mean[0] - source.mean[0])
+    if source.eye_white is None or target.eye_white is None:
+        return target
+    apart = (target.eye_white - float(target.mean[0])) - (source.eye_white - float(source.mean[0]))
+    if apart * light >= 0:  # the darker face would have the lighter skin: eyes in the shadow of brows, more likely
+        return target
+    sure = float(np.clip((abs(apart) - SAME_SKIN) / (OTHER_SKIN - SAME_SKIN), 0, 1))
+    skin = -np.sign(light) * min(sure * abs(apart), abs(light))
+    factor = (target.mean[0] + skin - BLACK) / (target.mean[0] - BLACK)
+    share = abs(skin / light)
+    mean = target.mean + share * (source.mean - target.mean)
+    mean[0] = target.mean[0] + skin
+    return replace(
+        target,
+        mean=mean,
+        deviation=target.deviation * [factor, 1, 1],
+        slope=target.slope * factor,
+        span=(target.span - BLACK) * factor + BLACK,
     )
 
 
@@ -126,6 +199,7 @@ def towards(
         source: statistics of that face.
         target: statistics of the face whose light is wanted.
     """
+    target = in_skin_of(source, target)
     lab = cv2.cvtColor(picture, cv2.COLOR_RGB2LAB).astype(np.float32)
     difference = target.mean - source.mean
     shift = np.array(

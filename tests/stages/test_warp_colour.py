@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from stages.warp.colour import (
     LIGHTNESS_LIMIT,
+    SkinStatistics,
+    eye_white,
     face_skin,
+    in_skin_of,
     mean_statistics,
     saturation,
     skin_statistics,
@@ -93,6 +98,81 @@ def test_grey_heads_have_grey_mouths() -> None:
     skin = statistics(patch(SKIN))
     assert saturation(statistics(patch((128, 128, 128))), skin) < 0.1
     assert saturation(skin, skin) == 1
+
+
+DARK = (96, 62, 46)
+
+
+def lit(skin: tuple[int, int, int], light: float = 1.0, **weights: float) -> tuple[np.ndarray, np.ndarray]:
+    """A painted face of some skin in so much light (factor on linear values), and its landmarks."""
+    at = pose()
+    landmarks = at.project(shape(**weights))
+    picture = paint(landmarks, at.scale)[0].astype(np.float64)
+    mask = np.abs(picture - np.array(SKIN)).max(axis=2) < 12
+    picture[mask] *= np.array(skin) / np.array(SKIN)
+    return np.clip(255 * (picture / 255 * light ** (1 / 2.2)), 0, 255).astype(np.uint8), landmarks
+
+
+def seen(skin: tuple[int, int, int], light: float = 1.0, **weights: float) -> SkinStatistics:
+    found = skin_statistics(*lit(skin, light, **weights))
+    assert found is not None
+    return found
+
+
+def test_a_pale_face_stays_pale_in_the_light_of_somebody_dark() -> None:
+    picture, landmarks = lit(SKIN)
+    source, target = seen(SKIN), seen(DARK)
+    assert target.mean[0] < source.mean[0] - 80
+    after = skin_statistics(towards(picture, landmarks, source, target), landmarks)
+    assert after is not None
+    assert after.mean[0] > source.mean[0] - 8
+    blind = skin_statistics(towards(picture, landmarks, source, seen(DARK, eyeBlink=1)), landmarks)
+    assert blind is not None
+    assert blind.mean[0] < source.mean[0] - 20  # nothing says that it is not the light
+
+
+def test_a_dark_face_stays_dark_in_the_light_of_somebody_pale() -> None:
+    picture, landmarks = lit(DARK)
+    after = skin_statistics(towards(picture, landmarks, seen(DARK), seen(SKIN)), landmarks)
+    assert after is not None
+    assert abs(after.mean[0] - seen(DARK).mean[0]) < 8
+
+
+@pytest.mark.parametrize("skin", [SKIN, DARK])
+def test_less_light_on_the_same_skin_is_taken_for_light(skin: tuple[int, int, int]) -> None:
+    source, target = seen(skin), seen(skin, 0.4)
+    assert in_skin_of(source, target) is target
+
+
+def test_dim_light_on_dark_skin_leaves_the_light_when_the_skin_is_taken_away() -> None:
+    shown, wanted = in_skin_of(seen(SKIN), seen(DARK, 0.4)), seen(SKIN, 0.4)
+    assert abs(shown.mean[0] - wanted.mean[0]) < 0.35 * abs(seen(DARK, 0.4).mean[0] - wanted.mean[0])
+    np.testing.assert_allclose(shown.span, wanted.span, atol=30)
+
+
+def test_eyes_in_shadow_do_not_make_a_face_darker_than_it_is() -> None:
+    source, target = seen(SKIN), seen(SKIN, 0.5)
+    shadowed = replace(target, eye_white=40.0)
+    assert in_skin_of(source, shadowed) is shadowed
+
+
+def test_the_whites_of_eyes_are_found_above_iris_and_below_glints() -> None:
+    picture, landmarks = lit(SKIN)
+    white = eye_white(picture, landmarks)
+    assert white is not None
+    assert abs(white - 240) < 8
+    glints = picture.copy()
+    for middle in landmarks[[468, 473], :2].round().astype(int):
+        glints[middle[1], middle[0]] = 255
+    assert eye_white(glints, landmarks) == pytest.approx(white, abs=2)
+
+
+def test_closed_eyes_have_no_whites_and_the_open_ones_of_other_frames_count() -> None:
+    picture, landmarks = lit(SKIN, eyeBlink=1)
+    assert eye_white(picture, landmarks) is None
+    shut, wide = seen(SKIN, eyeBlink=1), seen(SKIN)
+    assert mean_statistics([shut, wide, shut]).eye_white == wide.eye_white
+    assert mean_statistics([shut, shut]).eye_white is None
 
 
 def test_too_little_skin_gives_no_statistics() -> None:
