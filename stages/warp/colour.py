@@ -260,9 +260,9 @@ def hue_of(colour: NDArray[np.floating]) -> NDArray[np.float32]:
     return np.asarray(colour / max(float(np.mean(colour)), 1e-3), np.float32)
 
 
-def skin_hue(skin: SkinStatistics) -> NDArray[np.float32]:
-    """Hue of a face's skin as 8-bit RGB shows it, float32 [3]."""
-    return hue_of(np.maximum(skin.tone, 1e-4) ** (1 / 2.2))
+def shown_tone(skin: SkinStatistics) -> NDArray[np.float32]:
+    """Mean colour of a face's skin in RGB, float32 [3] in 0..255."""
+    return np.asarray(255 * np.maximum(skin.tone, 1e-4) ** (1 / 2.2), np.float32)
 
 
 def saturation(source: SkinStatistics, target: SkinStatistics) -> float:

@@ -162,7 +162,7 @@ def _neck_fade(portrait: Portrait) -> NDArray[np.float32]:
 
 
 def compose(
-    head: Head, scene: Scene, gain: NDArray[np.floating] | None, hue: NDArray[np.floating] | None = None
+    head: Head, scene: Scene, gain: NDArray[np.floating] | None, face: NDArray[np.floating] | None = None
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """The generated crop: the new head on the target's neck, before the clean background, behind what occludes it.
 
@@ -170,14 +170,14 @@ def compose(
         head: of the source.
         scene: frame of the target.
         gain: float [3] on the neck's RGB towards the new skin; None leaves its colour.
-        hue: float [3] of the target's face.
+        face: float [3], 0..255, colour of the target's face.
 
     Returns:
         uint8 RGB [size, size, 3], and the new head's opacity float32 [size, size].
     """
     colour, opacity = head.draw(scene.aligned, scene.pose, scene.picture, scene.landmarks)
     unit = scene.pose.scale
-    result, skin = underlay(scene.picture, scene.background, scene.labels, scene.landmarks, unit, gain, hue)
+    result, skin = underlay(scene.picture, scene.background, scene.labels, scene.landmarks, unit, gain, face)
     rows, columns = (np.flatnonzero(((opacity > 0) | (skin > 0)).any(axis)) for axis in (1, 0))
     if len(rows):
         box = (slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1))

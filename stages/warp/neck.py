@@ -44,6 +44,16 @@ SHADE = 0.35
 HUE_LIMIT = 1.25
 """Largest correction for a neck of another hue than its face."""
 
+OTHER_SKIN = (1.3, 1.8)
+"""Largest factor between both skins' colours from which the neck is painted in the new one, and from where on wholly: factors
+that large make gaudy fringes of what is no skin, and bluish necks of beards."""
+
+BRIGHTEST_NECK, DARKEST_NECK = 1.1, 0.2
+"""Range of a painted neck's shading, shares of the new face's colour."""
+
+LIKE, UNLIKE = 30.0, 60.0
+"""Distance in RGB from the neck's own colour, under any shading, within which the rim of a neck is neck, and beyond which not."""
+
 Mask = NDArray[np.uint8]
 Soft = NDArray[np.float32]
 
@@ -233,13 +243,22 @@ def mirrored_cloth(picture: NDArray[np.uint8], cloth: Mask, wanted: Mask) -> NDA
     nearest = place[numbered]
     grid = np.stack(np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)), 2)
     beyond = 2 * nearest - grid
-    x, y = (np.clip(np.rint(beyond[..., k]), 0, length - 1).astype(int) for k, length in ((0, width), (1, height)))
-    found = np.where((cloth[y, x] > 0)[..., None], beyond, nearest)
-    # Neighbouring pixels take neighbouring cloth: without smoothing, rays spread from every corner of the edge.
-    found = np.where((wanted > 0)[..., None], cv2.GaussianBlur(found - grid, (0, 0), 1.5), np.float32(0)) + grid
+    found = np.where(_seen_at(cloth, beyond)[..., None], beyond, nearest)
+    # Neighbouring pixels take neighbouring cloth: without smoothing, rays spread from every corner of the edge. Half-way between
+    # two edges the mean of both directions leads nowhere, least of all to cloth.
+    smooth = cv2.GaussianBlur(found - grid, (0, 0), 1.5) + grid
+    found = np.where(_seen_at(cloth, smooth)[..., None], smooth, found)
+    found = np.where((wanted > 0)[..., None], found, grid)
     size = (picture.shape[1], picture.shape[0])
-    maps = cv2.resize(found * HALF + np.float32(0.5 * HALF - 0.5), size, interpolation=cv2.INTER_LINEAR)
+    maps, steps = (cv2.resize(found, size, interpolation=how) for how in (cv2.INTER_LINEAR, cv2.INTER_NEAREST))
+    maps = np.where(_seen_at(cloth, maps)[..., None], maps, steps) * HALF + np.float32(0.5 * HALF - 0.5)
     return np.asarray(cv2.remap(picture, maps, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), np.uint8)
+
+
+def _seen_at(mask: Mask, places: Soft) -> NDArray[np.bool_]:
+    """Whether a mask is set at places float32 [height, width, 2], columns and rows: bool [height, width]."""
+    x, y = (np.clip(np.rint(places[..., k]), 0, mask.shape[1 - k] - 1).astype(int) for k in (0, 1))
+    return np.asarray(mask[y, x] > 0)
 
 
 def underlay(
@@ -249,7 +268,7 @@ def underlay(
     landmarks: NDArray[np.floating],
     unit: float,
     gain: NDArray[np.floating] | None,
-    hue: NDArray[np.floating] | None = None,
+    face: NDArray[np.floating] | None = None,
 ) -> tuple[NDArray[np.uint8], Soft]:
     """The picture the new head is laid on.
 
@@ -260,7 +279,7 @@ def underlay(
         landmarks: float [478, 3] of the target, pixels of the crop.
         unit: distance of the eye centres, pixels of the crop.
         gain: float [3] on the neck's RGB towards the new skin; None leaves its colour.
-        hue: float [3] of the target's face, for which the gain is meant: a neck is often paler or greener than its face.
+        face: float [3], 0..255, colour of the target's face, for which the gain is meant: a neck is often paler or greener.
 
     Returns:
         uint8 RGB [height, width, 3], and how much of each pixel is skin of the neck, float32 [height, width].
@@ -309,8 +328,14 @@ def underlay(
     if gain is not None:
         y = np.arange(fine[0].start, fine[0].stop, dtype=np.float32)[:, None] + 0.5
         depth = (y - np.float32(landmarks[152, 1])) / np.float32(unit)
-        falloff = np.clip(1 - (depth - 1.2) / 1.6, 0.25, 1).astype(np.float32)
-        _shade(part, skin[fine] * falloff, gain if hue is None else gain * _hue_ratio(small, neck, hue))
+        share = skin[fine] * np.clip(1 - (depth - 1.2) / 1.6, 0.25, 1).astype(np.float32)
+        if face is None:
+            _shade(part, share, gain)
+        else:
+            inner = _enlarged(
+                cv2.erode(np.ceil(filled).astype(np.uint8) | (half == NECK), np.ones((5, 5), np.uint8))[coarse], size, 0.8
+            )
+            part = _painted(part, share, gain, face, gain * _hue_ratio(small, neck, hue_of(face)), tone, inner)
     base[fine] = part
     return base, skin
 
@@ -364,6 +389,37 @@ def _shade(picture: NDArray[np.uint8], share: Soft, gain: NDArray[np.floating]) 
     inside = slice(int(rows[0]), int(rows[-1]) + 1)
     factor = 1 + (gain.astype(np.float32) - 1) * share[inside, :, None]
     picture[inside] = np.clip(picture[inside] * factor + np.float32(0.5), 0, 255).astype(np.uint8)
+
+
+def _painted(
+    picture: NDArray[np.uint8],
+    share: Soft,
+    gain: NDArray[np.floating],
+    face: NDArray[np.floating],
+    own_gain: NDArray[np.floating],
+    neck: NDArray[np.uint8],
+    inner: Soft,
+) -> NDArray[np.uint8]:
+    """A neck in the new skin: shaded where the skins are alike, painted under its own light and shadow where they are not.
+
+    Args:
+        picture, share: as for ``_shade``. gain: float [3], from the old face's RGB to the new one's. face: float [3], 0..255, the
+            old face's. own_gain: the gain for a neck of this hue. neck: uint8 [height, width, 3], the neck's own colour
+            continued everywhere. inner: float32 [height, width], what is neck for sure.
+    """
+    least, most = OTHER_SKIN
+    other = float(np.clip((max(gain.max(), 1 / gain.min()) - least) / (most - least), 0, 1))
+    if other == 0:
+        _shade(picture, share, own_gain)
+        return picture
+    pixels, colour = picture.astype(np.float32), neck.astype(np.float32)
+    factor = np.einsum("ijk,ijk->ij", pixels, colour) / np.maximum(np.einsum("ijk,ijk->ij", colour, colour), 1)
+    from_neck = np.linalg.norm(pixels - np.clip(factor, SHADE, 1 / SHADE)[..., None] * colour, axis=2)
+    alike = np.maximum(np.clip((UNLIKE - from_neck) / (UNLIKE - LIKE), 0, 1), inner)
+    light = np.clip(pixels.mean(2) / max(float(np.mean(face)), 1), DARKEST_NECK, BRIGHTEST_NECK)
+    wanted = other * light[..., None] * (face * gain).astype(np.float32) + (1 - other) * pixels * own_gain.astype(np.float32)
+    part = (share * (1 - other * (1 - alike)))[..., None]
+    return np.asarray(np.clip(pixels + part * (wanted - pixels) + np.float32(0.5), 0, 255), np.uint8)
 
 
 def jaw_shadow(head: Soft, skin: Soft, unit: float) -> Soft:

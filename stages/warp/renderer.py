@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.renderer import Generated, Portrait, Scene, Section
-from stages.warp.colour import SkinStatistics, mean_statistics, saturation, skin_hue, skin_statistics, tone_gain, towards
+from stages.warp.colour import SkinStatistics, mean_statistics, saturation, shown_tone, skin_statistics, tone_gain, towards
 from stages.warp.focus import Focus, as_soft_as, middle
 from stages.warp.head import Head, compose
 
@@ -38,7 +38,7 @@ class WarpRenderer:
 
     def __init__(self, portrait: Portrait, target: TargetFaces, match_neck: bool = True) -> None:
         gain: NDArray[np.float32] | None = None
-        hue: NDArray[np.float32] | None = None
+        face: NDArray[np.float32] | None = None
         colourfulness = 1.0
         found = skin_statistics(portrait.picture, portrait.landmarks)
         if target.skin and found is not None:
@@ -48,15 +48,15 @@ class WarpRenderer:
             portrait = replace(portrait, picture=tinted, colours=towards(portrait.colours, portrait.landmarks, found, skin))
             now = skin_statistics(tinted, portrait.landmarks)
             if match_neck and now is not None:
-                gain, hue = tone_gain(now, skin), skin_hue(skin)
+                gain, face = tone_gain(now, skin), shown_tone(skin)
         focus = middle(target.focus)
         if focus is not None:
             portrait = as_soft_as(portrait, focus)
         self._head = Head(portrait, colourfulness)
-        self._gain, self._hue = gain, hue
+        self._gain, self._face = gain, face
 
     def render(self, section: Section) -> Iterator[tuple[Scene, Generated]]:
         """See ``Renderer``; each frame stands for itself."""
         for scene in section.scenes(section.frames):
-            picture, head = compose(self._head, scene, self._gain, self._hue)
+            picture, head = compose(self._head, scene, self._gain, self._face)
             yield scene, Generated(scene.frame, picture, head)

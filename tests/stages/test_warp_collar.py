@@ -89,6 +89,16 @@ def test_an_edge_between_colours_of_cloth_goes_on_sharply() -> None:
     assert shown[40:60, 72:].min() == 255
 
 
+def test_between_two_edges_of_cloth_nothing_of_what_covered_it_is_left() -> None:
+    picture = np.full((128, 128, 3), (190, 180, 160), np.uint8)
+    cloth, wanted = np.ones((64, 64), np.uint8), np.zeros((64, 64), np.uint8)
+    lock = cv2.fillPoly(np.zeros((64, 64), np.uint8), [np.array([[24, 0], [38, 0], [34, 48], [28, 46]])], 1)
+    picture[cv2.resize(lock, (128, 128), interpolation=cv2.INTER_NEAREST) > 0] = (30, 20, 20)
+    cloth[cv2.dilate(lock, np.ones((5, 5), np.uint8)) > 0] = 0
+    wanted[cloth == 0] = 1
+    assert np.abs(mirrored_cloth(picture, cloth, wanted).astype(int) - (190, 180, 160)).max() == 0
+
+
 def test_a_collar_below_the_jaw_is_not_hair_and_long_hair_is() -> None:
     labels, landmarks = labels_and_landmarks()
     labels[60:150, 60:80] = HAIR

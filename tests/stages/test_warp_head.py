@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 
@@ -14,7 +15,9 @@ from stages.warp.eyes import take_eye
 from stages.warp.head import Head, compose
 from stages.warp.mouth import openness as mouth_openness
 from tests.stages.painted_heads import (
+    BACKGROUND_LABEL,
     CLOTH,
+    CLOTH_LABEL,
     IRIS,
     NECK_LABEL,
     OTHER_LABEL,
@@ -193,8 +196,32 @@ def test_a_neck_greener_than_its_face_takes_the_new_faces_hue() -> None:
     pale = (185, 180, 140)
     picture[target.labels == NECK_LABEL] = pale
     greener = replace(target, picture=picture)
-    hue = hue_of(np.array(SKIN, np.float64))
-    shaded, _ = compose(Head(portrait()), greener, np.ones(3, np.float32), hue)
+    face = np.array(SKIN, np.float64)
+    hue = hue_of(face)
+    shaded, _ = compose(Head(portrait()), greener, np.ones(3, np.float32), face)
     chin = target.landmarks[152, :2]
     below = shaded[int(chin[1] + 0.75 * target.pose.scale), int(chin[0])]
     assert distance(hue_of(below.astype(np.float64)), hue) < 0.4 * distance(hue_of(np.array(pale, np.float64)), hue)
+
+
+@pytest.mark.parametrize(
+    ("neck", "spilt"), [((70, 48, 36), 30), ((120, 120, 118), 80)], ids=["skin", "beard as grey as the wall"]
+)
+def test_a_dark_neck_becomes_the_pale_faces_and_nothing_beside_it_glows(neck: tuple[int, int, int], spilt: int) -> None:
+    target, face, pale = scene(), np.array((96.0, 66, 50)), np.array(SKIN, np.float32)
+    picture = target.picture.copy()
+    skin = target.labels == NECK_LABEL
+    picture[skin] = neck
+    # Labels that take in a rim of wall and cloth.
+    wider = cv2.dilate(skin.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
+    labels = np.where(wider & np.isin(target.labels, (BACKGROUND_LABEL, CLOTH_LABEL)), NECK_LABEL, target.labels).astype(np.uint8)
+    shown, opacity = compose(Head(portrait()), replace(target, labels=labels, picture=picture), pale / face, face)
+    rim = wider & ~cv2.dilate(skin.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool) & (opacity < 0.01)
+    assert rim.sum() > 100
+    assert (shown[rim] <= np.maximum(picture[rim], 1.1 * pale + 2)).all()
+    assert np.quantile(shown[rim].astype(int) - picture[rim], 0.95) < spilt
+    chin = target.landmarks[152, :2]
+    below = shown[int(chin[1] + 0.8 * target.pose.scale), int(chin[0])].astype(np.float64)
+    assert distance(hue_of(below), hue_of(pale)) < 0.08
+    assert below.max() < 1.1 * pale.max() + 2
+    assert below.mean() > np.mean(neck)
