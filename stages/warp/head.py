@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from stages.renderer import Portrait, Scene
 from stages.warp import topology
+from stages.warp.back import BackOfHead
 from stages.warp.eyes import LIDS, Eye, draw_eye, shut_share, take_eye, without_eyeball
 from stages.warp.geometry import FLIP, HeadMesh, Pose
 from stages.warp.mouth import draw_mouth
@@ -35,6 +36,7 @@ class Head:
         self._saturation = saturation
         matte = portrait.matte * _neck_fade(portrait)
         self.mesh = HeadMesh(portrait.landmarks, portrait.pose, matte)
+        self._back = BackOfHead(portrait)
         opacity = matte[..., None]
         self._texture, self._shut = (_texture(portrait, opacity, widened) for widened in (0.0, LIDS))
         self._eyes: list[tuple[Eye, NDArray[np.int64], NDArray[np.int64]]] = [
@@ -73,7 +75,13 @@ class Head:
         for eye, contour, iris in self._eyes:
             draw_eye(head, eye, shown[contour], shown[iris], turn)
         draw_mouth(head, target, target_landmarks[topology.INNER_LIPS], shown[topology.INNER_LIPS], self._saturation)
-        return head, layers[..., 3].astype(np.float32) / np.float32(255)
+        opacity = layers[..., 3].astype(np.float32) / np.float32(255)
+        back = self._back.draw(self.mesh.aligned_pose(pose), (height, width))
+        if back is not None:
+            behind = 1 - opacity
+            head = np.clip(head + back[..., :3] * behind[..., None] + np.float32(0.5), 0, 255).astype(np.uint8)
+            opacity = opacity + back[..., 3].astype(np.float32) * behind / np.float32(255)
+        return head, opacity
 
     def _shut_lids(
         self,

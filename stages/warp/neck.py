@@ -41,6 +41,9 @@ PLAIN = 70.0
 SHADE = 0.35
 """How dark skin and cloth get in the head's shadow, share of what they are in the light."""
 
+SIDEWAYS = 1.0
+"""How much farther from the chin, in eye distances, the neck of a turned head is looked for on the side of its back."""
+
 HUE_LIMIT = 1.25
 """Largest correction for a neck of another hue than its face."""
 
@@ -75,7 +78,10 @@ def neck_column(labels: Mask, landmarks: NDArray[np.floating], unit: float) -> t
     half, centre = 0.85 * unit, float(chin[0])
     lower = float(chin[1]) + 0.6 * unit
     # Only what lies under the chin is neck for sure; a hand has the same label's colour.
-    left, right = (int(np.clip(chin[0] + side * 1.4 * unit, 0, width)) for side in (-1, 1))
+    # Of a turned head the chin lies on one side of the neck, or beyond.
+    turned = sideways(landmarks)
+    reach = 1.4 + np.maximum(np.array([-turned, turned]), 0) * SIDEWAYS
+    left, right = (int(np.clip(chin[0] + side * beyond * unit, 0, width)) for side, beyond in zip((-1, 1), reach, strict=True))
     rows = np.flatnonzero(neck[:, left:right].sum(1) > 0.3 * unit)
     if len(rows):
         # A mean over many rows keeps still while the label map trembles.
@@ -89,7 +95,9 @@ def neck_column(labels: Mask, landmarks: NDArray[np.floating], unit: float) -> t
         centre = (start + end) / 2
         half = float(np.clip((end - start) / 2, 0.6 * unit, 1.1 * unit))
         lower = max(lower, rows[0] + 0.3 * unit)
-    top = float(landmarks[[13, 14], 1].mean())
+    # Up to the height of the mouth; of a turned head's neck more is to be seen, up to the ear.
+    mouth, ears = (float(landmarks[ends, 1].mean()) for ends in ([13, 14], [234, 454]))
+    top = mouth + abs(turned) * (ears - mouth)
     x = np.arange(width, dtype=np.float32)[None] + 0.5
     y = np.arange(height, dtype=np.float32)[:, None] + 0.5
     inside = np.clip((half - np.abs(x - centre)) / (0.12 * unit) + 0.5, 0, 1)
@@ -97,6 +105,14 @@ def neck_column(labels: Mask, landmarks: NDArray[np.floating], unit: float) -> t
     bottom = lower - 0.7 * unit * ((x - centre) / half) ** 2
     below = np.clip((y - top) / (0.25 * unit), 0, 1) * np.clip((bottom - y) / (0.15 * unit) + 1, 0, 1)
     return np.asarray(inside * below, np.float32), centre - half, centre + half
+
+
+def sideways(landmarks: NDArray[np.floating]) -> float:
+    """How far a head is turned to the side: 0 towards the camera, or nearly; 1 some 30 degrees, or more, so that its back lies to
+    the right in the picture, -1 to the left."""
+    right, left, nose = landmarks[234, 0], landmarks[454, 0], landmarks[1, 0]
+    off = ((right + left) / 2 - nose) / max(abs(left - right), 1e-6)
+    return float(np.sign(off) * np.clip((abs(off) - 0.15) / 0.25, 0, 1))
 
 
 def shoulder_line(labels: Mask, left: float, right: float) -> Soft:
@@ -322,7 +338,8 @@ def underlay(
     size = (fine[1].stop - fine[1].start, fine[0].stop - fine[0].start)
     tone = cv2.resize(tone[colours], size, interpolation=cv2.INTER_LINEAR)
     layer = _mix(background[fine], clothes[fine], _enlarged(covered[coarse], size, 1.0))
-    layer = _mix(layer, tone, _enlarged(filled[coarse], size, 0.8))
+    # Also where the neck itself is seen: at the soft border of what is hidden the background would shine through as a line.
+    layer = _mix(layer, tone, _enlarged(np.maximum(filled, half == NECK)[coarse], size, 0.8))
     part = _mix(picture[fine], layer, _enlarged(hidden[coarse], size, 1.0))
     skin[fine] = _enlarged(np.maximum(filled, _under_chin(half, points, distance))[coarse], size, 0.8)
     if gain is not None:

@@ -1,0 +1,106 @@
+"""A turned head has a back, in the colours of its hair, and joins the neck."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from stages.warp.back import BackOfHead
+from stages.warp.head import Head, compose
+from stages.warp.neck import FACE, HAIR, NECK, neck_column, sideways
+from tests.stages.painted_heads import HAIR as HAIR_COLOUR
+from tests.stages.painted_heads import SIZE, distance, portrait, pose, scene, shape
+
+
+def opacity_of(turn: float, nod: float = 0.0) -> np.ndarray:
+    target = scene(at=pose(turn=turn, nod=nod))
+    return Head(portrait()).draw(target.aligned, target.pose, target.picture, target.landmarks)[1]
+
+
+@pytest.mark.parametrize("turn", [-35.0, 35.0])
+def test_behind_the_ear_of_a_turned_head_there_is_hair(turn: float) -> None:
+    at = pose(turn=turn)
+    drawn = BackOfHead(portrait()).draw(at, (SIZE, SIZE))
+    assert drawn is not None
+    # The middle of the back, some 100 mm behind the ears, as a little inside of where a head ends.
+    x, y, _ = at.project(np.array([[0.0, 0.1, -2.3]]))[0]
+    colour = drawn[round(y), round(x)]
+    assert colour[3] == 255
+    assert distance(colour[:3], HAIR_COLOUR) < 12
+    assert opacity_of(turn)[round(y), round(x)] > 0.98
+
+
+def test_a_head_is_longer_than_wide_and_no_longer_than_heads_are() -> None:
+    widths = [np.flatnonzero((opacity_of(turn)[90:110] > 0.5).any(0)) for turn in (0.0, 40.0)]
+    frontal, turned = (float(columns[-1] - columns[0]) for columns in widths)
+    assert 1.02 * frontal < turned < 1.35 * frontal
+
+
+def test_in_the_sources_own_pose_and_with_a_raised_chin_nothing_of_it_is_seen() -> None:
+    back = BackOfHead(portrait())
+    assert back.draw(pose(), (SIZE, SIZE)) is None
+    raised = [back.share(pose(nod=nod)) for nod in (-30, 30)]
+    assert min(raised) == 0
+    assert max(raised) == 1
+
+
+def test_it_comes_into_view_without_a_jump() -> None:
+    back = BackOfHead(portrait())
+    shares = [back.share(pose(turn=turn)) for turn in np.arange(0, 40, 0.5)]
+    assert shares[0] == 0
+    assert shares[-1] == 1
+    assert max(np.diff(shares)) < 0.1
+
+
+def test_a_bald_head_has_a_bald_back() -> None:
+    source = portrait()
+    bald = replace(source, labels=np.where(source.labels == HAIR, FACE, source.labels).astype(np.uint8))
+    picture = source.colours.copy()
+    picture[source.labels == HAIR] = (200, 150, 120)
+    at = pose(turn=35)
+    drawn = BackOfHead(replace(bald, colours=picture)).draw(at, (SIZE, SIZE))
+    assert drawn is not None
+    x, y, _ = at.project(np.array([[0.0, 0.1, -2.3]]))[0]
+    assert distance(drawn[round(y), round(x)][:3], (200, 150, 120)) < 40
+
+
+def test_a_head_of_which_nothing_is_seen_has_no_back() -> None:
+    nothing = BackOfHead(replace(portrait(), matte=np.zeros((SIZE, SIZE), np.float32)))
+    assert nothing.draw(pose(turn=35), (SIZE, SIZE)) is None
+
+
+def test_the_side_on_which_the_back_lies_is_told() -> None:
+    found = [sideways(pose(turn=turn).project(shape())) for turn in (-40, -5, 0, 5, 40)]
+    assert found[1:4] == [0, 0, 0]
+    assert {found[0], found[4]} == {-1, 1}
+    at = pose(turn=40)
+    back, nose = (at.project(np.array([place]))[0, 0] for place in ([0.0, 0, -2.5], [0.0, -0.4, 0.5]))
+    assert np.sign(back - nose) == found[4]
+
+
+@pytest.mark.parametrize("turn", [-40.0, 40.0])
+def test_the_neck_of_a_turned_head_goes_up_to_the_ear_on_the_side_of_its_back(turn: float) -> None:
+    at = pose(turn=turn)
+    landmarks = at.project(shape())
+    labels = np.zeros((SIZE, SIZE), np.uint8)
+    x, y, _ = at.project(np.array([[0.0, -0.9, -1.2]]))[0]  # where the neck joins the skull
+    left, right = round(x - 0.8 * at.scale), round(x + 0.8 * at.scale)
+    labels[round(y) : round(y + 2.0 * at.scale), left:right] = NECK
+    column, start, end = neck_column(labels, landmarks, at.scale)
+    assert start == pytest.approx(left, abs=3)
+    assert end == pytest.approx(right, abs=3)
+    ears = round(float(landmarks[[234, 454], 1].mean()))
+    assert column[ears + 12, round(x)] > 0.9
+    assert column[ears - 12].max() < 0.1
+
+
+def test_no_background_shines_through_where_the_old_jaw_met_the_neck() -> None:
+    target = scene()
+    green = replace(target, background=np.full_like(target.background, (0, 255, 0)))
+    shown, opacity = compose(Head(portrait()), green, None)
+    neck = (target.labels == NECK) & (opacity < 0.01)
+    inner = neck & np.roll(neck, 3, 1) & np.roll(neck, -3, 1)
+    assert inner.sum() > 300
+    assert (shown[inner][:, 1].astype(int) - shown[inner][:, 0]).max() < 0
