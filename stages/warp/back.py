@@ -35,6 +35,9 @@ STEPS, SPACING, LEAST_CORNERS = 6, 5, 12
 EDGE = 0.8
 """Blur of the drawn sheet, pixels: its border is a fold, which the rasteriser draws in steps."""
 
+MARGINS, LEAST_LEFT = (7, 4, 2), 0.25
+"""Borders that are tried to be taken from the hair, pixels, and what share of it must be left."""
+
 LEAST_HAIR = 0.05
 """Share of a head that must be hair; of less, the back has the colour of the forehead."""
 
@@ -133,6 +136,15 @@ def _pixels(points: Array, shape: tuple[int, ...]) -> NDArray[np.int64]:
     return np.clip(points.round(), 0, [shape[1] - 1, shape[0] - 1]).astype(np.int64)
 
 
+def _deep_inside(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """A mask without its border, where ears and skin mingle with the hair, as long as something is left."""
+    for margin in MARGINS:
+        inner = cv2.erode(mask.astype(np.uint8), np.ones((2 * margin + 1,) * 2, np.uint8)) > 0
+        if inner.sum() > LEAST_LEFT * mask.sum():
+            return inner
+    return mask
+
+
 def _colours(portrait: Portrait) -> NDArray[np.float32]:
     """The head in nothing but hair, float32 RGB [size, size, 3]: its own where there is some, continued from it elsewhere."""
     solid = portrait.matte > 0.98
@@ -141,7 +153,7 @@ def _colours(portrait: Portrait) -> NDArray[np.float32]:
         brows = np.asarray(portrait.landmarks[BROWS], np.float64)
         forehead = _height(solid.shape, portrait.pose, float(brows[:, 2].mean())) > portrait.pose.lift(brows)[:, 1].mean()
         known = solid & (portrait.labels == FACE) & forehead
-    known = cv2.erode(known.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+    known = _deep_inside(known)
     half = (portrait.colours.shape[1] // 2, portrait.colours.shape[0] // 2)
     small = cv2.resize(portrait.colours, half, interpolation=cv2.INTER_AREA)
     sure = cv2.resize(known.astype(np.uint8) * 255, half, interpolation=cv2.INTER_AREA) == 255

@@ -32,7 +32,7 @@ WHITES = (60, 90)
 OPEN = 0.1
 """Least area of an eye's opening, in squares of the distance of its corners: of narrower ones lashes hide the white."""
 
-SAME_SKIN, OTHER_SKIN = 20.0, 40.0
+SAME_SKIN, OTHER_SKIN = 35.0, 65.0
 """By how much two faces may differ in how far eyes are lighter than skin, in 8-bit L, until the skins count as different, and
 from where on all of it is the skins' difference."""
 
