@@ -56,7 +56,7 @@ class Render(Stage):
     """The generated crops of a chunk."""
 
     name = "render"
-    version = 10
+    version = 11
     scope = Scope.JOB_CHUNK
     parameters = RenderParameters
     inputs = (

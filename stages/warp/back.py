@@ -5,20 +5,20 @@ from __future__ import annotations
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import Delaunay
+from scipy.spatial import Delaunay, QhullError
 
 from schemas.tables import LABELS
 from stages.filling import membrane
 from stages.renderer import Portrait
-from stages.warp.geometry import SKULL_CENTRE, Array, Pose
-from stages.warp.raster import OUTSIDE, rasterise, triangle_rows
+from stages.warp import topology
+from stages.warp.geometry import SKULL_CENTRE, Array, Pose, facing_angle
+from stages.warp.raster import maps_of, rasterise, reduced, reduction, sampled, triangle_rows
+from stages.warp.shapes import bounding_box
 
 HAIR, FACE = (LABELS.index(name) for name in ("hair", "face"))
-BROWS = [105, 334]
-"""Landmarks on the upper borders of the brows."""
 
 LENGTH = 1.25
-"""Length of a head from its middle backwards, in halves of its width."""
+"""Length of a head from its middle backwards, in halves of its width, seen from the front."""
 
 NAPE = (-0.8, -1.1)
 """Height in model space at which the head's back begins to give way to the neck, and where it has."""
@@ -29,8 +29,8 @@ TURNED = (np.deg2rad(4.0), np.deg2rad(14.0))
 RAISED = (np.deg2rad(8.0), np.deg2rad(20.0))
 """The same for a chin that is raised: then the back goes down behind the neck, and is not shown."""
 
-STEPS, SPACING, LEAST_CORNERS = 6, 5, 12
-"""Belts of corners from the silhouette to the middle, pixels from corner to corner, and how few are no sheet."""
+STEPS, SPACING = 6, 5
+"""Belts of corners from the silhouette to the middle, and pixels from corner to corner."""
 
 EDGE = 0.8
 """Blur of the drawn sheet, pixels: its border is a fold, which the rasteriser draws in steps."""
@@ -56,17 +56,21 @@ class BackOfHead:
         centre = pose.project(SKULL_CENTRE[None])[0]
         height = _height(portrait.matte.shape, pose, float(centre[2]))
         mask = (portrait.matte > 0.5) & (height > NAPE[1])
-        depth, levels = _inflated(mask)
-        points = _corners(mask, levels)
-        self.covers_something = len(points) > LEAST_CORNERS
-        if not self.covers_something:
+        # Of a head seen from the side the far end is the other ear, not the back.
+        length = 1 + (LENGTH - 1) * max(float(pose.rotation[2, 2]), 0) ** 2
+        depth, belts = _inflated(mask, portrait.matte > 0.5)
+        points = _corners(mask, belts)
+        try:
+            triangles = Delaunay(points).simplices
+        except (QhullError, ValueError):  # nothing, or a line
+            self.covers_something = False
             return
-        triangles = Delaunay(points).simplices
+        self.covers_something = True
         inside = [mask[rows, columns] for columns, rows in _pixels(points[triangles].mean(1), mask.shape)]
         self._triangles = triangle_rows(triangles[np.array(inside)])
         columns, rows = _pixels(points, mask.shape).T
-        self._model = pose.lift(np.column_stack([points, centre[2] + LENGTH * depth[rows, columns]]))
-        self._rotation = pose.rotation
+        self._model = pose.lift(np.column_stack([points, centre[2] + length * depth[rows, columns]]))
+        self._pose = pose
         self._coordinates = points.astype(np.float32)
         fade = np.clip((height - NAPE[1]) / (NAPE[0] - NAPE[1]), 0, 1)[..., None]
         layers = np.concatenate([_colours(portrait) * fade, 255 * fade], axis=2)
@@ -76,21 +80,23 @@ class BackOfHead:
         """How much of it is to be seen in a pose, 0..1."""
         if not self.covers_something:
             return 0.0
-        start, end = self._rotation[:, 2], shown.rotation[:, 2]
-        turned = float(np.arccos(np.clip(start @ end, -1, 1)))
-        raised = float(np.arcsin(np.clip(end[1], -1, 1)) - np.arcsin(np.clip(start[1], -1, 1)))
-        return _smooth(turned, *TURNED) * (1 - _smooth(raised, *RAISED))
+        raised = np.arcsin(np.clip([shown.rotation[1, 2], self._pose.rotation[1, 2]], -1, 1))
+        turned = facing_angle(self._pose.rotation, shown.rotation)
+        return _smooth(turned, *TURNED) * (1 - _smooth(float(raised[0] - raised[1]), *RAISED))
 
-    def draw(self, shown: Pose, size: tuple[int, int]) -> NDArray[np.uint8] | None:
-        """Premultiplied RGBA, uint8 [*size, 4]; None where nothing of it is to be seen."""
+    def draw(self, shown: Pose, size: tuple[int, int]) -> tuple[tuple[slice, slice], NDArray[np.uint8]] | None:
+        """Rows and columns of a picture of some size, and the premultiplied RGBA that lies there, uint8; None for nothing."""
         share = self.share(shown)
-        if share <= 0:
+        corners = shown.project(self._model).astype(np.float32) if share > 0 else np.zeros((0, 3), np.float32)
+        left, top, right, bottom = bounding_box(corners[:, :2], size, margin=3) if len(corners) else (0, 0, 0, 0)
+        if right <= left or bottom <= top:
             return None
-        corners = shown.project(self._model).astype(np.float32)
-        drawn = rasterise(corners, self._coordinates, self._triangles, *size)
-        maps = np.where(drawn[..., :1] <= OUTSIDE, np.float32(OUTSIDE), drawn[..., :2] - np.float32(0.5))
-        layers = cv2.remap(self._texture, maps, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
-        return np.asarray(cv2.convertScaleAbs(cv2.GaussianBlur(layers, (0, 0), EDGE), alpha=share), np.uint8)
+        corners[:, :2] -= (left, top)
+        drawn = rasterise(corners, self._coordinates, self._triangles, bottom - top, right - left)
+        smaller = reduction(shown.scale / self._pose.scale, self._texture.shape[0])
+        layers = sampled(reduced(self._texture, smaller), *maps_of(drawn, smaller))
+        layers = cv2.convertScaleAbs(cv2.GaussianBlur(layers, (0, 0), EDGE), alpha=share)
+        return np.s_[top:bottom, left:right], np.asarray(layers, np.uint8)
 
 
 def _smooth(value: float, low: float, high: float) -> float:
@@ -105,16 +111,15 @@ def _height(shape: tuple[int, ...], pose: Pose, depth: float) -> Array:
     return np.asarray(pose.lift(places.reshape(-1, 3))[:, 1].reshape(shape))
 
 
-def _inflated(mask: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Thickness of a round body with this silhouette, from its middle plane, pixels [height, width]; and in which of ``STEPS``
-    belts of equal turn, from the silhouette inwards, each pixel lies, from 1 on. Below, where the head is cut off, it is not
-    round but goes on."""
-    rows = np.flatnonzero(mask.any(1))
-    if not len(rows):
+def _inflated(mask: NDArray[np.bool_], head: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Thickness, from its middle plane, of a round body with the silhouette of a ``head`` of which ``mask`` is a part, pixels
+    [height, width]; and in which of ``STEPS`` belts of equal turn, from the silhouette inwards, each pixel of the mask lies, from
+    1 on. Where the mask ends and the head does not, the body goes on."""
+    if not mask.any():
         return np.zeros(mask.shape), np.zeros(mask.shape, np.int64)
-    open_below = mask.copy()
-    open_below[rows[-1] :] |= mask[rows[-1]]
-    distance = cv2.distanceTransform(np.pad(open_below, 1).astype(np.uint8), cv2.DIST_L2, 5)[1:-1, 1:-1].astype(np.float64)
+    # The picture's lower border cuts a neck, the others end the head.
+    around = cv2.copyMakeBorder(head.astype(np.uint8), 1, 0, 1, 1, cv2.BORDER_CONSTANT, value=0)
+    distance = cv2.distanceTransform(around, cv2.DIST_L2, 5)[1:, 1:-1].astype(np.float64)
     half = float(distance[mask].max())
     inwards = 1 - np.minimum(distance / half, 1)
     belts = 1 + np.floor(np.arccos(inwards) / (np.pi / 2) * STEPS)
@@ -146,17 +151,20 @@ def _deep_inside(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def _colours(portrait: Portrait) -> NDArray[np.float32]:
-    """The head in nothing but hair, float32 RGB [size, size, 3]: its own where there is some, continued from it elsewhere."""
+    """The head in nothing but its hair (its forehead where it is bald), float32 RGB [size, size, 3]: its own where there is
+    some, continued from it elsewhere."""
     solid = portrait.matte > 0.98
     known = solid & (portrait.labels == HAIR)
     if known.sum() < LEAST_HAIR * max(int(solid.sum()), 1):
-        brows = np.asarray(portrait.landmarks[BROWS], np.float64)
+        brows = np.asarray(portrait.landmarks[topology.BROWS], np.float64)
         forehead = _height(solid.shape, portrait.pose, float(brows[:, 2].mean())) > portrait.pose.lift(brows)[:, 1].mean()
         known = solid & (portrait.labels == FACE) & forehead
     known = _deep_inside(known)
     half = (portrait.colours.shape[1] // 2, portrait.colours.shape[0] // 2)
     small = cv2.resize(portrait.colours, half, interpolation=cv2.INTER_AREA)
     sure = cv2.resize(known.astype(np.uint8) * 255, half, interpolation=cv2.INTER_AREA) == 255
+    if not sure.any():
+        small[:], sure[:] = np.median(portrait.colours[solid] if solid.any() else portrait.colours.reshape(-1, 3), axis=0), True
     smooth = cv2.resize(membrane(small, sure), portrait.colours.shape[1::-1], interpolation=cv2.INTER_LINEAR)
     own = cv2.GaussianBlur(known.astype(np.float32), (0, 0), 1.5)[..., None] * known[..., None]
     return np.asarray(smooth * (1 - own) + portrait.colours * own, np.float32)

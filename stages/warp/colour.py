@@ -32,6 +32,9 @@ WHITES = (60, 90)
 OPEN = 0.1
 """Least area of an eye's opening, in squares of the distance of its corners: of narrower ones lashes hide the white."""
 
+LIGHT_EYES = 0.0
+"""By how much, in 8-bit L, the eyes of the darker face must at least be lighter than its skin to say that the skin is dark."""
+
 SAME_SKIN, OTHER_SKIN = 35.0, 65.0
 """By how much two faces may differ in how far eyes are lighter than skin, in 8-bit L, until the skins count as different, and
 from where on all of it is the skins' difference."""
@@ -80,7 +83,7 @@ def face_skin(landmarks: NDArray[np.floating], shape: tuple[int, ...]) -> NDArra
     down = landmarks[152, :2] - landmarks[10, :2]
     down = down / max(float(np.linalg.norm(down)), 1e-6)
     y, x = np.mgrid[: shape[0], : shape[1]]
-    brow = landmarks[[105, 334], :2].mean(0)
+    brow = landmarks[topology.BROWS, :2].mean(0)
     return np.asarray(mask & ((x - brow[0]) * down[0] + (y - brow[1]) * down[1] > 0))
 
 
@@ -147,16 +150,18 @@ def _axis_of(landmarks: NDArray[np.floating]) -> NDArray[np.float32]:
 
 
 def mean_statistics(found: Sequence[SkinStatistics]) -> SkinStatistics:
-    """The mean of several frames' statistics; of the whites of eyes, which lids and hands hide now and then, the median."""
-    whites = [one.eye_white for one in found if one.eye_white is not None]
+    """The mean of several frames' statistics; of the whites of eyes, which lids and hands hide now and then, as much lighter or
+    darker than the skin as in the median frame."""
+    mean = np.mean([one.mean for one in found], 0)
+    lighter = [one.eye_white - float(one.mean[0]) for one in found if one.eye_white is not None]
     return SkinStatistics(
-        mean=np.mean([one.mean for one in found], 0),
+        mean=mean,
         deviation=np.mean([one.deviation for one in found], 0),
         tone=np.mean([one.tone for one in found], 0),
         slope=np.mean([one.slope for one in found], 0),
         span=np.mean([one.span for one in found], 0),
         brightest=float(np.mean([one.brightest for one in found])),
-        eye_white=float(np.median(whites)) if whites else None,
+        eye_white=float(mean[0] + np.median(lighter)) if lighter else None,
     )
 
 
@@ -165,13 +170,17 @@ def in_skin_of(source: SkinStatistics, target: SkinStatistics) -> SkinStatistics
 
     Skin looks dark because little light falls on it, or because it is dark. The whites of the eyes are in the same light and
     much the same in all people, so a face whose eyes are lighter against its skin than the other's has the darker skin. Where
-    they are not seen, or do not say that the skins differ, all is light: the target's statistics as they are.
+    they are not seen, or do not say that the skins differ, all is light: the target's statistics as they are. So it is where the
+    darker face's eyes are no lighter than its skin: then the other's lie in shadow, below brows or a brim. ``tone`` and
+    ``eye_white`` stay the target's.
     """
     light = float(target.mean[0] - source.mean[0])
     if source.eye_white is None or target.eye_white is None:
         return target
-    apart = (target.eye_white - float(target.mean[0])) - (source.eye_white - float(source.mean[0]))
-    if apart * light >= 0:  # the darker face would have the lighter skin: eyes in the shadow of brows, more likely
+    lighter, others = (one.eye_white - float(one.mean[0]) for one in (target, source))
+    apart = lighter - others
+    # The same skin in less light has its eyes nearer to it: then the darker face would seem to have the lighter skin.
+    if apart * light >= 0 or (lighter if light < 0 else others) < LIGHT_EYES:
         return target
     sure = float(np.clip((abs(apart) - SAME_SKIN) / (OTHER_SKIN - SAME_SKIN), 0, 1))
     skin = -np.sign(light) * min(sure * abs(apart), abs(light))

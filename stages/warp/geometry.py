@@ -80,6 +80,11 @@ def in_plane_angle(rotation: Array) -> float:
     return float(np.arctan2(rotation[0, 1] - rotation[1, 0], rotation[0, 0] + rotation[1, 1]))
 
 
+def facing_angle(one: Array, other: Array) -> float:
+    """Angle between the directions in which heads of two rotations [3, 3] face, radians."""
+    return float(np.arccos(np.clip(one[:, 2] @ other[:, 2], -1.0, 1.0)))
+
+
 def limited_rotation(source: Array, target: Array) -> Array:
     """The target's rotation with its out-of-plane part, relative to the source's, eased off beyond ``FULL_ROTATION``.
 
@@ -91,7 +96,7 @@ def limited_rotation(source: Array, target: Array) -> Array:
         Rotation [3, 3]; the same as ``target`` while the angle between the two facing directions is below the limit.
     """
     start, end = source[:, 2], target[:, 2]
-    angle = float(np.arccos(np.clip(start @ end, -1.0, 1.0)))
+    angle = facing_angle(source, target)
     if angle <= FULL_ROTATION:
         return target
     kept = FULL_ROTATION + ROTATION_REST * np.tanh((angle - FULL_ROTATION) / (2 * ROTATION_REST))
@@ -169,8 +174,7 @@ class HeadMesh:
 
     def texture_for(self, pose: Pose) -> NDArray[np.float32]:
         """Where in the source's crop each corner takes its colours for a wanted pose: float32 [corners, 2], pixels."""
-        facing = float(self.source_pose.rotation[:, 2] @ self.aligned_pose(pose).rotation[:, 2])
-        share = min(float(np.arccos(np.clip(facing, -1, 1))) / INSET_ROTATION, 1.0)
+        share = min(facing_angle(self.source_pose.rotation, self.aligned_pose(pose).rotation) / INSET_ROTATION, 1.0)
         texture = self.texture.copy()
         texture[: topology.MESH_LANDMARKS] += np.float32(share) * self._inset
         return texture

@@ -13,7 +13,7 @@ from stages.warp.eyes import LIDS, Eye, draw_eye, shut_share, take_eye, without_
 from stages.warp.geometry import FLIP, HeadMesh, Pose
 from stages.warp.mouth import draw_mouth
 from stages.warp.neck import HAIR, OTHER, jaw_shadow, underlay
-from stages.warp.raster import OUTSIDE, rasterise
+from stages.warp.raster import OUTSIDE, maps_of, rasterise, reduced, reduction, sampled
 from stages.warp.shapes import bounding_box, polygon_coverage
 
 NECK_FADE = (0.02, 0.17)
@@ -61,13 +61,9 @@ class Head:
         corners, shown = self.mesh.place(aligned, pose)
         height, width = target.shape[:2]
         drawn = rasterise(corners, self.mesh.texture_for(pose), self.mesh.triangles, height, width)
-        ratio = pose.scale / self.mesh.source_pose.scale
-        share = 1.0
-        if ratio < 0.8:
-            share = max(16, round(self._texture.shape[0] * ratio)) / self._texture.shape[0]
-        map_x, map_y = drawn[..., 0] * np.float32(share) - 0.5, drawn[..., 1] * np.float32(share) - 0.5
-        map_x[drawn[..., 0] <= OUTSIDE] = OUTSIDE
-        layers = _sampled(_smaller(self._texture, share), map_x, map_y)
+        share = reduction(pose.scale / self.mesh.source_pose.scale, self._texture.shape[0])
+        map_x, map_y = maps_of(drawn, share)
+        layers = sampled(reduced(self._texture, share), map_x, map_y)
         self._shut_lids(layers, share, map_x, map_y, shown)
         _soften_folds(layers, map_x, map_y)
         head = np.ascontiguousarray(layers[..., :3])
@@ -78,9 +74,10 @@ class Head:
         opacity = layers[..., 3].astype(np.float32) / np.float32(255)
         back = self._back.draw(self.mesh.aligned_pose(pose), (height, width))
         if back is not None:
-            behind = 1 - opacity
-            head = np.clip(head + back[..., :3] * behind[..., None] + np.float32(0.5), 0, 255).astype(np.uint8)
-            opacity = opacity + back[..., 3].astype(np.float32) * behind / np.float32(255)
+            box, layers = back
+            behind = 1 - opacity[box]
+            head[box] = np.clip(head[box] + layers[..., :3] * behind[..., None] + np.float32(0.5), 0, 255).astype(np.uint8)
+            opacity[box] += layers[..., 3].astype(np.float32) * behind / np.float32(255)
         return head, opacity
 
     def _shut_lids(
@@ -93,7 +90,7 @@ class Head:
     ) -> None:
         """Where an eye closes, draw lids without anything of the eyeball, by as much as it is shut; in place."""
         closing = [(contour, shut_share(shown[contour])) for _, contour, _ in self._eyes]
-        texture = _smaller(self._shut, share) if any(shut > 0 for _, shut in closing) else self._shut
+        texture = reduced(self._shut, share) if any(shut > 0 for _, shut in closing) else self._shut
         for contour, shut in closing:
             if shut <= 0:
                 continue
@@ -101,7 +98,7 @@ class Head:
             left, top, right, bottom = bounding_box(shown[contour, :2], layers.shape[:2], margin=2 * LIDS * width + 2)
             if right > left and bottom > top:
                 box = np.s_[top:bottom, left:right]
-                lids = _sampled(texture, map_x[box], map_y[box])
+                lids = sampled(texture, map_x[box], map_y[box])
                 layers[box] = cv2.addWeighted(layers[box], 1 - shut, lids, shut, 0)
 
     def _turn(self, pose: Pose) -> NDArray[np.float64]:
@@ -119,18 +116,6 @@ def _texture(portrait: Portrait, opacity: NDArray[np.float32], widened: float) -
         without_eyeball(colours, portrait.landmarks[contour], widened)
     layers = np.concatenate([colours * opacity, 255 * opacity], axis=2)
     return np.clip(layers + 0.5, 0, 255).astype(np.uint8)
-
-
-def _smaller(texture: NDArray[np.uint8], share: float) -> NDArray[np.uint8]:
-    """A texture made smaller, so that sampling it does not alias."""
-    if share >= 1:
-        return texture
-    size = round(texture.shape[0] * share)
-    return np.asarray(cv2.resize(texture, (size, size), interpolation=cv2.INTER_AREA), np.uint8)
-
-
-def _sampled(texture: NDArray[np.uint8], map_x: NDArray[np.float32], map_y: NDArray[np.float32]) -> NDArray[np.uint8]:
-    return np.asarray(cv2.remap(texture, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT), np.uint8)
 
 
 def _soften_folds(layers: NDArray[np.uint8], map_x: NDArray[np.float32], map_y: NDArray[np.float32]) -> None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from schemas.tables import LABELS
 from stages.blocks import dilate
 from stages.filling import membrane
+from stages.warp import topology
 from stages.warp.colour import hue_of
 
 BACKGROUND, HAIR, FACE, NECK, CLOTH, OTHER = (
@@ -47,7 +48,7 @@ SIDEWAYS = 1.0
 HUE_LIMIT = 1.25
 """Largest correction for a neck of another hue than its face."""
 
-OTHER_SKIN = (1.3, 1.8)
+REPAINTED = (1.3, 1.8)
 """Largest factor between both skins' colours from which the neck is painted in the new one, and from where on wholly: factors
 that large make gaudy fringes of what is no skin, and bluish necks of beards."""
 
@@ -74,10 +75,11 @@ def neck_column(labels: Mask, landmarks: NDArray[np.floating], unit: float) -> t
     """
     height, width = labels.shape
     chin = landmarks[152, :2]
-    neck = labels == NECK
+    # Only what lies under the chin is neck for sure; a hand has the same label's colour.
+    under = _under_chin(labels, landmarks, unit)
+    neck = under if under.any() else labels == NECK
     half, centre = 0.85 * unit, float(chin[0])
     lower = float(chin[1]) + 0.6 * unit
-    # Only what lies under the chin is neck for sure; a hand has the same label's colour.
     # Of a turned head the chin lies on one side of the neck, or beyond.
     turned = sideways(landmarks)
     reach = 1.4 + np.maximum(np.array([-turned, turned]), 0) * SIDEWAYS
@@ -96,7 +98,7 @@ def neck_column(labels: Mask, landmarks: NDArray[np.floating], unit: float) -> t
         half = float(np.clip((end - start) / 2, 0.6 * unit, 1.1 * unit))
         lower = max(lower, rows[0] + 0.3 * unit)
     # Up to the height of the mouth; of a turned head's neck more is to be seen, up to the ear.
-    mouth, ears = (float(landmarks[ends, 1].mean()) for ends in ([13, 14], [234, 454]))
+    mouth, ears = (float(landmarks[ends, 1].mean()) for ends in ([13, 14], topology.EARS))
     top = mouth + abs(turned) * (ears - mouth)
     x = np.arange(width, dtype=np.float32)[None] + 0.5
     y = np.arange(height, dtype=np.float32)[:, None] + 0.5
@@ -110,8 +112,9 @@ def neck_column(labels: Mask, landmarks: NDArray[np.floating], unit: float) -> t
 def sideways(landmarks: NDArray[np.floating]) -> float:
     """How far a head is turned to the side: 0 towards the camera, or nearly; 1 some 30 degrees, or more, so that its back lies to
     the right in the picture, -1 to the left."""
-    right, left, nose = landmarks[234, 0], landmarks[454, 0], landmarks[1, 0]
-    off = ((right + left) / 2 - nose) / max(abs(left - right), 1e-6)
+    left, right = landmarks[topology.EARS, :2]
+    across = right - left  # not the picture's rows: a head that is tilted is not turned
+    off = float(((left + right) / 2 - landmarks[1, :2]) @ across / max(float(across @ across), 1e-6))
     return float(np.sign(off) * np.clip((abs(off) - 0.15) / 0.25, 0, 1))
 
 
@@ -265,10 +268,18 @@ def mirrored_cloth(picture: NDArray[np.uint8], cloth: Mask, wanted: Mask) -> NDA
     smooth = cv2.GaussianBlur(found - grid, (0, 0), 1.5) + grid
     found = np.where(_seen_at(cloth, smooth)[..., None], smooth, found)
     found = np.where((wanted > 0)[..., None], found, grid)
-    size = (picture.shape[1], picture.shape[0])
-    maps, steps = (cv2.resize(found, size, interpolation=how) for how in (cv2.INTER_LINEAR, cv2.INTER_NEAREST))
-    maps = np.where(_seen_at(cloth, maps)[..., None], maps, steps) * HALF + np.float32(0.5 * HALF - 0.5)
-    return np.asarray(cv2.remap(picture, maps, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), np.uint8)
+    result = picture.copy()
+    box = _box(wanted)
+    if box is None:
+        return result
+    fine = _scaled(box, HALF)
+    size = (fine[1].stop - fine[1].start, fine[0].stop - fine[0].start)
+    maps, steps = (cv2.resize(found[box], size, interpolation=how) for how in (cv2.INTER_LINEAR, cv2.INTER_NEAREST))
+    inside = cv2.resize(wanted[box], size, interpolation=cv2.INTER_NEAREST) > 0
+    maps = np.where((_seen_at(cloth, maps) | ~inside)[..., None], maps, steps) * HALF + np.float32(0.5 * HALF - 0.5)
+    shown = cv2.remap(picture, maps, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    np.copyto(result[fine], shown, where=inside[..., None])
+    return result
 
 
 def _seen_at(mask: Mask, places: Soft) -> NDArray[np.bool_]:
@@ -346,13 +357,12 @@ def underlay(
         y = np.arange(fine[0].start, fine[0].stop, dtype=np.float32)[:, None] + 0.5
         depth = (y - np.float32(landmarks[152, 1])) / np.float32(unit)
         share = skin[fine] * np.clip(1 - (depth - 1.2) / 1.6, 0.25, 1).astype(np.float32)
-        if face is None:
-            _shade(part, share, gain)
+        own = gain if face is None else gain * _hue_ratio(small, neck, hue_of(face))
+        if face is None or not _repainted(gain):
+            _shade(part, share, own)
         else:
-            inner = _enlarged(
-                cv2.erode(np.ceil(filled).astype(np.uint8) | (half == NECK), np.ones((5, 5), np.uint8))[coarse], size, 0.8
-            )
-            part = _painted(part, share, gain, face, gain * _hue_ratio(small, neck, hue_of(face)), tone, inner)
+            sure = cv2.erode(np.ceil(filled).astype(np.uint8) | (half == NECK), np.ones((5, 5), np.uint8))
+            _paint(part, share, gain, face, own, tone, _enlarged(sure[coarse], size, 0.8))
     base[fine] = part
     return base, skin
 
@@ -408,7 +418,13 @@ def _shade(picture: NDArray[np.uint8], share: Soft, gain: NDArray[np.floating]) 
     picture[inside] = np.clip(picture[inside] * factor + np.float32(0.5), 0, 255).astype(np.uint8)
 
 
-def _painted(
+def _repainted(gain: NDArray[np.floating]) -> float:
+    """How far a neck is painted in the new skin instead of shaded towards it, 0..1."""
+    least, most = REPAINTED
+    return float(np.clip((max(gain.max(), 1 / gain.min()) - least) / (most - least), 0, 1))
+
+
+def _paint(
     picture: NDArray[np.uint8],
     share: Soft,
     gain: NDArray[np.floating],
@@ -416,27 +432,26 @@ def _painted(
     own_gain: NDArray[np.floating],
     neck: NDArray[np.uint8],
     inner: Soft,
-) -> NDArray[np.uint8]:
-    """A neck in the new skin: shaded where the skins are alike, painted under its own light and shadow where they are not.
+) -> None:
+    """Show a neck in the new skin under its own light and shadow, in place.
 
     Args:
         picture, share: as for ``_shade``. gain: float [3], from the old face's RGB to the new one's. face: float [3], 0..255, the
             old face's. own_gain: the gain for a neck of this hue. neck: uint8 [height, width, 3], the neck's own colour
             continued everywhere. inner: float32 [height, width], what is neck for sure.
     """
-    least, most = OTHER_SKIN
-    other = float(np.clip((max(gain.max(), 1 / gain.min()) - least) / (most - least), 0, 1))
-    if other == 0:
-        _shade(picture, share, own_gain)
-        return picture
-    pixels, colour = picture.astype(np.float32), neck.astype(np.float32)
+    box = _box((share > 0).astype(np.uint8))
+    if box is None:
+        return
+    other = _repainted(gain)
+    pixels, colour = picture[box].astype(np.float32), neck[box].astype(np.float32)
     factor = np.einsum("ijk,ijk->ij", pixels, colour) / np.maximum(np.einsum("ijk,ijk->ij", colour, colour), 1)
     from_neck = np.linalg.norm(pixels - np.clip(factor, SHADE, 1 / SHADE)[..., None] * colour, axis=2)
-    alike = np.maximum(np.clip((UNLIKE - from_neck) / (UNLIKE - LIKE), 0, 1), inner)
+    alike = np.maximum(np.clip((UNLIKE - from_neck) / (UNLIKE - LIKE), 0, 1), inner[box])
     light = np.clip(pixels.mean(2) / max(float(np.mean(face)), 1), DARKEST_NECK, BRIGHTEST_NECK)
     wanted = other * light[..., None] * (face * gain).astype(np.float32) + (1 - other) * pixels * own_gain.astype(np.float32)
-    part = (share * (1 - other * (1 - alike)))[..., None]
-    return np.asarray(np.clip(pixels + part * (wanted - pixels) + np.float32(0.5), 0, 255), np.uint8)
+    part = (share[box] * (1 - other * (1 - alike)))[..., None]
+    picture[box] = np.clip(pixels + part * (wanted - pixels) + np.float32(0.5), 0, 255).astype(np.uint8)
 
 
 def jaw_shadow(head: Soft, skin: Soft, unit: float) -> Soft:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import cv2
 import numba
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,9 @@ from numpy.typing import NDArray
 Function = TypeVar("Function", bound=Callable[..., Any])
 OUTSIDE = -1e4
 """Texture coordinate of a pixel that no triangle covers."""
+
+LEAST_RATIO = 0.8
+"""Textures shown smaller than this are made smaller before they are sampled."""
 
 
 def compiled(function: Function) -> Function:
@@ -77,6 +81,31 @@ def rasterise(vertices: Any, texture: Any, triangles: Any, height: int, width: i
                     drawn[y, x, 1] = u * texture[a, 1] + v * texture[b, 1] + w * texture[c, 1]
                     drawn[y, x, 2] = depth
     return drawn
+
+
+def reduction(ratio: float, side: int) -> float:
+    """How much smaller to make a texture of ``side`` pixels that is shown at ``ratio`` of its size, so that it does not alias."""
+    return 1.0 if ratio >= LEAST_RATIO else max(16, round(side * ratio)) / side
+
+
+def reduced(texture: NDArray[np.uint8], share: float) -> NDArray[np.uint8]:
+    """A square texture made smaller by ``reduction``."""
+    if share >= 1:
+        return texture
+    size = round(texture.shape[0] * share)
+    return np.asarray(cv2.resize(texture, (size, size), interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def maps_of(drawn: NDArray[np.float32], share: float) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """What ``rasterise`` has drawn as maps for ``sampled``, of a texture reduced by ``share``: float32 [height, width] each."""
+    map_x, map_y = drawn[..., 0] * np.float32(share) - np.float32(0.5), drawn[..., 1] * np.float32(share) - np.float32(0.5)
+    map_x[drawn[..., 0] <= OUTSIDE] = OUTSIDE
+    return map_x, map_y
+
+
+def sampled(texture: NDArray[np.uint8], map_x: NDArray[np.float32], map_y: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """A texture's values at places in it, transparent outside of it."""
+    return np.asarray(cv2.remap(texture, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT), np.uint8)
 
 
 def triangle_rows(array: NDArray[Any]) -> NDArray[np.int32]:

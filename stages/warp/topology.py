@@ -26,6 +26,12 @@ LEFT_IRIS = np.array([468, 469, 470, 471, 472], np.int64)
 
 RIGHT_IRIS = np.array([473, 474, 475, 476, 477], np.int64)
 
+BROWS = np.array([105, 334], np.int64)
+"""On the brows' upper borders, the picture's left one first."""
+
+EARS = np.array([234, 454], np.int64)
+"""On the outline, before the ears, the picture's left one first."""
+
 MESH_LANDMARKS = 468
 """Landmarks that are corners of the mesh; the ten after them are the irises."""
 

@@ -156,15 +156,28 @@ def test_eyes_in_shadow_do_not_make_a_face_darker_than_it_is() -> None:
     assert in_skin_of(source, shadowed) is shadowed
 
 
+def test_eyes_in_shadow_on_the_lighter_face_do_not_make_the_darker_one_dark_skinned() -> None:
+    # The same skin twice, the lighter time below a brim.
+    dim, bright = seen(SKIN, 0.4), seen(SKIN)
+    dim, brim = replace(dim, eye_white=float(dim.mean[0]) - 15), replace(bright, eye_white=float(bright.mean[0]) - 90)
+    assert in_skin_of(dim, brim) is brim
+    assert in_skin_of(brim, dim) is dim
+
+
 def test_the_whites_of_eyes_are_found_above_iris_and_below_glints() -> None:
     picture, landmarks = lit(SKIN)
     white = eye_white(picture, landmarks)
     assert white is not None
     assert abs(white - 240) < 8
-    glints = picture.copy()
+    grey = picture.copy()  # whites with shade, so that glints stand out
+    grey[np.abs(picture.astype(int) - 240).max(axis=2) < 4] = 170
+    found = eye_white(grey, landmarks)
+    assert found is not None
+    assert abs(found - 170) < 10
+    glints = grey.copy()
     for middle in landmarks[[468, 473], :2].round().astype(int):
-        glints[middle[1], middle[0]] = 255
-    assert eye_white(glints, landmarks) == pytest.approx(white, abs=2)
+        glints[middle[1] - 1 : middle[1] + 1, middle[0] - 1 : middle[0] + 1] = 255
+    assert eye_white(glints, landmarks) == pytest.approx(found, abs=6)
 
 
 def test_closed_eyes_have_no_whites_and_the_open_ones_of_other_frames_count() -> None:
