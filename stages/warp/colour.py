@@ -177,7 +177,7 @@ def in_skin_of(source: SkinStatistics, target: SkinStatistics) -> SkinStatistics
     light = float(target.mean[0] - source.mean[0])
     if source.eye_white is None or target.eye_white is None:
         return target
-    lighter, others = (one.eye_white - float(one.mean[0]) for one in (target, source))
+    lighter, others = target.eye_white - float(target.mean[0]), source.eye_white - float(source.mean[0])
     apart = lighter - others
     # The same skin in less light has its eyes nearer to it: then the darker face would seem to have the lighter skin.
     if apart * light >= 0 or (lighter if light < 0 else others) < LIGHT_EYES:
