@@ -1,6 +1,6 @@
 """Does training learn? Measures a trained pipeline on held-out performances of the people it was trained on.
 
-    python -m benchmarks.learning PIPELINE --data performers:seed=11,people=5,performances=26,held_out=2,frames=24 --out DIR
+    python -m benchmarks.learning PIPELINE --data performers:seed=11,people=5 --out DIR
 
 ``--unseen`` says that it was not trained on these people. Generates held-out samples and compares the heads with the truth, with
 what simple means would give, and with each other's people; then puts every person's head on every other's body, where the head

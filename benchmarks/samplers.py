@@ -1,6 +1,6 @@
 """What solver, steps, guidance and its interval cost, and what they are worth: a trained pipeline on held-out samples.
 
-    python -m benchmarks.samplers PIPELINE --data performers:seed=11,people=5,performances=26,held_out=2,frames=24 --out DIR
+    python -m benchmarks.samplers PIPELINE --data performers:seed=11,people=5 --out DIR
 
 Every setting generates the same frames from the same noise, so settings are compared frame by frame: the PSNR of the heads
 against the truth, its mean difference from the first setting with the standard error of that mean, and how many heads are nearest
