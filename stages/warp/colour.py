@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.warp import topology
+from stages.warp.eyes import openness
 from stages.warp.shapes import polygon_coverage
 
 LIGHTNESS_SHARE, LIGHTNESS_LIMIT = 0.4, 22.0
@@ -29,8 +30,8 @@ SLOPE_SHARE, SLOPE_LIMIT = 0.6, 25.0
 WHITES = (60, 90)
 """Percentiles of L between which eyes are white: above iris and lashes, below glints and glare."""
 
-OPEN = 0.1
-"""Least area of an eye's opening, in squares of the distance of its corners: of narrower ones lashes hide the white."""
+OPEN = 0.15
+"""Least height over width of an eye's opening: of narrower ones lashes hide the white."""
 
 LIGHT_EYES = 0.0
 """By how much, in 8-bit L, the eyes of the darker face must at least be lighter than its skin to say that the skin is dark."""
@@ -131,22 +132,13 @@ def eye_white(picture: NDArray[np.uint8], landmarks: NDArray[np.floating]) -> fl
     """8-bit L of the whites of the eyes in an RGB picture; None where no eye is open and larger than some pixels."""
     found = []
     for ring in (topology.LEFT_EYE, topology.RIGHT_EYE):
-        points = landmarks[ring, :2].astype(np.float32)
-        width = np.ptp(points @ _axis_of(landmarks))
-        inside = picture[polygon_coverage(points, picture.shape) > 0.9]
-        if len(inside) < 8 or cv2.contourArea(points) < OPEN * width**2:
+        inside = picture[polygon_coverage(landmarks[ring, :2], picture.shape) > 0.9]
+        if len(inside) < 8 or openness(landmarks[ring]) < OPEN:
             continue
         lightness = cv2.cvtColor(inside[None], cv2.COLOR_RGB2LAB)[0, :, 0]
         low, high = np.percentile(lightness, WHITES)
         found.append(float(lightness[(lightness >= low) & (lightness <= high)].mean()))
     return float(np.mean(found)) if found else None
-
-
-def _axis_of(landmarks: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Unit vector [2] along the line of the eyes."""
-    first, second = (landmarks[ring, :2].mean(0) for ring in (topology.LEFT_EYE, topology.RIGHT_EYE))
-    axis = second - first
-    return np.asarray(axis / max(float(np.linalg.norm(axis)), 1e-6), np.float32)
 
 
 def mean_statistics(found: Sequence[SkinStatistics]) -> SkinStatistics:
