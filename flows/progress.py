@@ -20,6 +20,10 @@ from storage.failures import Failure
 LINE_SECONDS = 10.0
 """Pause between plain lines about work in progress."""
 
+TRUSTED_SECONDS = 20.0
+"""The table of what stages cost counts as much as this many seconds of the run itself: what is left after the first frame, with
+everything still loading, is not extrapolated from that frame alone."""
+
 
 class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
@@ -102,8 +106,7 @@ class ProgressView(Events):
         elapsed = max(time.monotonic() - self._began, 1e-6)
         speed = f"{self._frames / elapsed:.1f} stage frames/s"
         if self._work_total > self._work_done > 0:
-            left = elapsed / self._work_done * (self._work_total - self._work_done)
-            return f"{speed}, about {duration(left)} left"
+            return f"{speed}, about {duration(seconds_left(elapsed, self._work_done, self._work_total))} left"
         return speed
 
     def step_finished(self, result: StepResult) -> None:
@@ -135,6 +138,11 @@ class ProgressView(Events):
     def _print(self, text: str) -> None:
         if not self.quiet:
             self.console.print(text, highlight=False, soft_wrap=True)
+
+
+def seconds_left(elapsed: float, done: float, total: float) -> float:
+    """Seconds until the end, when ``elapsed`` seconds did ``done`` of ``total`` estimated seconds of work."""
+    return (elapsed + TRUSTED_SECONDS) / (done + TRUSTED_SECONDS) * (total - done)
 
 
 def duration(seconds: float) -> str:

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from flows.catalogue import RunResult
-from flows.progress import ProgressView, duration, size
+from flows.progress import ProgressView, duration, seconds_left, size
 from flows.scheduling import Batch, DirectEngine
 from flows.summary import print_plan, print_status, print_summary
 from flows.workers import WorkerPool
@@ -83,3 +83,8 @@ def test_plans_and_states_show_such_names_too(night: Night, tmp_path: Path, clip
 def test_durations_and_sizes_read_well() -> None:
     assert [duration(seconds) for seconds in (0.4, 59.6, 75, 3700)] == ["0 s", "1 min 0 s", "1 min 15 s", "1 h 1 min"]
     assert [size(count) for count in (10, 1536, 3 << 30)] == ["10 bytes", "1.5 KiB", "3.0 GiB"]
+
+
+def test_the_time_left_is_neither_absurd_after_the_first_frame_nor_deaf_to_a_slow_machine() -> None:
+    assert seconds_left(elapsed=10.0, done=0.01, total=60.0) < 100.0  # models were loading
+    assert seconds_left(elapsed=2000.0, done=500.0, total=1000.0) == pytest.approx(2000.0, rel=0.05)
