@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -20,14 +22,21 @@ HAIR, FACE = (LABELS.index(name) for name in ("hair", "face"))
 LENGTH = 1.25
 """Length of a head from its middle backwards, in halves of its width, seen from the front."""
 
-NAPE = (-0.8, -1.1)
-"""Height in model space at which the head's back begins to give way to the neck, and where it has."""
+NAPE, LOWEST, GIVES_WAY = -1.1, -1.8, 0.3
+"""Height in model space at which the head's back has given way to the neck; how far down hair is taken to hang behind it, below
+the chin; and over what height either gives way."""
+
+HANGING = 0.02
+"""Share of the hair beside a face that may hang lower than the back is taken to."""
 
 TURNED = (np.deg2rad(4.0), np.deg2rad(14.0))
-"""Out-of-plane rotation against the source from which the back is shown, and from which on wholly."""
+"""Out-of-plane rotation against the source from which the back comes forth, and from which on it is all there."""
 
 RAISED = (np.deg2rad(8.0), np.deg2rad(20.0))
-"""The same for a chin that is raised: then the back goes down behind the neck, and is not shown."""
+"""The same for a chin that is raised: then the back goes down behind the neck, and withdraws."""
+
+SOLID = 0.1
+"""Share of its depth at which the back is opaque: flatter ones lie so close to the head's own outline that no veil is seen."""
 
 STEPS, SPACING = 6, 5
 """Belts of corners from the silhouette to the middle, and pixels from corner to corner."""
@@ -55,7 +64,8 @@ class BackOfHead:
         pose = portrait.pose
         centre = pose.project(SKULL_CENTRE[None])[0]
         height = _height(portrait.matte.shape, pose, float(centre[2]))
-        mask = (portrait.matte > 0.5) & (height > NAPE[1])
+        self._end = _end(portrait, height)
+        mask = (portrait.matte > 0.5) & (height > self._end)
         # Of a head seen from the side the far end is the other ear, not the back.
         length = 1 + (LENGTH - 1) * max(float(pose.rotation[2, 2]), 0) ** 2
         depth, belts = _inflated(mask, portrait.matte > 0.5)
@@ -69,25 +79,35 @@ class BackOfHead:
         inside = [mask[rows, columns] for columns, rows in _pixels(points[triangles].mean(1), mask.shape)]
         self._triangles = triangle_rows(triangles[np.array(inside)])
         columns, rows = _pixels(points, mask.shape).T
-        self._model = pose.lift(np.column_stack([points, centre[2] + length * depth[rows, columns]]))
+        self._flat, self._deep = (
+            pose.lift(np.column_stack([points, centre[2] + behind * depth[rows, columns]])) for behind in (0.0, length)
+        )
         self._pose = pose
         self._coordinates = points.astype(np.float32)
-        fade = np.clip((height - NAPE[1]) / (NAPE[0] - NAPE[1]), 0, 1)[..., None]
+        fade = np.clip((height - self._end) / GIVES_WAY, 0, 1)[..., None]
         layers = np.concatenate([_colours(portrait) * fade, 255 * fade], axis=2)
         self._texture = np.clip(layers + 0.5, 0, 255).astype(np.uint8)
 
     def share(self, shown: Pose) -> float:
-        """How much of it is to be seen in a pose, 0..1."""
+        """How far it has come forth in a pose, of its depth, 0..1."""
         if not self.covers_something:
             return 0.0
         raised = np.arcsin(np.clip([shown.rotation[1, 2], self._pose.rotation[1, 2]], -1, 1))
         turned = facing_angle(self._pose.rotation, shown.rotation)
         return _smooth(turned, *TURNED) * (1 - _smooth(float(raised[0] - raised[1]), *RAISED))
 
-    def draw(self, shown: Pose, size: tuple[int, int]) -> tuple[tuple[slice, slice], NDArray[np.uint8]] | None:
-        """Rows and columns of a picture of some size, and the premultiplied RGBA that lies there, uint8; None for nothing."""
+    def draw(
+        self, shown: Pose, size: tuple[int, int], neck: NDArray[np.float32] | None = None
+    ) -> tuple[tuple[slice, slice], NDArray[np.uint8]] | None:
+        """Rows and columns of a picture of some size, and the premultiplied RGBA that lies there, uint8; None for nothing.
+
+        Args:
+            neck: float32 [height, width], 0..1, where skin of the neck is seen: hair that hangs below the nape is behind it.
+        """
         share = self.share(shown)
-        corners = shown.project(self._model).astype(np.float32) if share > 0 else np.zeros((0, 3), np.float32)
+        # It comes forth as it deepens: faded in, it would be a veil beside the head.
+        shape = self._flat + share * (self._deep - self._flat) if share > 0 else np.zeros((0, 3))
+        corners = shown.project(shape).astype(np.float32)
         left, top, right, bottom = bounding_box(corners[:, :2], size, margin=3) if len(corners) else (0, 0, 0, 0)
         if right <= left or bottom <= top:
             return None
@@ -95,8 +115,14 @@ class BackOfHead:
         drawn = rasterise(corners, self._coordinates, self._triangles, bottom - top, right - left)
         smaller = reduction(shown.scale / self._pose.scale, self._texture.shape[0])
         layers = sampled(reduced(self._texture, smaller), *maps_of(drawn, smaller))
-        layers = cv2.convertScaleAbs(cv2.GaussianBlur(layers, (0, 0), EDGE), alpha=share)
-        return np.s_[top:bottom, left:right], np.asarray(layers, np.uint8)
+        layers = cv2.convertScaleAbs(cv2.GaussianBlur(layers, (0, 0), EDGE), alpha=min(share / SOLID, 1.0))
+        box = np.s_[top:bottom, left:right]
+        if neck is not None and self._end < NAPE:
+            middle = replace(shown, translation=shown.translation - (left, top, 0))
+            height = _height(layers.shape[:2], middle, float(shown.project(SKULL_CENTRE[None])[0, 2]))
+            covered = neck[box] * np.clip((NAPE + GIVES_WAY - height) / GIVES_WAY, 0, 1)
+            layers = np.rint(layers * (1 - covered[..., None]))
+        return box, np.asarray(layers, np.uint8)
 
 
 def _smooth(value: float, low: float, high: float) -> float:
@@ -109,6 +135,17 @@ def _height(shape: tuple[int, ...], pose: Pose, depth: float) -> Array:
     y, x = np.mgrid[: shape[0], : shape[1]] + 0.5
     places = np.stack([x, y, np.full(x.shape, depth)], axis=-1)
     return np.asarray(pose.lift(places.reshape(-1, 3))[:, 1].reshape(shape))
+
+
+def _end(portrait: Portrait, height: Array) -> float:
+    """Height in model space at which the sheet ends: at the nape, or where hair hangs down on both sides of the face as low as on
+    the shorter side (the other one may be a braid). ``height``: of every pixel."""
+    hair = (portrait.labels == HAIR) & (portrait.matte > 0.5)
+    ears = np.asarray(portrait.landmarks[topology.EARS, 0], np.float64)
+    columns = np.arange(hair.shape[1]) + 0.5
+    beside = (height[hair & side] for side in (columns < ears.min(), columns > ears.max()))
+    ends = [float(np.quantile(heights, HANGING)) if len(heights) else NAPE for heights in beside]
+    return float(np.clip(max(ends), LOWEST, NAPE))
 
 
 def _inflated(mask: NDArray[np.bool_], head: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:

@@ -45,7 +45,12 @@ class Head:
         ]
 
     def draw(
-        self, aligned: NDArray[np.floating], pose: Pose, target: NDArray[np.uint8], target_landmarks: NDArray[np.floating]
+        self,
+        aligned: NDArray[np.floating],
+        pose: Pose,
+        target: NDArray[np.uint8],
+        target_landmarks: NDArray[np.floating],
+        neck: NDArray[np.float32] | None = None,
     ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
         """The head in the pose and expression wanted.
 
@@ -54,6 +59,7 @@ class Head:
             pose: shown by the aligned landmarks.
             target: uint8 RGB [size, size, 3], the target's crop (its mouth's inside is used).
             target_landmarks: float [478, 3], the target's own.
+            neck: float32 [size, size], 0..1, where the neck that it stands on is seen.
 
         Returns:
             uint8 RGB [size, size, 3], premultiplied, and opacity float32 [size, size].
@@ -72,7 +78,7 @@ class Head:
             draw_eye(head, eye, shown[contour], shown[iris], turn)
         draw_mouth(head, target, target_landmarks[topology.INNER_LIPS], shown[topology.INNER_LIPS], self._saturation)
         opacity = layers[..., 3].astype(np.float32) / np.float32(255)
-        back = self._back.draw(self.mesh.aligned_pose(pose), (height, width))
+        back = self._back.draw(self.mesh.aligned_pose(pose), (height, width), neck)
         if back is not None:
             box, layers = back
             behind = 1 - opacity[box]
@@ -168,9 +174,9 @@ def compose(
     Returns:
         uint8 RGB [size, size, 3], and the new head's opacity float32 [size, size].
     """
-    colour, opacity = head.draw(scene.aligned, scene.pose, scene.picture, scene.landmarks)
     unit = scene.pose.scale
     result, skin = underlay(scene.picture, scene.background, scene.labels, scene.landmarks, unit, gain, face)
+    colour, opacity = head.draw(scene.aligned, scene.pose, scene.picture, scene.landmarks, skin)
     rows, columns = (np.flatnonzero(((opacity > 0) | (skin > 0)).any(axis)) for axis in (1, 0))
     if len(rows):
         box = (slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1))

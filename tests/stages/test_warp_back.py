@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from stages.renderer import Portrait
 from stages.warp import topology
 from stages.warp.back import BackOfHead
 from stages.warp.geometry import Pose
@@ -102,6 +103,63 @@ def test_a_raised_hand_behind_the_ear_is_no_neck() -> None:
     labels[round(y - 2.0 * at.scale) : round(y + 0.5 * at.scale), side - 12 : side + 12] = NECK
     held = neck_column(labels, landmarks, at.scale)
     np.testing.assert_array_equal(alone[0], held[0])
+
+
+def hanging(*sides: int, low: float = -1.75) -> Portrait:
+    """The painted head with hair that hangs beside its face down to a height in model space, left (-1) or right (1)."""
+    source = portrait()
+    ears = source.landmarks[topology.EARS]
+    place = source.pose.project(np.array([[0.0, low, -1.0]]))[0]
+    rows = slice(round(float(ears[:, 1].min())) - 20, round(float(place[1])))
+    strips = {-1: slice(round(float(ears[:, 0].min())) - 18, round(float(ears[:, 0].min()))), 1: slice(0, 0)}
+    strips[1] = slice(round(float(ears[:, 0].max())), round(float(ears[:, 0].max())) + 18)
+    labels, colours, matte = source.labels.copy(), source.colours.copy(), source.matte.copy()
+    for side in sides:
+        labels[rows, strips[side]], colours[rows, strips[side]], matte[rows, strips[side]] = HAIR, HAIR_COLOUR, 1.0
+    return replace(source, labels=labels, colours=colours, matte=matte)
+
+
+def lowest(source: Portrait, turn: float) -> float:
+    """Height in model space down to which the back of a turned head is there, behind the ears."""
+    at = pose(turn=turn)
+    heights = np.arange(0.0, -2.2, -0.05)
+    places = at.project(np.stack([0 * heights, heights, np.full(len(heights), -1.0)], axis=1))
+    drawn = whole(BackOfHead(source), at)
+    there = [drawn[round(y), :, 3].max() > 128 for y in places[:, 1]]
+    return float(heights[there.index(False)])
+
+
+@pytest.mark.parametrize("turn", [-35.0, 35.0])
+def test_hair_that_hangs_on_both_sides_hangs_behind_and_a_braid_on_one_side_does_not(turn: float) -> None:
+    short, braid, long = (lowest(source, turn) for source in (portrait(), hanging(1), hanging(-1, 1)))
+    assert short == braid == pytest.approx(-0.95, abs=0.2)
+    assert long == pytest.approx(-1.6, abs=0.2)
+
+
+def test_hanging_hair_is_behind_the_neck_and_the_nape_is_not() -> None:
+    at = pose(turn=35)
+    back, neck = BackOfHead(hanging(-1, 1)), np.ones((SIZE, SIZE), np.float32)
+    free, covered = np.zeros((2, SIZE, SIZE), np.uint8)
+    for opacity, drawn in ((free, back.draw(at, (SIZE, SIZE))), (covered, back.draw(at, (SIZE, SIZE), neck))):
+        assert drawn is not None
+        opacity[drawn[0]] = drawn[1][..., 3]
+    crown, low = (round(float(at.project(np.array([[0.0, height, -1.0]]))[0, 1])) for height in (-0.3, -1.4))
+    np.testing.assert_array_equal(free[:crown], covered[:crown])
+    assert free[low].max() > 200
+    assert covered[low].max() == 0
+
+
+def test_it_comes_forth_from_behind_the_head_and_not_as_a_veil() -> None:
+    source = hanging(-1, 1)
+    reach = []
+    for turn in np.arange(0.0, 20.0, 0.5):
+        target = scene(at=pose(turn=float(turn)))
+        opacity = Head(source).draw(target.aligned, target.pose, target.picture, target.landmarks)[1]
+        rows = opacity[70:120]
+        reach.append(float(rows.sum(1).mean()))
+        # Half covered is only an edge, on either side.
+        assert ((rows > 0.15) & (rows < 0.85)).sum(1).max() <= 6, turn
+    assert np.abs(np.diff(reach)).max() < 2.5  # pixels, at half a degree
 
 
 def test_a_head_of_which_nothing_is_seen_has_no_back() -> None:
