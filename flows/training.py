@@ -213,7 +213,16 @@ def open_samples(
     if head_model is not None:
         check_weights(head_model, "npz", registry.entry("ict").arrays)
     performers, performers_held_out = (
-        PerformerSamples(file, cache, size=size, split=split, augmentation=augmentation, foreign_references=share, **chosen)
+        PerformerSamples(
+            file,
+            cache,
+            size=size,
+            split=split,
+            augmentation=augmentation,
+            foreign_references=share,
+            true_backgrounds=False,
+            **chosen,
+        )
         for split, augmentation, share in _performer_splits()
     )
     told = (

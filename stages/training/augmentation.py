@@ -12,7 +12,9 @@ Pictures are uint8 [size, size, 3] RGB; points are x, y in pixels of the crop.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import cv2
 import numpy as np
@@ -30,6 +32,8 @@ from stages.video.crops import opencv_matrix
 Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
+Cloth: TypeAlias = Callable[[Pixels, Floats, "Mask | None"], Mask]
+"""What cloth the network is shown, of labels, shoulders and hair (``stages.condition_image.surviving_cloth``)."""
 
 FACE_LANDMARKS = (RIGHT_EYE.iris, LEFT_EYE.iris, NOSE_TIP, *OUTER_CORNERS)
 """MediaPipe's points for ``samples.FACE_POINTS``."""
@@ -217,11 +221,12 @@ def draw(augmentation: Augmentation, bank: Mask | None, rng: np.random.Generator
     return Draw(factor, hair[:, ::-1] if mirrored else hair, filled)
 
 
-def compose(window: Window, reference: Pixels, drawn: Draw) -> TrainingSample:
+def compose(window: Window, reference: Pixels, drawn: Draw, cloth_of: Cloth = surviving_cloth) -> TrainingSample:
     """The training sample of a window: the same factor, and the same hair, for all of its frames.
 
     Args:
         reference: uint8 [size, size, 3], the head of another frame on white (``stages.condition_image.reference_picture``).
+        cloth_of: another rule for the cloth, for those who want to know what the paper's is good for.
     """
     frames, size = window.labels.shape[:2]
     matrix = scale_matrix(drawn.factor, size)
@@ -232,7 +237,7 @@ def compose(window: Window, reference: Pixels, drawn: Draw) -> TrainingSample:
     for k in range(frames):
         picture, background, labels = window.pictures[k], window.backgrounds[k], window.labels[k]
         opacity = window.opacity[k].astype(np.float32) / 255
-        cloth = surviving_cloth(labels, window.shoulders[k], hair)
+        cloth = cloth_of(labels, window.shoulders[k], hair)
         layer = foreground_layer(picture, background, opacity)
         target[k] = over(background, *scale_foreground(layer, opacity, matrix))
         condition[k] = over(background, *scale_foreground(layer * cloth[..., None], opacity * cloth, matrix))

@@ -40,7 +40,7 @@ from stages.performers.scene import Performer, Shot, shown_on_screen
 from stages.plates import background_crop, identity
 from stages.processes import process_pool
 from stages.segmentation import BACKGROUND, FACE, HAIR, NECK
-from stages.training.augmentation import COMPOSITION, Augmentation, Window, compose, draw, foreground_layer, inpainted, over
+from stages.training.augmentation import COMPOSITION, Augmentation, Draw, Window, compose, draw, foreground_layer, inpainted, over
 from stages.training.hair_bank import long_hair
 from stages.training.recent import Recent
 from stages.training.samples import TrainingSample
@@ -175,6 +175,7 @@ class PerformerSamples:
         split: Split = "train",
         augmentation: Augmentation | None = None,
         foreign_references: float = 0.0,
+        true_backgrounds: bool = False,
     ) -> None:
         self.people = tuple(range(people)) if isinstance(people, int) else tuple(people)
         if not self.people or not 0 <= held_out < performances or frames < 2:
@@ -193,6 +194,7 @@ class PerformerSamples:
         self.performances = tuple(range(kept) if split == "train" else range(kept, performances))
         self.trained_on = tuple(range(kept))
         self.augmentation, self.foreign_references = augmentation or Augmentation(), foreign_references
+        self.true_backgrounds = true_backgrounds
         self._clips: Recent[Clip] = Recent(128)
 
     @property
@@ -209,7 +211,7 @@ class PerformerSamples:
 
     def sample(self, number: int, frames: int) -> TrainingSample:
         """The sample with this number; ``frames`` at most as many as a performance has, else ValueError."""
-        return self._sample(number, frames, number % len(self.people))
+        return compose(*self.drawn(number, frames, number % len(self.people)))
 
     def swap(self, number: int, frames: int, head: int) -> TrainingSample:
         """What the sample with this number would show with another's head: the truth of a swap, as only renders have it.
@@ -221,9 +223,14 @@ class PerformerSamples:
         Raises:
             ValueError: for more ``frames`` than a performance has.
         """
-        return self._sample(number, frames, head)
+        return compose(*self.drawn(number, frames, head))
 
-    def _sample(self, number: int, frames: int, head: int) -> TrainingSample:
+    def drawn(self, number: int, frames: int, head: int) -> tuple[Window, Pixels, Draw]:
+        """What a sample is composed of (``compose``): window, reference and what chance decided; ``head`` as for ``swap``.
+
+        Raises:
+            ValueError: for more ``frames`` than a performance has.
+        """
         if not 1 <= frames <= self.frames:
             raise ValueError(f"performances have {self.frames} frames; a window of {frames} cannot be cut from them")
         rng = np.random.default_rng([self.seed, number, frames, 17])
@@ -233,8 +240,7 @@ class PerformerSamples:
         start = int(rng.integers(self.frames - frames + 1))
         foreign = self.foreign_references if shown == person else 1.0
         reference = self._reference(shown, performance, range(start, start + frames), foreign, rng)
-        drawn = draw(self.augmentation, long_hair(), rng)
-        return compose(clip.window(start, frames, self.name(shown)), reference, drawn)
+        return clip.window(start, frames, self.name(shown)), reference, draw(self.augmentation, long_hair(), rng)
 
     def _reference(self, person: int, performance: int, window: range, foreign: float, rng: np.random.Generator) -> Pixels:
         """A head on white, uint8 [size, size, 3]: of a frame outside of the window, or (a share ``foreign``) of another
@@ -314,6 +320,8 @@ class PerformerSamples:
         told = [RECIPE, *models, self.seed, person, performance, self.size, self.frames, self.frames_per_second]
         if head not in (None, person):
             told.append(f"head {head}")
+        if self.true_backgrounds:
+            told.append("true backgrounds")
         return hashlib.blake2b(json.dumps(told).encode(), digest_size=12).hexdigest()
 
     def _render(self, person: int, performance: int, head: int) -> Clip:
@@ -325,7 +333,7 @@ class PerformerSamples:
         performer = Performer(model, shown.identity, shown.appearance)
         # A swap keeps the crops of the video that it is made on, as the pipeline does.
         crops = None if head == person else self._load(person, performance, person).crops
-        room, fill = self.room(person, performance), performance % 2 == 1
+        room, fill = self.room(person, performance), performance % 2 == 1 and not self.true_backgrounds
         return record(performer, camera, room, acting, self.size, fill=fill, crops=crops)
 
 

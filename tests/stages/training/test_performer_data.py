@@ -297,6 +297,15 @@ def test_the_digest_says_whether_samples_are_the_same(head_model: Path, cache: P
     assert len({one.digest, *(other.digest for other in others)}) == 5
 
 
+def test_backgrounds_are_the_true_ones_in_all_clips_where_that_is_asked(head_model: Path, cache: Path) -> None:
+    usual = source(head_model, cache)
+    true = PerformerSamples(head_model, cache, people=2, size=SIZE, seed=3, performances=3, frames=FRAMES, true_backgrounds=True)
+    assert np.array_equal(true.clip(0, 0).plate, usual.clip(0, 0).plate)
+    filled = (true.clip(0, 1).plate != usual.clip(0, 1).plate).any(-1)
+    assert 0.1 < filled.mean() < 0.9
+    assert true.digest != usual.digest
+
+
 def test_other_code_that_composes_samples_has_another_digest_and_another_face_model_other_clips(
     head_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
