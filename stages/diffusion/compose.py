@@ -134,7 +134,7 @@ def on_white(scene: Scene, generated: Picture, person: Weights | None = None) ->
         alpha = alpha * near
     alpha = alpha * _above_neck(scene)
     unit = scene.pose.scale
-    result, skin = underlay(scene.picture, scene.background, scene.labels, scene.landmarks, unit, None)
+    result, skin, _ = underlay(scene.picture, scene.background, scene.labels, scene.landmarks, unit, None)
     shaded = result * jaw_shadow(alpha, skin, unit)[..., None]
     mixed = shaded * (1 - alpha[..., None]) + colours * alpha[..., None]
     return _with_occluders(np.clip(np.rint(mixed), 0, 255).astype(np.uint8), scene), np.asarray(alpha, np.float32)

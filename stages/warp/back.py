@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +11,7 @@ from schemas.tables import LABELS
 from stages.filling import membrane
 from stages.renderer import Portrait
 from stages.warp import topology
-from stages.warp.geometry import SKULL_CENTRE, Array, Pose, facing_angle
+from stages.warp.geometry import FLIP, HANGING_REACH, SKULL_CENTRE, Array, Pose, facing_angle
 from stages.warp.raster import maps_of, rasterise, reduced, reduction, sampled, triangle_rows
 from stages.warp.shapes import bounding_box
 
@@ -22,12 +20,14 @@ HAIR, FACE = (LABELS.index(name) for name in ("hair", "face"))
 LENGTH = 1.25
 """Length of a head from its middle backwards, in halves of its width, seen from the front."""
 
-NAPE, LOWEST, GIVES_WAY = -1.1, -1.8, 0.3
-"""Height in model space at which the head's back has given way to the neck; how far down hair is taken to hang behind it, below
-the chin; and over what height either gives way."""
+NAPE, LOWEST = -1.1, -4.0
+"""Height in model space at which the head's back has given way to the neck, and the lowest at which hair behind it may end."""
 
-HANGING = 0.02
-"""Share of the hair beside a face that may hang lower than the back is taken to."""
+GIVES_WAY, TIPS = 0.3, 0.15
+"""Height in model space over which the back gives way to the neck, and over which hanging hair ends."""
+
+STRAND, BAND = 0.12, 0.1
+"""Width in model space that hair beside a face has at least to hang there, and height of the bands in which that is asked."""
 
 TURNED = (np.deg2rad(4.0), np.deg2rad(14.0))
 """Out-of-plane rotation against the source from which the back comes forth, and from which on it is all there."""
@@ -36,7 +36,8 @@ RAISED = (np.deg2rad(8.0), np.deg2rad(20.0))
 """The same for a chin that is raised: then the back goes down behind the neck, and withdraws."""
 
 SOLID = 0.1
-"""Share of its depth at which the back is opaque: flatter ones lie so close to the head's own outline that no veil is seen."""
+"""Share of the way from ``TURNED`` to wholly at which the back is opaque: before, it lies so close to the head's own outline that
+no veil is seen."""
 
 STEPS, SPACING = 6, 5
 """Belts of corners from the silhouette to the middle, and pixels from corner to corner."""
@@ -79,73 +80,101 @@ class BackOfHead:
         inside = [mask[rows, columns] for columns, rows in _pixels(points[triangles].mean(1), mask.shape)]
         self._triangles = triangle_rows(triangles[np.array(inside)])
         columns, rows = _pixels(points, mask.shape).T
-        self._flat, self._deep = (
-            pose.lift(np.column_stack([points, centre[2] + behind * depth[rows, columns]])) for behind in (0.0, length)
-        )
         self._pose = pose
         self._coordinates = points.astype(np.float32)
-        fade = np.clip((height - self._end) / GIVES_WAY, 0, 1)[..., None]
+        # As in the mesh, hair below the jaw hangs straight from where the head carries the jaw's height.
+        jaw = float(portrait.landmarks[topology.JAW_CORNERS, 1].mean())
+        self._drop = np.maximum(points[:, 1] - jaw, 0)
+        self._hanging = _smooth(self._drop / pose.scale, 0, HANGING_REACH)[:, None]
+        carried = np.column_stack([points[:, 0], np.minimum(points[:, 1], jaw)])
+        self._flat, self._deep = (
+            np.stack([pose.lift(np.column_stack([at, centre[2] + behind * depth[rows, columns]])) for at in (points, carried)])
+            for behind in (0.0, length)
+        )
+        low, over = (self._end, TIPS) if self._end < NAPE else (NAPE, GIVES_WAY)
+        fade = np.clip((height - low) / over, 0, 1)[..., None]
         layers = np.concatenate([_colours(portrait) * fade, 255 * fade], axis=2)
         self._texture = np.clip(layers + 0.5, 0, 255).astype(np.uint8)
+        self._below = np.clip(255 * (NAPE + GIVES_WAY - height) / GIVES_WAY, 0, 255).astype(np.uint8)
+
+    @property
+    def hangs(self) -> bool:
+        """Whether hair hangs below the nape, where it is behind neck and body."""
+        return self.covers_something and self._end < NAPE
 
     def share(self, shown: Pose) -> float:
         """How far it has come forth in a pose, of its depth, 0..1."""
         if not self.covers_something:
             return 0.0
         raised = np.arcsin(np.clip([shown.rotation[1, 2], self._pose.rotation[1, 2]], -1, 1))
-        turned = facing_angle(self._pose.rotation, shown.rotation)
-        return _smooth(turned, *TURNED) * (1 - _smooth(float(raised[0] - raised[1]), *RAISED))
+        return self._turned(shown) * (1 - float(_smooth(raised[0] - raised[1], *RAISED)))
 
     def draw(
-        self, shown: Pose, size: tuple[int, int], neck: NDArray[np.float32] | None = None
+        self, shown: Pose, size: tuple[int, int], body: NDArray[np.float32] | None = None
     ) -> tuple[tuple[slice, slice], NDArray[np.uint8]] | None:
         """Rows and columns of a picture of some size, and the premultiplied RGBA that lies there, uint8; None for nothing.
 
         Args:
-            neck: float32 [height, width], 0..1, where skin of the neck is seen: hair that hangs below the nape is behind it.
+            body: float32 [height, width], 0..1, where neck and clothes are: hair that hangs below the nape is behind them.
         """
-        share = self.share(shown)
-        # It comes forth as it deepens: faded in, it would be a veil beside the head.
-        shape = self._flat + share * (self._deep - self._flat) if share > 0 else np.zeros((0, 3))
-        corners = shown.project(shape).astype(np.float32)
+        turned = self._turned(shown) if self.covers_something else 0.0
+        corners = self._corners(shown) if turned > 0 else np.zeros((0, 3), np.float32)
         left, top, right, bottom = bounding_box(corners[:, :2], size, margin=3) if len(corners) else (0, 0, 0, 0)
         if right <= left or bottom <= top:
             return None
         corners[:, :2] -= (left, top)
         drawn = rasterise(corners, self._coordinates, self._triangles, bottom - top, right - left)
         smaller = reduction(shown.scale / self._pose.scale, self._texture.shape[0])
-        layers = sampled(reduced(self._texture, smaller), *maps_of(drawn, smaller))
-        layers = cv2.convertScaleAbs(cv2.GaussianBlur(layers, (0, 0), EDGE), alpha=min(share / SOLID, 1.0))
+        maps = maps_of(drawn, smaller)
+        layers = sampled(reduced(self._texture, smaller), *maps)
         box = np.s_[top:bottom, left:right]
-        if neck is not None and self._end < NAPE:
-            middle = replace(shown, translation=shown.translation - (left, top, 0))
-            height = _height(layers.shape[:2], middle, float(shown.project(SKULL_CENTRE[None])[0, 2]))
-            covered = neck[box] * np.clip((NAPE + GIVES_WAY - height) / GIVES_WAY, 0, 1)
-            layers = np.rint(layers * (1 - covered[..., None]))
+        if body is not None and self.hangs:
+            below = sampled(reduced(self._below, smaller), *maps).astype(np.float32) / np.float32(255)
+            layers = np.rint(layers * (1 - body[box] * below)[..., None]).astype(np.uint8)
+        layers = cv2.convertScaleAbs(cv2.GaussianBlur(layers, (0, 0), EDGE), alpha=min(turned / SOLID, 1.0))
         return box, np.asarray(layers, np.uint8)
 
+    def _turned(self, shown: Pose) -> float:
+        return float(_smooth(facing_angle(self._pose.rotation, shown.rotation), *TURNED))
 
-def _smooth(value: float, low: float, high: float) -> float:
-    share = float(np.clip((value - low) / (high - low), 0, 1))
-    return share * share * (3 - 2 * share)
+    def _corners(self, shown: Pose) -> NDArray[np.float32]:
+        """Where the corners go. The sheet comes forth as it deepens: faded in, it would be a veil beside the head."""
+        rigid, hung = (shown.project(shape) for shape in self._flat + self.share(shown) * (self._deep - self._flat))
+        hung[:, 1] += self._drop * shown.scale / self._pose.scale
+        return np.asarray(rigid + self._hanging * (hung - rigid), np.float32)
+
+
+def _smooth(value: Array | float, low: float, high: float) -> Array:
+    share = np.clip((np.asarray(value, np.float64) - low) / (high - low), 0, 1)
+    return np.asarray(share * share * (3 - 2 * share))
 
 
 def _height(shape: tuple[int, ...], pose: Pose, depth: float) -> Array:
-    """Height in model space of every pixel of the source's crop, seen at a depth: float64 [height, width]."""
+    """Height in model space of every pixel of a crop, seen at a depth: float64 [height, width]."""
     y, x = np.mgrid[: shape[0], : shape[1]] + 0.5
     places = np.stack([x, y, np.full(x.shape, depth)], axis=-1)
     return np.asarray(pose.lift(places.reshape(-1, 3))[:, 1].reshape(shape))
 
 
 def _end(portrait: Portrait, height: Array) -> float:
-    """Height in model space at which the sheet ends: at the nape, or where hair hangs down on both sides of the face as low as on
-    the shorter side (the other one may be a braid). ``height``: of every pixel."""
+    """Height in model space at which the sheet ends: at the nape, or where hair hangs down on both sides of the face plainly
+    lower, as low as on the shorter side (the other one may be a braid). ``height``: of every pixel."""
     hair = (portrait.labels == HAIR) & (portrait.matte > 0.5)
-    ears = np.asarray(portrait.landmarks[topology.EARS, 0], np.float64)
-    columns = np.arange(hair.shape[1]) + 0.5
-    beside = (height[hair & side] for side in (columns < ears.min(), columns > ears.max()))
-    ends = [float(np.quantile(heights, HANGING)) if len(heights) else NAPE for heights in beside]
-    return float(np.clip(max(ends), LOWEST, NAPE))
+    axis = portrait.pose.rotation[:2, 0] * FLIP[:2]
+    axis = axis / max(float(np.linalg.norm(axis)), 1e-6)
+    ears = np.asarray(portrait.landmarks[topology.EARS, :2], np.float64) @ axis
+    y, x = np.mgrid[: hair.shape[0], : hair.shape[1]] + 0.5
+    across = x * axis[0] + y * axis[1]
+    bands = np.floor(-height / BAND).astype(np.int64)
+    least = STRAND * BAND * portrait.pose.scale**2
+    ends = []
+    for side in (across < ears.min(), across > ears.max()):
+        # From the middle of the ears downwards, as far as there is hair without a gap: a patch that lies lower is none of it.
+        pixels = np.bincount(bands[hair & side & (bands >= 0)], minlength=1)
+        enough = np.append(pixels >= least, False)
+        ends.append(-BAND * float(np.argmin(enough)))
+    end = max(ends)
+    return max(end, LOWEST) if end < NAPE - GIVES_WAY else NAPE
 
 
 def _inflated(mask: NDArray[np.bool_], head: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:

@@ -153,7 +153,7 @@ class HeadMesh:
         self._silhouette = SILHOUETTE_SHARE * (1 - closeness)
         fade = np.clip(1 - distance / MOTION_REACH, 0, 1)
         self._motion = weights * (fade * fade * (3 - 2 * fade))[:, None]
-        jaw = self.landmarks[[172, 397], 1].mean()
+        jaw = self.landmarks[topology.JAW_CORNERS, 1].mean()
         hanging = np.clip((grid[:, 1] - jaw) / pose.scale / HANGING_REACH, 0, 1)
         self._hanging = hanging * hanging * (3 - 2 * hanging) * (1 - closeness)
         self._jaw = jaw

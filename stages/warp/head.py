@@ -50,7 +50,7 @@ class Head:
         pose: Pose,
         target: NDArray[np.uint8],
         target_landmarks: NDArray[np.floating],
-        neck: NDArray[np.float32] | None = None,
+        body: NDArray[np.float32] | None = None,
     ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
         """The head in the pose and expression wanted.
 
@@ -59,7 +59,7 @@ class Head:
             pose: shown by the aligned landmarks.
             target: uint8 RGB [size, size, 3], the target's crop (its mouth's inside is used).
             target_landmarks: float [478, 3], the target's own.
-            neck: float32 [size, size], 0..1, where the neck that it stands on is seen.
+            body: float32 [size, size], 0..1, where the neck that it stands on and clothes are.
 
         Returns:
             uint8 RGB [size, size, 3], premultiplied, and opacity float32 [size, size].
@@ -78,13 +78,18 @@ class Head:
             draw_eye(head, eye, shown[contour], shown[iris], turn)
         draw_mouth(head, target, target_landmarks[topology.INNER_LIPS], shown[topology.INNER_LIPS], self._saturation)
         opacity = layers[..., 3].astype(np.float32) / np.float32(255)
-        back = self._back.draw(self.mesh.aligned_pose(pose), (height, width), neck)
+        back = self._back.draw(self.mesh.aligned_pose(pose), (height, width), body)
         if back is not None:
             box, layers = back
             behind = 1 - opacity[box]
             head[box] = np.clip(head[box] + layers[..., :3] * behind[..., None] + np.float32(0.5), 0, 255).astype(np.uint8)
             opacity[box] += layers[..., 3].astype(np.float32) * behind / np.float32(255)
         return head, opacity
+
+    @property
+    def hangs(self) -> bool:
+        """Whether its hair hangs down behind the body."""
+        return self._back.hangs
 
     def _shut_lids(
         self,
@@ -175,8 +180,9 @@ def compose(
         uint8 RGB [size, size, 3], and the new head's opacity float32 [size, size].
     """
     unit = scene.pose.scale
-    result, skin = underlay(scene.picture, scene.background, scene.labels, scene.landmarks, unit, gain, face)
-    colour, opacity = head.draw(scene.aligned, scene.pose, scene.picture, scene.landmarks, skin)
+    result, skin, person = underlay(scene.picture, scene.background, scene.labels, scene.landmarks, unit, gain, face)
+    body = cv2.resize(person.astype(np.float32), skin.shape[::-1], interpolation=cv2.INTER_LINEAR) if head.hangs else None
+    colour, opacity = head.draw(scene.aligned, scene.pose, scene.picture, scene.landmarks, body)
     rows, columns = (np.flatnonzero(((opacity > 0) | (skin > 0)).any(axis)) for axis in (1, 0))
     if len(rows):
         box = (slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1))

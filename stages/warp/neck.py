@@ -296,7 +296,7 @@ def underlay(
     unit: float,
     gain: NDArray[np.floating] | None,
     face: NDArray[np.floating] | None = None,
-) -> tuple[NDArray[np.uint8], Soft]:
+) -> tuple[NDArray[np.uint8], Soft, Mask]:
     """The picture the new head is laid on.
 
     Args:
@@ -309,7 +309,8 @@ def underlay(
         face: float [3], 0..255, colour of the target's face, for which the gain is meant: a neck is often paler or greener.
 
     Returns:
-        uint8 RGB [height, width, 3], and how much of each pixel is skin of the neck, float32 [height, width].
+        uint8 RGB [height, width, 3]; how much of each pixel is skin of the neck, float32 [height, width]; and where neck and
+        clothes are, uint8 [height / 2, width / 2], 0 or 1.
     """
     height, width = labels.shape
     half = np.ascontiguousarray(labels[::HALF, ::HALF])
@@ -342,9 +343,10 @@ def underlay(
     filled = np.maximum(column * ((hidden > 0) & (half != CLOTH)), rim)
     changed = cv2.dilate((hidden | (half == NECK)).astype(np.uint8), np.ones((13, 13), np.uint8))
     base, skin = picture.copy(), np.zeros((height, width), np.float32)
+    person = (body | covered | (filled > 0.5)).astype(np.uint8)
     box = _box(changed)
     if box is None:
-        return base, skin
+        return base, skin, person
     coarse, fine, colours = (_scaled(box, scale) for scale in (1, HALF, HALF / QUARTER))
     size = (fine[1].stop - fine[1].start, fine[0].stop - fine[0].start)
     tone = cv2.resize(tone[colours], size, interpolation=cv2.INTER_LINEAR)
@@ -364,7 +366,7 @@ def underlay(
             sure = cv2.erode(np.ceil(filled).astype(np.uint8) | (half == NECK), np.ones((5, 5), np.uint8))
             _paint(part, share, gain, face, own, tone, _enlarged(sure[coarse], size, 0.8))
     base[fine] = part
-    return base, skin
+    return base, skin, person
 
 
 def _hue_ratio(small: NDArray[np.uint8], neck: Mask, hue: NDArray[np.floating]) -> NDArray[np.floating]:

@@ -32,6 +32,9 @@ BROWS = np.array([105, 334], np.int64)
 EARS = np.array([234, 454], np.int64)
 """On the outline, before the ears, the picture's left one first."""
 
+JAW_CORNERS = np.array([172, 397], np.int64)
+"""On the outline, below the ears, the picture's left one first."""
+
 MESH_LANDMARKS = 468
 """Landmarks that are corners of the mesh; the ten after them are the irises."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 
@@ -12,7 +13,7 @@ from stages.warp import topology
 from stages.warp.back import BackOfHead
 from stages.warp.geometry import Pose
 from stages.warp.head import Head, compose
-from stages.warp.neck import FACE, HAIR, NECK, neck_column, sideways
+from stages.warp.neck import CLOTH, FACE, HAIR, NECK, neck_column, sideways
 from tests.stages.painted_heads import HAIR as HAIR_COLOUR
 from tests.stages.painted_heads import SIZE, SKIN, distance, portrait, pose, scene, shape
 
@@ -105,42 +106,70 @@ def test_a_raised_hand_behind_the_ear_is_no_neck() -> None:
     np.testing.assert_array_equal(alone[0], held[0])
 
 
-def hanging(*sides: int, low: float = -1.75) -> Portrait:
-    """The painted head with hair that hangs beside its face down to a height in model space, left (-1) or right (1)."""
-    source = portrait()
-    ears = source.landmarks[topology.EARS]
-    place = source.pose.project(np.array([[0.0, low, -1.0]]))[0]
-    rows = slice(round(float(ears[:, 1].min())) - 20, round(float(place[1])))
-    strips = {-1: slice(round(float(ears[:, 0].min())) - 18, round(float(ears[:, 0].min()))), 1: slice(0, 0)}
-    strips[1] = slice(round(float(ears[:, 0].max())), round(float(ears[:, 0].max())) + 18)
+def hanging(*sides: int, low: float = -1.75, high: float = 0.3, at: Pose | None = None) -> Portrait:
+    """The painted head with hair beside its face from one height in model space down to another, left (-1) or right (1)."""
+    source = portrait(at)
     labels, colours, matte = source.labels.copy(), source.colours.copy(), source.matte.copy()
+    ears = source.pose.lift(np.asarray(source.landmarks[topology.EARS], np.float64))[:, 0]
     for side in sides:
-        labels[rows, strips[side]], colours[rows, strips[side]], matte[rows, strips[side]] = HAIR, HAIR_COLOUR, 1.0
+        inner = side * np.abs(ears).max() + 0.03 * side
+        corners = np.array(
+            [[x, y, -1.0] for x, y in ((inner, high), (inner + 0.4 * side, high), (inner + 0.4 * side, low), (inner, low))]
+        )
+        mask = np.zeros(labels.shape, np.uint8)
+        cv2.fillPoly(mask, [np.round(source.pose.project(corners)[:, :2]).astype(np.int32)], 1)
+        labels[mask > 0], colours[mask > 0], matte[mask > 0] = HAIR, HAIR_COLOUR, 1.0
     return replace(source, labels=labels, colours=colours, matte=matte)
 
 
 def lowest(source: Portrait, turn: float) -> float:
     """Height in model space down to which the back of a turned head is there, behind the ears."""
     at = pose(turn=turn)
-    heights = np.arange(0.0, -2.2, -0.05)
+    heights = np.arange(0.0, -2.7, -0.05)
     places = at.project(np.stack([0 * heights, heights, np.full(len(heights), -1.0)], axis=1))
     drawn = whole(BackOfHead(source), at)
     there = [drawn[round(y), :, 3].max() > 128 for y in places[:, 1]]
-    return float(heights[there.index(False)])
+    return float(heights[[*there, False].index(False) - 1])
 
 
 @pytest.mark.parametrize("turn", [-35.0, 35.0])
 def test_hair_that_hangs_on_both_sides_hangs_behind_and_a_braid_on_one_side_does_not(turn: float) -> None:
     short, braid, long = (lowest(source, turn) for source in (portrait(), hanging(1), hanging(-1, 1)))
-    assert short == braid == pytest.approx(-0.95, abs=0.2)
+    assert short == braid == pytest.approx(-0.9, abs=0.2)
     assert long == pytest.approx(-1.6, abs=0.2)
+
+
+def test_patches_taken_for_hair_below_a_short_one_are_none_of_it() -> None:
+    assert lowest(hanging(-1, 1, high=-1.9, low=-2.1), 35) == lowest(portrait(), 35)
+
+
+@pytest.mark.parametrize("roll", [-25.0, 25.0])
+def test_hair_hangs_behind_also_where_the_portrait_is_tilted(roll: float) -> None:
+    assert not BackOfHead(portrait(pose(roll=roll))).hangs
+    assert not BackOfHead(hanging(1, at=pose(roll=roll))).hangs
+    assert BackOfHead(hanging(-1, 1, at=pose(roll=roll))).hangs
+
+
+def test_hair_that_is_longer_than_the_neck_goes_on_to_its_end_behind_the_body() -> None:
+    source = hanging(-1, 1, low=-3.3)
+    assert lowest(source, 35) < -2.3
+    target = scene(at=pose(turn=35))
+    cloth = cv2.erode((target.labels == CLOTH).astype(np.uint8), np.ones((7, 7), np.uint8)) > 0
+    everywhere = np.ones((SIZE, SIZE), np.float32)
+    free, front = (
+        Head(source).draw(target.aligned, target.pose, target.picture, target.landmarks, body)[1][cloth]
+        for body in (None, everywhere)
+    )
+    assert (free > front + 0.5).any()  # of the back something would lie on the clothes
+    composed = compose(Head(source), target, None)[1][cloth]
+    assert np.abs(composed - front).max() < 0.02
 
 
 def test_hanging_hair_is_behind_the_neck_and_the_nape_is_not() -> None:
     at = pose(turn=35)
-    back, neck = BackOfHead(hanging(-1, 1)), np.ones((SIZE, SIZE), np.float32)
+    back, body = BackOfHead(hanging(-1, 1)), np.ones((SIZE, SIZE), np.float32)
     free, covered = np.zeros((2, SIZE, SIZE), np.uint8)
-    for opacity, drawn in ((free, back.draw(at, (SIZE, SIZE))), (covered, back.draw(at, (SIZE, SIZE), neck))):
+    for opacity, drawn in ((free, back.draw(at, (SIZE, SIZE))), (covered, back.draw(at, (SIZE, SIZE), body))):
         assert drawn is not None
         opacity[drawn[0]] = drawn[1][..., 3]
     crown, low = (round(float(at.project(np.array([[0.0, height, -1.0]]))[0, 1])) for height in (-0.3, -1.4))
@@ -160,6 +189,18 @@ def test_it_comes_forth_from_behind_the_head_and_not_as_a_veil() -> None:
         # Half covered is only an edge, on either side.
         assert ((rows > 0.15) & (rows < 0.85)).sum(1).max() <= 6, turn
     assert np.abs(np.diff(reach)).max() < 2.5  # pixels, at half a degree
+
+
+def test_where_the_chin_is_raised_it_withdraws_without_a_veil() -> None:
+    source = hanging(-1, 1)
+    reach = []
+    for nod in np.arange(0.0, -30.0, -1.0):
+        at = pose(turn=35, nod=float(nod))
+        top, bottom = at.project(np.array([[0.0, 0.4, -1.25], [0.0, -0.6, -1.25]]))[:, 1].round().astype(int)
+        drawn = whole(BackOfHead(source), at)[top:bottom, :, 3]
+        reach.append(float((drawn / 255).sum(1).mean()))
+        assert ((drawn > 40) & (drawn < 215)).sum(1).max() <= 6, nod
+    assert np.abs(np.diff(reach)).max() < 4  # pixels, at a degree
 
 
 def test_a_head_of_which_nothing_is_seen_has_no_back() -> None:
