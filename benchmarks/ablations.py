@@ -1,20 +1,27 @@
 """What the paper's Shape-Agnostic Mask and Hair Enhancement are worth: pipelines trained alike, each without a part of them.
 
-    python -m benchmarks.ablations --out DIR [--only NAME ...] [--people 8]
+    python -m benchmarks.ablations --out DIR [--people 8]
+    python -m benchmarks.ablations --out DIR --train [NAME ...]     only trains these; without a name, what all share
 
 The paper shows both in pictures: without the mask heads keep the shape of the video's own head; without the enhancement hair
 of the video's own head comes out on the shoulders. Here they are counted, on renders, which know the true swap. Every way trains
-from the same first weights (one autoencoder for all) on the same people, windows, references and noise; only how the pictures are
-composed differs, and at work they are composed in the same way. Then heads are put on the held-out performances of others: the
-condition image is of the body's own video, the landmarks are those of the true swap.
+from the same first weights (one autoencoder for all, trained on pictures as in the paper) on the same people, windows, references
+and noise; only how the pictures are composed differs, and at work they are composed in the same way. Then heads are put on the
+held-out performances of others, in rooms and on bodies in which those heads were never seen: the condition image is of the body's
+own video, the landmarks are those of the true swap.
 
 Columns: PSNR over the true head; then, of the pixels that are head in only one of the two pictures (the true swap, the body's own
-video) and look different there, the share that came out nearer to the true swap: at the outline of the head, where background was
-head or head was background, and on the shoulders, where cloth was hair or hair was cloth. All is the truth, none the body's own
-video.
+video) and look different there, the share that came out right. Where only the true swap has head: nearer to it than to the body's
+own video. Where only the video has head: nearer to the true swap than to the video's own head and than to the new head's hair and
+skin, in which a leak of the old shape would be painted. At the outline of the head that is background that was head or head that
+was background, on the shoulders cloth that was hair or hair that was cloth.
+
+Each way is trained once. What a training more or less changes is told by a second one as in the paper, from another seed.
+Intervals are over bodies (over heads where the new head decides where there is something to count), which are few.
 
 Writes ``ablations.json`` and ``ablations.jpg`` (reference, the body's own video, each way, truth) and replaces the section of
-``docs/training.md``. ``--resume`` is implied: what is trained is not trained again.
+``docs/training.md``. What is trained is not trained again. Several calls may train different ways beside each other once what
+they share is there.
 """
 
 from __future__ import annotations
@@ -24,13 +31,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from benchmarks import document
-from benchmarks.learning import write_sheet
+from benchmarks.learning import through_autoencoder, write_sheet
 from schemas.problems import HeadswapError
 from stages.blocks import dilate, shape_agnostic_mask
 from stages.condition_image import BORDER, head_mask, surviving_cloth
@@ -71,7 +79,17 @@ OUTLINE = 0.01
 DIFFERENT = 24
 """Grey values by which the true swap and the body's own picture differ in a channel where it is asked which one was drawn."""
 
-SHOWN = 5
+LEAST_SHARE, LEAST_GROUPS = 4, 4
+"""A zone counts from a side's pixels divided by this on; an interval is given from this many bodies or heads on."""
+
+SHOWN = 6
+SKY = np.full(3, np.inf)
+"""Colour of what is not there: far from every picture."""
+
+FIRST = "as in the paper"
+HEAD = "head"
+OF_BODY = ("background that was head", "cloth that was hair")
+"""Zones that the body's own head makes; the others the new head makes."""
 
 
 @dataclass(frozen=True)
@@ -82,11 +100,19 @@ class Way:
         blocks: backgrounds are filled in blocks, else along the person's outline.
         scaled: foreground and cloth get a common random factor (training only).
         enhanced: hair blocks and rectangles eat into the cloth, else all of it is shown.
+        than: the way that it differs from in one thing, and is compared with. repeat: added to the recipe's seed.
     """
 
     blocks: bool = True
     scaled: bool = True
     enhanced: bool = True
+    than: str = FIRST
+    repeat: int = 0
+
+    @property
+    def composition(self) -> str:
+        """All that decides the pictures, in words."""
+        return f"blocks {self.blocks}, scaled {self.scaled}, enhanced {self.enhanced}, outline {OUTLINE}"
 
     @property
     def augmentation(self) -> Augmentation:
@@ -119,9 +145,10 @@ class Way:
 
 
 WAYS = {
-    "as in the paper": Way(),
+    FIRST: Way(),
+    "the same from another seed": Way(repeat=1),
     "no common random scale": Way(scaled=False),
-    "nor blocks: holes along the outline": Way(blocks=False, scaled=False),
+    "nor blocks: holes along the outline": Way(blocks=False, scaled=False, than="no common random scale"),
     "the whole cloth shown": Way(enhanced=False),
 }
 
@@ -131,13 +158,20 @@ class Swap:
     """A head to put on another's body.
 
     Attributes:
-        sample: what the pipeline is given, and the truth. own: uint8 [size, size, 3], the body's own picture.
-        zones: boolean [size, size] by name, where truth and own picture differ in being head.
+        body, head: numbers of the people. sample: what the pipeline is given, and the truth, before the background as it is
+            filled in. own: uint8 [size, size, 3], the body's own picture, likewise.
+        shown: uint8 [2, size, size, 3], own picture and truth before the true background.
+        zones: boolean [size, size] by name, where only one of these shows the head, and they look different.
+        colours: float [2, 3], of the new head's hair and skin.
     """
 
+    body: int
+    head: int
     sample: TrainingSample
     own: Pixels
+    shown: Pixels
     zones: dict[str, Mask]
+    colours: NDArray[np.float64]
 
 
 class WaySamples:
@@ -153,13 +187,23 @@ class WaySamples:
 
     def swap(self, number: int, head: int) -> Swap:
         """The sample with this number as a swap: its video's condition image, another's head, landmarks and reference."""
-        own_window, _, drawn = self.performers.drawn(number, 1, number % len(self.performers.people))
+        body = number % len(self.performers.people)
+        own_window, _, drawn = self.performers.drawn(number, 1, body)
         window, reference, _ = self.performers.drawn(number, 1, head)
         own_filled = self.way.filled(own_window, number)
         own = self.way.compose(own_filled, reference, drawn)
         true = self.way.compose(before(window, own_filled.backgrounds), reference, drawn)
-        labels = own_window.labels[0], window.labels[0]
-        return Swap(replace(true, background=own.background), own.target[0], zones(*labels))
+        shown, labels = np.stack([own_window.pictures[0], window.pictures[0]]), window.labels[0]
+        differ = np.abs(shown[0].astype(np.int32) - shown[1]).max(-1) > DIFFERENT
+        return Swap(
+            body,
+            head,
+            replace(true, background=own.background),
+            own.target[0],
+            shown,
+            {name: zone & differ for name, zone in zones(own_window.labels[0], labels).items()},
+            np.stack([np.median(shown[1][labels == part], axis=0) if (labels == part).any() else SKY for part in (HAIR, FACE)]),
+        )
 
 
 def before(window: Window, backgrounds: Pixels) -> Window:
@@ -180,109 +224,133 @@ def zones(own: Pixels, true: Pixels) -> dict[str, Mask]:
     was, is_now = head_mask(own), head_mask(true)
     return {
         "background that was head": was & ~is_now & (true == BACKGROUND),
-        "head that was background": ~was & is_now & (own == BACKGROUND),
         "cloth that was hair": (own == HAIR) & ~is_now & (true == CLOTH),
+        "head that was background": ~was & is_now & (own == BACKGROUND),
         "hair that was cloth": (true == HAIR) & (own == CLOTH),
     }
 
 
 def told(picture: Pixels, swap: Swap) -> dict[str, tuple[int, int]]:
-    """For each zone how many pixels came out nearer to the true swap, and how many there are."""
-    true, own = swap.sample.target[0].astype(np.int32), swap.own.astype(np.int32)
-    differ = np.abs(true - own).max(-1) > DIFFERENT
-    right = np.square(picture - true).sum(-1) < np.square(picture - own).sum(-1)
-    return {name: (int((zone & differ & right).sum()), int((zone & differ).sum())) for name, zone in swap.zones.items()}
+    """For each zone how many pixels came out right, and how many there are."""
 
+    def distance(other: NDArray[Any]) -> NDArray[np.float64]:
+        return np.asarray(np.square(picture.astype(np.float64) - other).sum(-1))
 
-def measure(folder: Path, swaps: Sequence[Swap], options: SamplingOptions) -> tuple[dict[str, list[float]], list[Pixels]]:
-    """A trained way's values by column, one for each swap (NaN where a zone is empty), and its pictures."""
-    pipeline = load_pipeline(folder)
-    pictures = [generate(pipeline, swap.sample, options)[0] for swap in swaps]
-    values: dict[str, list[float]] = {"head": [head_psnr(p[None], s.sample) for p, s in zip(pictures, swaps, strict=True)]}
-    for picture, swap in zip(pictures, swaps, strict=True):
-        for name, (right, of) in told(picture, swap).items():
-            values.setdefault(name, []).append(right / of if of >= swap.own.shape[0] else float("nan"))
-    return values, pictures
-
-
-def chosen_swaps(source: WaySamples, frames: int, heads: int) -> list[Swap]:
-    """Every held-out body, ``frames`` of each, with the heads of the next ``heads`` people."""
-    people = len(source.performers.people)
-    return [
-        source.swap(number, (number + step) % people)
-        for number in range(frames * people)
-        for step in range(1, min(heads, people - 1) + 1)
-    ]
-
-
-def summary(values: dict[str, dict[str, list[float]]]) -> dict[str, dict[str, list[float]]]:
-    """Of each way and column: mean and its 95 % interval, and the same of the difference from the first way."""
-    first = next(iter(values.values()))
-    found: dict[str, dict[str, list[float]]] = {}
-    for way, columns in values.items():
-        for column, numbers in columns.items():
-            own = np.array(numbers)
-            change = own - np.array(first[column])
-            found.setdefault(way, {})[column] = [
-                float(value) for kept in (own[np.isfinite(own)], change[np.isfinite(change)]) for value in with_interval(kept)
-            ]
+    true, own = distance(swap.sample.target[0]), distance(swap.own)
+    leak = np.minimum(own, np.min([distance(colour) for colour in swap.colours], axis=0))
+    found = {}
+    for name, zone in swap.zones.items():
+        wrong = leak if name in OF_BODY else own
+        found[name] = int((zone & (true < wrong)).sum()), int(zone.sum())
     return found
 
 
-def with_interval(numbers: NDArray[np.float64]) -> tuple[float, float, float]:
-    low, high = bootstrap_interval(numbers, np.arange(len(numbers)), seed=0)
-    return float(numbers.mean()), low, high
+def measure(pictures: Sequence[Pixels], swaps: Sequence[Swap]) -> dict[str, list[float]]:
+    """Values by column, one for each swap; NaN where there is next to nothing to count."""
+    values = {HEAD: [head_psnr(picture[None], swap.sample) for picture, swap in zip(pictures, swaps, strict=True)]}
+    for picture, swap in zip(pictures, swaps, strict=True):
+        for name, (right, of) in told(picture, swap).items():
+            values.setdefault(name, []).append(right / of if of >= swap.own.shape[0] / LEAST_SHARE else float("nan"))
+    return values
 
 
-def written(found: dict[str, dict[str, list[float]]]) -> str:
-    """The summary as a table: means, and in brackets the interval of the difference from the first way."""
-    columns = list(next(iter(found.values())))
+def unseen(performers: PerformerSamples, body: int, head: int) -> bool:
+    """Whether a head was never seen in training in the rooms, and on the bodies, in which a person's held-out performances take
+    place (``PerformerSamples.dressed``)."""
+    return all(head ^ body ^ performance not in performers.trained_on for performance in performers.performances)
+
+
+def chosen_swaps(source: WaySamples, frames: int) -> list[Swap]:
+    """Every held-out body, ``frames`` of each, with all heads that were never seen on it."""
+    people = len(source.performers.people)
+    return [
+        source.swap(number, head)
+        for number in range(frames * people)
+        for head in range(people)
+        if head != number % people and unseen(source.performers, number % people, head)
+    ]
+
+
+@dataclass(frozen=True)
+class Value:
+    """A mean over swaps, and its 95 % interval over bodies or heads; that is NaN where these are fewer than ``LEAST_GROUPS``."""
+
+    mean: float
+    low: float
+    high: float
+    swaps: int
+    groups: int
+
+
+def value_of(numbers: Sequence[float], groups: Sequence[int]) -> Value:
+    """The mean of what is finite."""
+    own, found = np.array(numbers, np.float64), np.array(groups)
+    own, found = own[np.isfinite(own)], found[np.isfinite(own)]
+    count = len(np.unique(found))
+    low, high = bootstrap_interval(own, found, seed=0) if count >= LEAST_GROUPS else (float("nan"),) * 2
+    return Value(float(own.mean()) if len(own) else float("nan"), low, high, len(own), count)
+
+
+def summary(values: dict[str, dict[str, list[float]]], swaps: Sequence[Swap]) -> dict[str, dict[str, tuple[Value, Value]]]:
+    """Of each row and column the value, and the difference from the way that it is compared with, on the same swaps."""
+    found: dict[str, dict[str, tuple[Value, Value]]] = {}
+    for name, columns in values.items():
+        other = values[WAYS[name].than] if name in WAYS else columns
+        for column, numbers in columns.items():
+            groups = [swap.body if column == HEAD or column in OF_BODY else swap.head for swap in swaps]
+            change = (np.array(numbers) - np.array(other[column])).tolist()
+            found.setdefault(name, {})[column] = value_of(numbers, groups), value_of(change, groups)
+    return found
+
+
+def written(found: dict[str, dict[str, tuple[Value, Value]]]) -> str:
+    """The summary as a table: means, and for ways that are compared the differences with their intervals."""
+    columns = {}
+    for column, (value, _) in next(iter(found.values())).items():
+        of = "bodies" if column == HEAD or column in OF_BODY else "heads"
+        columns[column] = f"{column}, {'dB' if column == HEAD else '%'} ({value.swaps} swaps, {value.groups} {of})"
     rows = []
-    for place, (way, values) in enumerate(found.items()):
-        row = [way]
-        for column in columns:
-            mean, low, high, _, less, more = values[column]
-            factor, digits = (1, 2) if column == "head" else (100, 0)
-            interval = (low, high) if place == 0 else (less, more)
-            bounds = " to ".join(f"{'' if place == 0 or bound < 0 else '+'}{factor * bound:.{digits}f}" for bound in interval)
-            row.append(f"{factor * mean:.{digits}f} ({bounds})")
+    for name, values in found.items():
+        compared = name in WAYS and name != WAYS[name].than
+        row = [f"{name} (than {WAYS[name].than})" if compared and WAYS[name].than != FIRST else name]
+        for column, (value, change) in values.items():
+            factor, digits = (1, 2) if column == HEAD else (100, 0)
+            text = "–" if np.isnan(value.mean) else f"{factor * value.mean:.{digits}f}"
+            if compared and not np.isnan(change.mean):
+                interval = (
+                    "" if np.isnan(change.low) else f": {factor * change.low:+.{digits}f} to {factor * change.high:+.{digits}f}"
+                )
+                text += f" ({factor * change.mean:+.{digits}f}{interval})"
+            row.append(text)
         rows.append(row)
-    return document.table(["", *("head, dB" if column == "head" else f"{column}, %" for column in columns)], rows)
+    return document.table(["", *columns.values()], rows)
 
 
-def parts(recipe: Recipe) -> tuple[Recipe, Recipe]:
+def parts(recipe: Recipe, repeat: int = 0) -> tuple[Recipe, Recipe]:
     """The recipe of what all ways share, and that of each."""
     return (
         recipe.model_copy(update={"phases": recipe.phases[:1]}),
-        recipe.model_copy(update={"phases": recipe.phases[1:], "start": "published"}),
+        recipe.model_copy(update={"phases": recipe.phases[1:], "start": "published", "seed": recipe.seed + repeat}),
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--only", nargs="+", choices=list(WAYS), default=list(WAYS))
-    parser.add_argument("--people", type=int, default=8)
-    parser.add_argument("--heads", type=int, default=4, help="heads that are put on each body")
-    parser.add_argument("--frames", type=int, default=4, help="frames of each body")
-    parser.add_argument("--recipe", type=Path, default=RECIPE)
-    parser.add_argument("--head-model", type=Path, help="packed ICT-FaceKit; default: the registered one")
-    parser.add_argument("--train-only", action="store_true", help="leave measuring to a later call that trains nothing")
-    given = parser.parse_args()
-    try:
-        head_model = given.head_model or ModelRegistry().require("ict")
-        recipe = chosen_recipe(given.recipe, "demo")
-    except HeadswapError as error:
-        parser.exit(2, f"{error}\n")
-    shared, each = parts(recipe)
+class Bench:
+    """Trains and measures in a folder.
 
-    def samples(way: Way, split: Split) -> WaySamples:
+    Args:
+        out: the folder. recipe: of what is trained. people: number of performers. head_model: packed ICT-FaceKit.
+    """
+
+    def __init__(self, out: Path, recipe: Recipe, people: int, head_model: Path) -> None:
+        self.out, self.recipe, self.people, self.head_model = out, recipe, people, head_model
+
+    def samples(self, way: Way, split: Split) -> WaySamples:
         training = split == "train"
         performers = PerformerSamples(
-            head_model,
-            given.out / "clips",
-            people=given.people,
-            size=recipe.largest_size,
+            self.head_model,
+            self.out / "clips",
+            people=self.people,
+            size=self.recipe.largest_size,
             seed=SEED,
             performances=PERFORMANCES,
             frames=FRAMES,
@@ -293,44 +361,81 @@ def main() -> None:
         )
         return WaySamples(performers, way)
 
-    def order(part: Recipe, out: Path, way: Way, start: Path | None) -> Order:
-        data = f"{given.people} synthetic performers, composed {way}"
-        digest = f"{samples(way, 'train').performers.digest} {way}"
-        return Order(
-            part, out, samples(way, "train"), samples(way, "held_out"), data, start=start, device="cpu", data_digest=digest
+    def train(self, name: str | None) -> Path:
+        """A way, or with None what all share; the folder of its pipeline."""
+        way = Way() if name is None else WAYS[name]
+        shared, each = parts(self.recipe, way.repeat)
+        autoencoder = self.out / "autoencoder"
+        order = Order(
+            shared if name is None else each,
+            autoencoder if name is None else self.out / slug(name),
+            self.samples(way, "train"),
+            self.samples(way, "held_out"),
+            f"{self.people} synthetic performers, composed with {way.composition}",
+            start=None if name is None else autoencoder / "pipelines" / shared.phases[-1].name,
+            device="cpu",
+            data_digest=f"{self.samples(way, 'train').performers.digest} {way.composition}",
         )
+        return train(order, resume=True, tell=lambda *progress: print(*progress, flush=True))
 
-    def tell(*progress: object) -> None:
-        print(*progress, flush=True)
+    def compare(self, frames: int) -> str:
+        """Measure what is trained; writes numbers and pictures, and gives the table."""
+        options = SamplingOptions(
+            steps=self.recipe.validation_steps, guidance_scale=self.recipe.validation_guidance, window=2, overlap=0
+        )
+        values: dict[str, dict[str, list[float]]] = {}
+        shown: list[list[Pixels]] = []
+        for name, way in WAYS.items():
+            swaps = chosen_swaps(self.samples(way, "held_out"), frames)
+            pipeline = load_pipeline(self.out / slug(name) / "pipeline")
+            pictures = [generate(pipeline, swap.sample, options)[0] for swap in swaps]
+            values[name] = measure(pictures, swaps)
+            places = list(range(0, len(swaps), max(1, len(swaps) // SHOWN)))[:SHOWN]
+            shown = shown or [[swaps[k].sample.reference, swaps[k].shown[0]] for k in places]
+            for row, k in zip(shown, places, strict=True):
+                row.append(pictures[k])
+            if name == FIRST:  # what numbers mean: nothing drawn, and all that the autoencoder lets through
+                drawn = [through_autoencoder(pipeline, swap.sample.target[0]) for swap in swaps]
+                limits = {
+                    "the condition image": measure([swap.sample.background[0] for swap in swaps], swaps),
+                    "the truth through the autoencoder": measure(drawn, swaps),
+                }
+        for row, k in zip(shown, places, strict=True):
+            row.append(swaps[k].shown[1])
+        found = summary({**values, **limits}, swaps)
+        rows = [{"body": swap.body, "head": swap.head} for swap in swaps]
+        numbers = {
+            way: {name: [none_for_nan(v) for v in column] for name, column in each.items()} for way, each in values.items()
+        }
+        (self.out / "ablations.json").write_text(json.dumps({"swaps": rows, "values": numbers}, indent=1) + "\n")
+        write_sheet(shown, self.out / "ablations.jpg", side=150)
+        return written(found)
 
-    autoencoder = given.out / "autoencoder"
-    train(order(shared, autoencoder, Way(), None), resume=True, tell=tell)
-    start = autoencoder / "pipelines" / shared.phases[-1].name
-    for name in given.only:
-        train(order(each, given.out / slug(name), WAYS[name], start), resume=True, tell=tell)
-    if given.train_only:
-        return
-    options = SamplingOptions(steps=recipe.validation_steps, guidance_scale=recipe.validation_guidance, window=2, overlap=0)
-    values: dict[str, dict[str, list[float]]] = {}
-    sheet: list[list[Pixels]] = []
-    for name in given.only:
-        swaps = chosen_swaps(samples(WAYS[name], "held_out"), given.frames, given.heads)
-        values[name], pictures = measure(given.out / slug(name) / "pipeline", swaps, options)
-        shown = range(0, len(swaps), max(1, len(swaps) // SHOWN))[:SHOWN]
-        sheet = sheet or [[swaps[k].sample.reference, swaps[k].own] for k in shown]
-        for row, k in zip(sheet, shown, strict=True):
-            row.append(pictures[k])
-    for row, k in zip(sheet, shown, strict=True):
-        row.append(swaps[k].sample.target[0])
-    found = summary(values)
-    (given.out / "ablations.json").write_text(
-        json.dumps({"swaps": len(swaps), "summary": found, "values": values}, indent=1) + "\n"
-    )
-    write_sheet(sheet, given.out / "ablations.jpg", side=160)
-    text = written(found)
-    if given.only == list(WAYS):
+
+def none_for_nan(value: float) -> float | None:
+    return None if np.isnan(value) else value
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--train", nargs="*", choices=list(WAYS), help="train these, and measure nothing")
+    parser.add_argument("--people", type=int, default=8)
+    parser.add_argument("--frames", type=int, default=4, help="frames of each body")
+    parser.add_argument("--recipe", type=Path, default=RECIPE)
+    parser.add_argument("--head-model", type=Path, help="packed ICT-FaceKit; default: the registered one")
+    given = parser.parse_args()
+    try:
+        head_model = given.head_model or ModelRegistry().require("ict")
+        bench = Bench(given.out, chosen_recipe(given.recipe, "demo"), given.people, head_model)
+        for name in (None, *(WAYS if given.train is None else given.train)):
+            bench.train(name)
+    except HeadswapError as error:
+        parser.exit(2, f"{error}\n")
+    if given.train is None:
+        text = bench.compare(given.frames)
         document.replace("ablations", text, DOCUMENT)
-    print(text)
+        print(text)
 
 
 def slug(name: str) -> str:

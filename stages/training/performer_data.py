@@ -155,6 +155,7 @@ class PerformerSamples:
         foreign_references: share of samples, 0..1, whose reference shows the person in another performance that is trained on:
             in other clothes, another room, other light. In the rest it is another frame of the same clip, as in the paper; of
             real people there is often no other clip.
+        true_backgrounds: in all clips, also where an inpainter would have had to fill in what is never seen.
 
     Raises:
         ValueError: for arguments that make no sense.
@@ -320,7 +321,7 @@ class PerformerSamples:
         told = [RECIPE, *models, self.seed, person, performance, self.size, self.frames, self.frames_per_second]
         if head not in (None, person):
             told.append(f"head {head}")
-        if self.true_backgrounds:
+        if self.true_backgrounds and performance % 2:  # the others have them anyway
             told.append("true backgrounds")
         return hashlib.blake2b(json.dumps(told).encode(), digest_size=12).hexdigest()
 

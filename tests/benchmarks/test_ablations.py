@@ -2,12 +2,37 @@
 
 from __future__ import annotations
 
-import numpy as np
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
 
-from benchmarks.ablations import RECIPE, WAYS, Swap, Way, before, parts, summary, told, written, zones
+import numpy as np
+import pytest
+
+from benchmarks.ablations import (
+    FIRST,
+    HEAD,
+    OF_BODY,
+    RECIPE,
+    WAYS,
+    Mask,
+    Pixels,
+    Way,
+    WaySamples,
+    before,
+    parts,
+    summary,
+    told,
+    unseen,
+    value_of,
+    written,
+    zones,
+)
 from stages.blocks import FOREGROUND_BLOCKS, block_grid, dilate, shape_agnostic_grid
+from stages.condition_image import head_mask
 from stages.segmentation import BACKGROUND, CLOTH, FACE, HAIR, NECK
-from stages.training.augmentation import Draw, compose
+from stages.training.augmentation import Draw, Window
+from stages.training.performer_data import PerformerSamples
 from stages.training.recipe import read_recipe
 from tests.stages.training.painted_windows import SIZE, painted_window
 
@@ -63,32 +88,86 @@ def test_zones_are_where_only_one_of_two_pictures_shows_the_head() -> None:
     own[4, 3], true[4, 3] = NECK, NECK
     found = zones(own, true)
     places = {name: sorted({int(x) for x in np.nonzero(zone)[1]}) for name, zone in found.items()}
-    assert list(places.values()) == [[2], [6], [2], [6]]
-    assert [int(zone.sum()) for zone in found.values()] == [3, 3, 1, 1]
+    assert list(places.values()) == [[2], [2], [6], [6]]
+    assert [int(zone.sum()) for zone in found.values()] == [3, 1, 3, 1]
 
 
-def test_the_truth_is_right_everywhere_and_the_video_s_own_picture_nowhere() -> None:
-    window = painted_window(4)
-    sample = compose(window, WHITE, Draw(1.0, None))
-    own = 255 - sample.target[0]
-    everywhere = np.ones((SIZE, SIZE), bool)
-    swap = Swap(sample, own, {"all": everywhere, "none": ~everywhere})
-    right, of = told(sample.target[0], swap)["all"]
-    assert right == of > 0
-    assert told(own, swap)["all"] == (0, of)
-    assert told(own, swap)["none"] == (0, 0)
+class Painted:
+    """In place of ``PerformerSamples``: the first person's hair is short, the second's long."""
+
+    people = (0, 1)
+
+    def drawn(self, number: int, frames: int, head: int) -> tuple[Window, Pixels, Draw]:
+        return painted_window(frames, long_hair=head == 1), np.full_like(WHITE, 255 - head), Draw(1.0, None)
 
 
-def test_differences_are_taken_on_the_same_swaps_and_empty_zones_count_nowhere() -> None:
-    values = {"a": {"head": [10.0, 12.0], "hair": [0.5, float("nan")]}, "b": {"head": [9.0, 11.0], "hair": [0.25, float("nan")]}}
-    found = summary(values)
-    assert found["b"]["head"][:1] == [10.0]
-    assert found["b"]["head"][3:] == [-1.0, -1.0, -1.0]
-    assert found["a"]["hair"][3:] == [0.0, 0.0, 0.0]
-    assert found["b"]["hair"][0] == 0.25
+def samples(way: Way) -> WaySamples:
+    return WaySamples(cast(PerformerSamples, Painted()), way)
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+def test_a_swap_is_told_with_the_body_s_own_video_and_the_other_s_head(way: Way) -> None:
+    unchanged, swap = samples(way).swap(1, 1), samples(way).swap(1, 0)
+    np.testing.assert_array_equal(unchanged.sample.background, swap.sample.background)
+    np.testing.assert_array_equal(unchanged.sample.target[0], unchanged.own)
+    np.testing.assert_array_equal(unchanged.own, swap.own)
+    assert swap.sample.reference[0, 0, 0] == 255
+    assert {name: zone.any() for name, zone in unchanged.zones.items()} == dict.fromkeys(unchanged.zones, False)
+    assert swap.zones["background that was head"].sum() > 200
+
+
+def test_the_truth_is_right_everywhere_and_neither_the_own_picture_nor_a_leak_of_its_shape_is() -> None:
+    for number, head in ((1, 0), (0, 1)):
+        swap = samples(Way()).swap(number, head)
+        counts = told(swap.sample.target[0], swap)
+        assert all(right == of for right, of in counts.values())
+        assert sum(of for _, of in counts.values()) > 200
+        assert all(right == 0 for right, _ in told(swap.own, swap).values())
+        leaked = np.where(head_mask_of(number)[..., None], swap.colours[0].astype(np.uint8), swap.sample.target[0])
+        assert all(told(leaked, swap)[name][0] == 0 for name in OF_BODY)
+
+
+def head_mask_of(person: int) -> Mask:
+    return head_mask(Painted().drawn(0, 1, person)[0].labels[0])
+
+
+def test_heads_are_put_on_bodies_and_in_rooms_in_which_they_were_never_seen() -> None:
+    known, held_out = (
+        PerformerSamples(Path("none.npz"), Path("none"), people=8, size=64, performances=5, split=split)
+        for split in ("train", "held_out")
+    )
+    pairs = [(body, head) for body in range(8) for head in range(8) if unseen(held_out, body, head)]
+    worn = [(body, head) for body in range(8) for head in range(8) if (body, head) not in pairs]
+    assert len(pairs) > 24
+    for chosen, expected in ((pairs, False), (worn, True)):
+        for body, head in chosen:
+            place = repr((held_out.dressed(body, held_out.performances[0], head), held_out.room(body, held_out.performances[0])))
+            seen = [repr((known.dressed(head, one), known.room(head, one))) for one in known.trained_on]
+            assert (place in seen) == expected
+
+
+def test_differences_are_taken_on_the_same_swaps_over_bodies_and_what_is_empty_counts_nowhere() -> None:
+    swap = samples(Way()).swap(1, 0)
+    swaps = [replace(swap, body=body, head=head) for body, head in ((0, 1), (1, 0), (2, 3), (3, 2), (3, 1))]
+    nothing = float("nan")
+    columns = (HEAD, OF_BODY[0])
+    rows = {name: {column: [10.0, 12.0, 11.0, 11.0, nothing] for column in columns} for name in WAYS}
+    rows["the whole cloth shown"] = {columns[0]: [9.0, 11.0, 10.0, 10.0, 8.0], columns[1]: [nothing] * 5}
+    found = summary(rows, swaps)
+    value, change = found["the whole cloth shown"][HEAD]
+    assert (value.mean, value.swaps, value.groups) == (9.6, 5, 4)
+    assert (change.mean, change.low, change.high, change.swaps) == (-1.0, -1.0, -1.0, 4)
+    assert np.isnan(found["the whole cloth shown"][OF_BODY[0]][0].mean)
     table = written(found).splitlines()
-    assert len(table) == 4
-    assert table[3].startswith("| b | 10.00 (-1.00 to -1.00) | 25 (-25 to -25) |")
+    assert len(table) == 2 + len(WAYS)
+    assert table[-1] == "| the whole cloth shown | 9.60 (-1.00: -1.00 to -1.00) | – |"
+    assert table[2].startswith("| as in the paper | 11.00 |")
+
+
+def test_intervals_are_not_given_over_a_few_people() -> None:
+    few = value_of([1.0, 2.0, 3.0], [0, 0, 1])
+    assert (few.mean, few.groups) == (2.0, 2)
+    assert np.isnan(few.low)
 
 
 def test_all_ways_share_the_autoencoder_and_train_the_rest_alike() -> None:
@@ -96,3 +175,5 @@ def test_all_ways_share_the_autoencoder_and_train_the_rest_alike() -> None:
     assert [phase.kind for phase in shared.phases] == ["autoencoder"]
     assert {phase.kind for phase in each.phases} == {"diffusion"}
     assert (shared.start, each.start) == ("random", "published")
+    assert parts(read_recipe(RECIPE), 1)[1].seed == each.seed + 1
+    assert {WAYS[way.than].than for way in WAYS.values()} == {FIRST}
