@@ -68,7 +68,7 @@ class AutoencoderTask:
         self.validate = validate
 
     def losses(self, module: nn.Module, batch: int) -> dict[str, Tensor]:
-        """Colours, edges, divergence and their weighted sum ``loss`` for the batch with this number."""
+        """Colours, edges, divergence, tint if it has a weight, and their weighted sum ``loss`` for the batch with this number."""
         phase, accelerator = self._phase, self._accelerator
         process, processes = accelerator.process_index, accelerator.num_processes
         random = chance(self._seed, phase.name, "pieces", batch, process)
@@ -81,8 +81,12 @@ class AutoencoderTask:
         noise = torch.randn(phase.batch, self._channels, side, side, generator=random).to(accelerator.device)
         pictures, divergence = module(truth, noise)
         colours, edges = losses.reconstruction_loss(pictures.float(), truth)
+        found = {"colours": colours, "edges": edges, "divergence": divergence}
         loss = colours + phase.edges * edges + phase.divergence * divergence
-        return {"loss": loss, "colours": colours, "edges": edges, "divergence": divergence}
+        if phase.tint:
+            found["tint"] = losses.tint_loss(pictures.float(), truth, self._factor)
+            loss = loss + phase.tint * found["tint"]
+        return {"loss": loss, **found}
 
     def _piece(self, number: int, random: torch.Generator) -> NDArray[np.uint8]:
         kind, mirrored = torch.rand(2, generator=random).tolist()

@@ -99,6 +99,15 @@ def identity_loss(embeddings: Tensor, truth: Tensor, weights: Tensor) -> Tensor:
     return (weights * (1 - F.cosine_similarity(embeddings.float(), truth.float(), dim=1))).mean()
 
 
+TINTS = (
+    tuple(1 / math.sqrt(3) * weight for weight in (1, 1, 1)),
+    tuple(4 / math.sqrt(2) * weight for weight in (1, 0, -1)),
+    tuple(8 / math.sqrt(6) * weight for weight in (-1, 2, -1)),
+)
+"""Brightness, orange to blue and green to purple, as weights of red, green and blue: orthogonal axes of length 1, 4 and 8. Along
+such axes of length 1 pictures of rendered performers have deviations of 1.05, 0.18 and 0.09."""
+
+
 def reconstruction_loss(pictures: Tensor, truth: Tensor, scales: int = 3) -> tuple[Tensor, Tensor]:
     """What an autoencoder gets wrong: colours, and edges at several scales.
 
@@ -121,6 +130,20 @@ def reconstruction_loss(pictures: Tensor, truth: Tensor, scales: int = 3) -> tup
         difference = pictures - truth
         edges = edges + difference.diff(dim=-1).abs().mean() + difference.diff(dim=-2).abs().mean()
     return colours, edges
+
+
+def tint_loss(pictures: Tensor, truth: Tensor, cell: int) -> Tensor:
+    """What an autoencoder gets wrong of the tints of whole cells: a mean squared difference along ``TINTS``.
+
+    Brightness varies ten times as much as the tints do, and a network learns one after the other, the most variable first: after
+    thousands of steps it may still have no place for what lies between green and purple. Weighted so, they are learnt together.
+
+    Args:
+        pictures, truth: [n, 3, height, width] in -1..1. cell: side in pixels of what one place of the latents stands for.
+    """
+    difference = F.avg_pool2d(pictures, cell) - F.avg_pool2d(truth, cell)
+    axes = difference.new_tensor(TINTS)
+    return torch.einsum("ij,njhw->nihw", axes, difference).square().mean()
 
 
 def divergence(mean: Tensor, log_variance: Tensor) -> Tensor:

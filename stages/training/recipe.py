@@ -72,8 +72,9 @@ class AutoencoderPhase(_Model):
         size: pixels of a side of the samples. crop: of the pieces that it is trained on, a multiple of 8.
         batch: pieces in a step. steps: of the optimiser.
         cached_samples: a sample is made this many times and then used again, cut elsewhere; null: always new ones.
-        edges: weight of edges beside colours. divergence: weight of the Kullback-Leibler divergence. noise: deviation of the
-            noise that the latents of an autoencoder without a posterior get; one with a posterior has a deviation of its own.
+        edges: weight of edges beside colours. tint: of tints (``losses.tint_loss``). divergence: of that of Kullback and Leibler.
+        noise: deviation of the noise that the latents of an autoencoder without a posterior get; one with a posterior has a
+            deviation of its own.
         recoloured: share of the pieces whose colour channels change places, so that few rooms and clothes teach all colours.
     """
 
@@ -85,6 +86,7 @@ class AutoencoderPhase(_Model):
     steps: int = Field(ge=1)
     cached_samples: int | None = Field(None, ge=1)
     edges: float = Field(ge=0)
+    tint: float = Field(0.0, ge=0)
     divergence: float = Field(ge=0)
     noise: float = Field(0.0, ge=0)
     recoloured: float = Field(0.0, ge=0, le=1)

@@ -70,6 +70,19 @@ def test_the_identity_loss_is_one_minus_the_cosine() -> None:
     assert float(losses.identity_loss(found, truth, weights)) == pytest.approx((1 - math.sqrt(0.5)) / 2)
 
 
+def test_tints_count_by_how_rarely_they_differ_and_cells_as_wholes() -> None:
+    truth = torch.rand(2, 3, 16, 24, generator=torch.Generator().manual_seed(2)) - 0.5
+    assert float(losses.tint_loss(truth, truth, 8)) == 0
+    along = {"brightness": (1, 1, 1), "orange to blue": (1, 0, -1), "green to purple": (-1, 2, -1)}
+    found = []
+    for axis in along.values():
+        step = torch.tensor(axis, dtype=torch.float32)
+        found.append(float(losses.tint_loss(truth + 0.1 * (step / step.norm()).view(3, 1, 1), truth, 8)))
+    assert found == pytest.approx([0.01 / 3, 16 * 0.01 / 3, 64 * 0.01 / 3], rel=1e-3)
+    stripes = 0.2 * torch.tensor([1.0, -1.0]).repeat(12).view(1, 1, 1, 24)
+    assert float(losses.tint_loss(truth + stripes, truth, 8)) == pytest.approx(0, abs=1e-10)
+
+
 def test_reconstruction_loss_is_zero_for_equal_pictures_and_blind_edges_to_brightness() -> None:
     truth = torch.rand(1, 3, 16, 16)
     assert [float(part) for part in losses.reconstruction_loss(truth, truth)] == [0, 0]

@@ -1,0 +1,83 @@
+"""Does an autoencoder learn colours? The one of the ablations, trained without and with the weight of tints.
+
+    python -m benchmarks.tints --out DIR
+
+Measured on held-out targets: PSNR of whole pictures, and the mean error of lightness and of tint (distance in the a, b plane of
+CIELAB), the latter also where the truth is vivid. Writes ``tints.jpg`` (truth, without, with) and replaces the section of
+``docs/training.md``.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from benchmarks import document
+from benchmarks.ablations import DOCUMENT, RECIPE, Bench, Way
+from benchmarks.learning import through_autoencoder, write_sheet
+from schemas.problems import HeadswapError
+from stages.networks.loading import load_pipeline
+from stages.networks.registry import ModelRegistry
+from stages.training.recipe import Recipe, chosen_recipe
+from stages.training.run import Order, train
+
+PICTURES, SHOWN = 24, 8
+VIVID = 25.0
+"""Distance from grey in the a, b plane from which a colour counts as vivid."""
+
+
+def with_tint(recipe: Recipe, tint: float) -> Recipe:
+    """The recipe's autoencoder alone, with this weight of tints."""
+    return recipe.model_copy(update={"phases": (recipe.phases[0].model_copy(update={"tint": tint}),)})
+
+
+def errors(truth: Sequence[NDArray[np.uint8]], copies: Sequence[NDArray[np.uint8]]) -> dict[str, float]:
+    """Means over pictures uint8 [size, size, 3]: PSNR in dB; errors of lightness (0..100), tint and tint where it is vivid."""
+    one, other = np.stack(truth).astype(np.float32) / 255, np.stack(copies).astype(np.float32) / 255
+    lab, found = (np.stack([cv2.cvtColor(picture, cv2.COLOR_RGB2LAB) for picture in pictures]) for pictures in (one, other))
+    tint = np.linalg.norm((lab - found)[..., 1:], axis=-1)
+    vivid = np.linalg.norm(lab[..., 1:], axis=-1) > VIVID
+    return {
+        "PSNR, dB": float(np.mean(-10 * np.log10(np.maximum(np.square(one - other).mean((1, 2, 3)), 1e-10)))),
+        "lightness": float(np.abs((lab - found)[..., 0]).mean()),
+        "tint": float(tint.mean()),
+        "tint, vivid colours": float(tint[vivid].mean()),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--head-model", type=Path, help="packed ICT-FaceKit; default: the registered one")
+    given = parser.parse_args()
+    rows: dict[str, dict[str, float]] = {}
+    try:
+        bench = Bench(given.out, chosen_recipe(RECIPE, "demo"), 8, given.head_model or ModelRegistry().require("ict"))
+        train_on, held_out = bench.samples(Way(), "train"), bench.samples(Way(), "held_out")
+        truth = [held_out.sample(number, 1).target[0] for number in range(PICTURES)]
+        sheet = [truth[:SHOWN]]
+        for tint in (0.0, 1.0):
+            order = Order(
+                with_tint(bench.recipe, tint), given.out / f"tint-{tint:g}", train_on, held_out, "performers", device="cpu"
+            )
+            pipeline = load_pipeline(train(order, resume=True, tell=lambda *told: print(*told, flush=True)))
+            copies = [through_autoencoder(pipeline.to(torch.float32), picture) for picture in truth]
+            rows[f"tint: {tint:g}"] = errors(truth, copies)
+            sheet.append(copies[:SHOWN])
+    except HeadswapError as error:
+        parser.exit(2, f"{error}\n")
+    write_sheet(sheet, given.out / "tints.jpg", side=120)
+    columns = list(next(iter(rows.values())))
+    text = document.table(["", *columns], [[name, *(f"{row[c]:.2f}" for c in columns)] for name, row in rows.items()])
+    document.replace("tints", text, DOCUMENT)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
