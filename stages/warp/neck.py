@@ -42,6 +42,10 @@ PLAIN = 70.0
 SHADE = 0.35
 """How dark skin and cloth get in the head's shadow, share of what they are in the light."""
 
+SHADOW_REACH, LIT, ALIKE = 0.45, 0.92, 24.0
+"""How far from hair, in eye distances, its shadow lies on cloth; share of the light around from which cloth is in none; how far
+in RGB a shadow's colour may lie from the cloth's, made as dark."""
+
 SIDEWAYS = 1.0
 """How much farther from the chin, in eye distances, the neck of a turned head is looked for on the side of its back."""
 
@@ -241,6 +245,29 @@ def collar_beside_skin(labels: Mask, small: NDArray[np.uint8], unit: float) -> M
     return result
 
 
+def hair_shadow(labels: Mask, small: NDArray[np.uint8], unit: float) -> Mask:
+    """Cloth in the shadow of hair that hangs over it, which would stay as the outline of that hair: uint8 [height, width].
+
+    Shadow is the colour of the cloth around it made darker, within limits, beside the hair. Arguments as for ``collar_as_cloth``.
+    """
+    coarse = np.ascontiguousarray(labels[::2, ::2][: small.shape[0], : small.shape[1]])
+    hair, cloth = coarse == HAIR, coarse == CLOTH
+    reach = SHADOW_REACH * unit / 2
+    # A collar has a shadow and folds of its own.
+    beside = dilate(hair & dilate(cloth, reach), reach) & cloth & ~dilate(coarse == NECK, reach)
+    lit = cloth & ~dilate(hair, 1.5 * reach)
+    if not beside.any() or lit.sum() < 200:
+        return np.zeros(labels.shape, np.uint8)
+    around = np.asarray(np.rint(membrane(small, lit, relax=1)), np.float32)
+    picture = cv2.GaussianBlur(small, (0, 0), 1.0).astype(np.float32)
+    light = np.einsum("ijk,ijk->ij", picture, around) / np.maximum(np.einsum("ijk,ijk->ij", around, around), 1)
+    alike = np.linalg.norm(picture - light[..., None] * around, axis=2) < ALIKE
+    found = beside & alike & (light < LIT) & (light > SHADE)
+    even = cv2.medianBlur(found.astype(np.uint8), 3)
+    grown = cv2.dilate(even, np.ones((3, 3), np.uint8)) & beside
+    return np.asarray(cv2.resize(grown.astype(np.uint8), labels.shape[::-1], interpolation=cv2.INTER_NEAREST), np.uint8)
+
+
 def mirrored_cloth(picture: NDArray[np.uint8], cloth: Mask, wanted: Mask) -> NDArray[np.uint8]:
     """Cloth continued under what covers it: each wanted pixel shows what lies as far on the other side of the cloth's edge.
 
@@ -329,7 +356,9 @@ def underlay(
     hidden = old | strands | (near & body)
     covered = (hidden & (below | (body > 0)) & (half != BACKGROUND)).astype(np.uint8)
 
-    sure = 1 - cv2.dilate(near, np.ones((3, 3), np.uint8))
+    shaded = hair_shadow(half, small, distance)
+    hidden, covered = hidden | shaded, covered | shaded
+    sure = 1 - cv2.dilate(near | shaded, np.ones((3, 3), np.uint8))
     cloth = (half == CLOTH).astype(np.uint8) & sure
     cloth = cloth if cloth.sum() > 200 else body & sure
     clothes = mirrored_cloth(picture, cloth, covered) if cloth.any() else picture
