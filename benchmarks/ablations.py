@@ -54,9 +54,8 @@ from stages.training.augmentation import (
     Augmentation,
     Draw,
     Window,
+    before,
     compose,
-    foreground_layer,
-    over,
 )
 from stages.training.performer_data import PerformerSamples, Split
 from stages.training.recipe import Recipe, chosen_recipe
@@ -204,15 +203,6 @@ class WaySamples:
             {name: zone & differ for name, zone in zones(own_window.labels[0], labels).items()},
             np.stack([np.median(shown[1][labels == part], axis=0) if (labels == part).any() else SKY for part in (HAIR, FACE)]),
         )
-
-
-def before(window: Window, backgrounds: Pixels) -> Window:
-    """The window's people before other backgrounds."""
-    pictures = np.empty_like(window.pictures)
-    for k, picture in enumerate(window.pictures):
-        opacity = window.opacity[k].astype(np.float32) / 255
-        pictures[k] = over(backgrounds[k], foreground_layer(picture, window.backgrounds[k], opacity), opacity)
-    return replace(window, pictures=pictures, backgrounds=backgrounds)
 
 
 def zones(own: Pixels, true: Pixels) -> dict[str, Mask]:

@@ -261,7 +261,11 @@ def block_filled(window: Window, seed: int) -> Window:
     not (paper, Shape-Agnostic Mask).
     """
     person = (window.labels != BACKGROUND).any(axis=0)
-    backgrounds = np.stack([inpainted(background, person, seed) for background in window.backgrounds])
+    return before(window, np.stack([inpainted(background, person, seed) for background in window.backgrounds]))
+
+
+def before(window: Window, backgrounds: Pixels) -> Window:
+    """The window's people before other backgrounds, uint8 [frames, size, size, 3]."""
     pictures = np.empty_like(window.pictures)
     for k, picture in enumerate(window.pictures):
         opacity = window.opacity[k].astype(np.float32) / 255

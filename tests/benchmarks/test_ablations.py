@@ -19,7 +19,6 @@ from benchmarks.ablations import (
     Pixels,
     Way,
     WaySamples,
-    before,
     parts,
     summary,
     told,
@@ -48,15 +47,6 @@ def test_holes_are_blocks_or_follow_the_outline_closely() -> None:
     assert not (outline & ~dilate(person, 3)).any()
     assert (outline & person).sum() > 0.95 * person.sum()
     assert np.array_equal(block_grid(blocks, FOREGROUND_BLOCKS), shape_agnostic_grid(person))
-
-
-def test_people_stand_before_the_new_background_as_they_stood_before_the_old_one() -> None:
-    window = painted_window(3)
-    moved = before(window, 255 - window.backgrounds)
-    opaque = window.opacity == 255
-    assert np.abs(moved.pictures.astype(int) - window.pictures)[opaque].max() <= 1
-    nobody = window.opacity == 0
-    assert np.array_equal(moved.pictures[nobody], 255 - window.backgrounds[nobody])
 
 
 def test_cloth_that_is_not_enhanced_is_all_cloth_but_for_its_border() -> None:

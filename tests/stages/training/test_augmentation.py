@@ -16,6 +16,7 @@ from stages.training.augmentation import (
     NO_AUGMENTATION,
     Augmentation,
     Draw,
+    before,
     block_filled,
     compose,
     draw,
@@ -241,3 +242,12 @@ def test_opacity_from_labels_is_soft_only_at_the_border() -> None:
     assert (opacity[inner] == 255).all()
     assert (opacity[outer] == 0).all()
     assert ((opacity > 20) & (opacity < 235)).any()
+
+
+def test_people_stand_before_the_new_background_as_they_stood_before_the_old_one() -> None:
+    window = painted_window(3)
+    moved = before(window, 255 - window.backgrounds)
+    opaque = window.opacity == 255
+    assert np.abs(moved.pictures.astype(int) - window.pictures)[opaque].max() <= 1
+    nobody = window.opacity == 0
+    assert np.array_equal(moved.pictures[nobody], 255 - window.backgrounds[nobody])
