@@ -29,11 +29,14 @@ GIVES_WAY, TIPS = 0.3, 0.15
 STRAND, BAND = 0.12, 0.1
 """Width in model space that hair beside a face has at least to hang there, and height of the bands in which that is asked."""
 
+BELOW_EAR, GAP = -0.6, 2
+"""Height in model space from which that is asked (above, an ear may lie before the hair), and bands that an earring may hide."""
+
 TURNED = (np.deg2rad(4.0), np.deg2rad(14.0))
 """Out-of-plane rotation against the source from which the back comes forth, and from which on it is all there."""
 
 RAISED = (np.deg2rad(8.0), np.deg2rad(20.0))
-"""The same for a chin that is raised: then the back goes down behind the neck, and withdraws."""
+"""The same for a chin that is raised, over which the back becomes flat: else it would come down behind the neck."""
 
 SOLID = 0.1
 """Share of the way from ``TURNED`` to wholly at which the back is opaque: before, it lies so close to the head's own outline that
@@ -165,16 +168,22 @@ def _end(portrait: Portrait, height: Array) -> float:
     ears = np.asarray(portrait.landmarks[topology.EARS, :2], np.float64) @ axis
     y, x = np.mgrid[: hair.shape[0], : hair.shape[1]] + 0.5
     across = x * axis[0] + y * axis[1]
-    bands = np.floor(-height / BAND).astype(np.int64)
+    sides = across < ears.min(), across > ears.max()
+    bands = np.floor((BELOW_EAR - height) / BAND).astype(np.int64)
     least = STRAND * BAND * portrait.pose.scale**2
-    ends = []
-    for side in (across < ears.min(), across > ears.max()):
-        # From the middle of the ears downwards, as far as there is hair without a gap: a patch that lies lower is none of it.
-        pixels = np.bincount(bands[hair & side & (bands >= 0)], minlength=1)
-        enough = np.append(pixels >= least, False)
-        ends.append(-BAND * float(np.argmin(enough)))
-    end = max(ends)
+    end = max(_lowest(np.bincount(bands[hair & side & (bands >= 0)]) >= least) for side in sides)
     return max(end, LOWEST) if end < NAPE - GIVES_WAY else NAPE
+
+
+def _lowest(enough: NDArray[np.bool_]) -> float:
+    """Height down to which hair goes on from below the ear without a gap of more than ``GAP`` bands: a patch that lies lower is
+    none of it. ``enough``: for each band whether there is hair."""
+    reached = -1
+    for band in np.flatnonzero(enough):
+        if band - reached > GAP + 1:
+            break
+        reached = int(band)
+    return BELOW_EAR - BAND * (reached + 1)
 
 
 def _inflated(mask: NDArray[np.bool_], head: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:

@@ -42,9 +42,9 @@ PLAIN = 70.0
 SHADE = 0.35
 """How dark skin and cloth get in the head's shadow, share of what they are in the light."""
 
-SHADOW_REACH, LIT, ALIKE = 0.45, 0.92, 24.0
-"""How far from hair, in eye distances, its shadow lies on cloth; share of the light around from which cloth is in none; how far
-in RGB a shadow's colour may lie from the cloth's, made as dark."""
+SHADOW_REACH, LIT, DARKER, ALIKE = 0.45, 0.92, 0.9, 24.0
+"""How far from hair, in eye distances, its shadow lies on cloth; share of the light around from which cloth is in none; share of
+the darkest places in the light below which it is; how far in RGB a shadow's colour may lie from the cloth's, made as dark."""
 
 SIDEWAYS = 1.0
 """How much farther from the chin, in eye distances, the neck of a turned head is looked for on the side of its back."""
@@ -248,21 +248,24 @@ def collar_beside_skin(labels: Mask, small: NDArray[np.uint8], unit: float) -> M
 def hair_shadow(labels: Mask, small: NDArray[np.uint8], unit: float) -> Mask:
     """Cloth in the shadow of hair that hangs over it, which would stay as the outline of that hair: uint8 [height, width].
 
-    Shadow is the colour of the cloth around it made darker, within limits, beside the hair. Arguments as for ``collar_as_cloth``.
+    Shadow is the colour of the cloth around it, darker than that cloth gets in the light, beside the hair. Arguments as for
+    ``collar_as_cloth``.
     """
     coarse = np.ascontiguousarray(labels[::2, ::2][: small.shape[0], : small.shape[1]])
     hair, cloth = coarse == HAIR, coarse == CLOTH
     reach = SHADOW_REACH * unit / 2
-    # A collar has a shadow and folds of its own.
-    beside = dilate(hair & dilate(cloth, reach), reach) & cloth & ~dilate(coarse == NECK, reach)
-    lit = cloth & ~dilate(hair, 1.5 * reach)
-    if not beside.any() or lit.sum() < 200:
+    beside = dilate(hair, reach) & cloth
+    if beside.any():  # a collar has a shadow and folds of its own
+        beside &= ~dilate(coarse == NECK, reach)
+    lit = cloth & ~dilate(hair, 1.5 * reach) if beside.any() else beside
+    if lit.sum() < 200:
         return np.zeros(labels.shape, np.uint8)
-    around = np.asarray(np.rint(membrane(small, lit, relax=1)), np.float32)
+    around = cv2.GaussianBlur(membrane(small, lit, relax=1), (0, 0), reach)
     picture = cv2.GaussianBlur(small, (0, 0), 1.0).astype(np.float32)
     light = np.einsum("ijk,ijk->ij", picture, around) / np.maximum(np.einsum("ijk,ijk->ij", around, around), 1)
     alike = np.linalg.norm(picture - light[..., None] * around, axis=2) < ALIKE
-    found = beside & alike & (light < LIT) & (light > SHADE)
+    # Cloth that has stripes or folds as dark in the light is not in shadow where it is dark.
+    found = beside & alike & (light < min(LIT, DARKER * float(np.quantile(light[lit], 0.03)))) & (light > SHADE)
     even = cv2.medianBlur(found.astype(np.uint8), 3)
     grown = cv2.dilate(even, np.ones((3, 3), np.uint8)) & beside
     return np.asarray(cv2.resize(grown.astype(np.uint8), labels.shape[::-1], interpolation=cv2.INTER_NEAREST), np.uint8)
@@ -336,8 +339,8 @@ def underlay(
         face: float [3], 0..255, colour of the target's face, for which the gain is meant: a neck is often paler or greener.
 
     Returns:
-        uint8 RGB [height, width, 3]; how much of each pixel is skin of the neck, float32 [height, width]; and where neck and
-        clothes are, uint8 [height / 2, width / 2], 0 or 1.
+        uint8 RGB [height, width, 3]; how much of each pixel is skin of the neck, float32 [height, width]; and where neck,
+        clothes and bare hands are, uint8 [height / 2, width / 2], 0 or 1.
     """
     height, width = labels.shape
     half = np.ascontiguousarray(labels[::HALF, ::HALF])

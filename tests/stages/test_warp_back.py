@@ -129,6 +129,7 @@ def lowest(source: Portrait, turn: float) -> float:
     places = at.project(np.stack([0 * heights, heights, np.full(len(heights), -1.0)], axis=1))
     drawn = whole(BackOfHead(source), at)
     there = [drawn[round(y), :, 3].max() > 128 for y in places[:, 1]]
+    assert there[0]
     return float(heights[[*there, False].index(False) - 1])
 
 
@@ -144,10 +145,24 @@ def test_patches_taken_for_hair_below_a_short_one_are_none_of_it() -> None:
 
 
 @pytest.mark.parametrize("roll", [-25.0, 25.0])
-def test_hair_hangs_behind_also_where_the_portrait_is_tilted(roll: float) -> None:
+def test_hair_that_follows_a_tilted_head_hangs_behind_it_too(roll: float) -> None:
     assert not BackOfHead(portrait(pose(roll=roll))).hangs
     assert not BackOfHead(hanging(1, at=pose(roll=roll))).hangs
     assert BackOfHead(hanging(-1, 1, at=pose(roll=roll))).hangs
+
+
+def hidden(source: Portrait, high: float, low: float) -> Portrait:
+    """The portrait with ears, or earrings, before its hair between two heights in model space."""
+    rows = slice(*(round(float(source.pose.project(np.array([[0.0, y, -1.0]]))[0, 1])) for y in (high, low)))
+    labels = source.labels.copy()
+    labels[rows][labels[rows] == HAIR] = FACE
+    return replace(source, labels=labels)
+
+
+@pytest.mark.parametrize("heights", [(0.2, -0.55), (-0.2, -0.3), (-1.0, -1.15)])
+def test_hair_goes_on_behind_an_ear_and_an_earring(heights: tuple[float, float]) -> None:
+    whole_hair = hanging(-1, 1, low=-2.5)
+    assert lowest(hidden(whole_hair, *heights), 35) == pytest.approx(lowest(whole_hair, 35), abs=0.15)
 
 
 def test_hair_that_is_longer_than_the_neck_goes_on_to_its_end_behind_the_body() -> None:
@@ -191,7 +206,7 @@ def test_it_comes_forth_from_behind_the_head_and_not_as_a_veil() -> None:
     assert np.abs(np.diff(reach)).max() < 2.5  # pixels, at half a degree
 
 
-def test_where_the_chin_is_raised_it_withdraws_without_a_veil() -> None:
+def test_where_the_chin_is_raised_it_becomes_flat_without_a_jump_or_a_veil() -> None:
     source = hanging(-1, 1)
     reach = []
     for nod in np.arange(0.0, -30.0, -1.0):
@@ -201,6 +216,7 @@ def test_where_the_chin_is_raised_it_withdraws_without_a_veil() -> None:
         reach.append(float((drawn / 255).sum(1).mean()))
         assert ((drawn > 40) & (drawn < 215)).sum(1).max() <= 6, nod
     assert np.abs(np.diff(reach)).max() < 4  # pixels, at a degree
+    assert reach[-1] < reach[0] - 8
 
 
 def test_a_head_of_which_nothing_is_seen_has_no_back() -> None:

@@ -159,3 +159,15 @@ def test_where_no_hair_hangs_over_cloth_there_is_no_shadow_of_it() -> None:
     picture = painted(labels, {HAIR: (45, 30, 22), CLOTH: (150, 60, 50)})
     picture[200:220, 40:90] = (90, 36, 30)
     assert not hair_shadow(labels, cv2.resize(picture, (128, 128), interpolation=cv2.INTER_AREA), UNIT).any()
+
+
+def test_dark_stripes_of_the_cloth_s_own_hue_are_no_shadow() -> None:
+    labels, _ = labels_and_landmarks()
+    labels[200:240, 40:60] = HAIR
+    labels[200:240, 190:210] = HAIR
+    picture = painted(labels, {HAIR: (45, 30, 22), CLOTH: (170, 170, 170)})
+    striped = (labels == CLOTH) & ((np.arange(256) // 8 % 2 == 0)[None])
+    picture[striped] = 90
+    small = cv2.resize(picture, (128, 128), interpolation=cv2.INTER_AREA)
+    found = hair_shadow(labels, small, UNIT) > 0
+    assert found.sum() < 0.03 * (labels == CLOTH).sum()
