@@ -302,7 +302,7 @@ def written(found: dict[str, dict[str, tuple[Value, Value]]]) -> str:
     rows = []
     for name, values in found.items():
         compared = name in WAYS and name != WAYS[name].than
-        row = [f"{name} (than {WAYS[name].than})" if compared and WAYS[name].than != FIRST else name]
+        row = [f"{name} (compared with {WAYS[name].than})" if compared and WAYS[name].than != FIRST else name]
         for column, (value, change) in values.items():
             factor, digits = (1, 2) if column == HEAD else (100, 0)
             text = "–" if np.isnan(value.mean) else f"{factor * value.mean:.{digits}f}"
@@ -420,12 +420,12 @@ def main() -> None:
         bench = Bench(given.out, chosen_recipe(given.recipe, "demo"), given.people, head_model)
         for name in (None, *(WAYS if given.train is None else given.train)):
             bench.train(name)
+        if given.train is None:
+            text = bench.compare(given.frames)
+            document.replace("ablations", text, DOCUMENT)
+            print(text)
     except HeadswapError as error:
         parser.exit(2, f"{error}\n")
-    if given.train is None:
-        text = bench.compare(given.frames)
-        document.replace("ablations", text, DOCUMENT)
-        print(text)
 
 
 def slug(name: str) -> str:
