@@ -355,16 +355,16 @@ class Bench:
         """A way, or with None what all share; the folder of its pipeline."""
         way = Way() if name is None else WAYS[name]
         shared, each = parts(self.recipe, way.repeat)
-        autoencoder = self.out / "autoencoder"
+        autoencoder, samples = self.out / "autoencoder", self.samples(way, "train")
         order = Order(
             shared if name is None else each,
             autoencoder if name is None else self.out / slug(name),
-            self.samples(way, "train"),
+            samples,
             self.samples(way, "held_out"),
             f"{self.people} synthetic performers, composed with {way.composition}",
             start=None if name is None else autoencoder / "pipelines" / shared.phases[-1].name,
             device="cpu",
-            data_digest=f"{self.samples(way, 'train').performers.digest} {way.composition}",
+            data_digest=f"{samples.performers.digest} {way.composition}",
         )
         return train(order, resume=True, tell=lambda *progress: print(*progress, flush=True))
 

@@ -22,6 +22,7 @@ from benchmarks import document
 from benchmarks.ablations import DOCUMENT, RECIPE, Bench, Way
 from benchmarks.learning import through_autoencoder, write_sheet
 from schemas.problems import HeadswapError
+from stages.metrics.masks import peak_signal_to_noise
 from stages.networks.loading import load_pipeline
 from stages.networks.registry import ModelRegistry
 from stages.training.recipe import Recipe, chosen_recipe
@@ -29,6 +30,8 @@ from stages.training.run import Order, train
 
 PICTURES, SHOWN = 24, 8
 DETAIL = 2.0
+"""Deviation, in pixels, of the blur that takes detail away."""
+
 VIVID = 25.0
 """Distance from grey in the a, b plane from which a colour counts as vivid."""
 
@@ -47,13 +50,12 @@ def errors(
     lab, found = (np.stack([cv2.cvtColor(picture, cv2.COLOR_RGB2LAB) for picture in pictures]) for pictures in (one, other))
     tint = np.linalg.norm((lab - found)[..., 1:], axis=-1)
     vivid = np.linalg.norm(lab[..., 1:], axis=-1) > VIVID
-    square = np.square(one - other).mean(-1)
     detail = [
         light - np.stack([cv2.GaussianBlur(each, (0, 0), DETAIL) for each in light]) for light in (lab[..., 0], found[..., 0])
     ]
     return {
-        "PSNR, dB": float(np.mean([decibels(each) for each in square])),
-        "head, dB": float(np.mean([decibels(each[head]) for each, head in zip(square, heads, strict=True)])),
+        "PSNR, dB": mean_psnr(truth, copies, [np.ones_like(head) for head in heads]),
+        "head, dB": mean_psnr(truth, copies, heads),
         "lightness": float(np.abs((lab - found)[..., 0]).mean()),
         "its detail": float(np.abs(detail[0] - detail[1]).mean()),
         "tint": float(tint.mean()),
@@ -61,9 +63,10 @@ def errors(
     }
 
 
-def decibels(squares: NDArray[np.floating]) -> float:
-    """PSNR of squared differences of values in 0..1."""
-    return float(-10 * np.log10(max(float(squares.mean()), 1e-10)))
+def mean_psnr(
+    truth: Sequence[NDArray[np.uint8]], copies: Sequence[NDArray[np.uint8]], where: Sequence[NDArray[np.bool_]]
+) -> float:
+    return float(np.mean([peak_signal_to_noise(*each) for each in zip(copies, truth, where, strict=True)]))
 
 
 def main() -> None:

@@ -220,7 +220,7 @@ def open_samples(
             split=split,
             augmentation=augmentation,
             foreign_references=share,
-            true_backgrounds=False,
+            true_backgrounds=False,  # said, or the type of ``chosen`` would have to fit it
             **chosen,
         )
         for split, augmentation, share in _performer_splits()

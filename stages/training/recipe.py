@@ -72,9 +72,9 @@ class AutoencoderPhase(_Model):
         size: pixels of a side of the samples. crop: of the pieces that it is trained on, a multiple of 8.
         batch: pieces in a step. steps: of the optimiser.
         cached_samples: a sample is made this many times and then used again, cut elsewhere; null: always new ones.
-        edges: weight of edges beside colours. tint: of tints (``losses.tint_loss``). divergence: of that of Kullback and Leibler.
-        noise: deviation of the noise that the latents of an autoencoder without a posterior get; one with a posterior has a
-            deviation of its own.
+        edges, tint: weights beside that of colours, of edges and of tints (``losses.tint_loss``).
+        divergence: weight of the Kullback-Leibler divergence. noise: deviation of the noise that the latents of an autoencoder
+            without a posterior get; one with a posterior has a deviation of its own.
         recoloured: share of the pieces whose colour channels change places, so that few rooms and clothes teach all colours.
     """
 

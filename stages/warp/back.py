@@ -11,7 +11,7 @@ from schemas.tables import LABELS
 from stages.filling import membrane
 from stages.renderer import Portrait
 from stages.warp import topology
-from stages.warp.geometry import FLIP, HANGING_REACH, SKULL_CENTRE, Array, Pose, facing_angle
+from stages.warp.geometry import FLIP, SKULL_CENTRE, Array, Pose, facing_angle, hanging_share, smooth_step
 from stages.warp.raster import maps_of, rasterise, reduced, reduction, sampled, triangle_rows
 from stages.warp.shapes import bounding_box
 
@@ -88,7 +88,7 @@ class BackOfHead:
         # As in the mesh, hair below the jaw hangs straight from where the head carries the jaw's height.
         jaw = float(portrait.landmarks[topology.JAW_CORNERS, 1].mean())
         self._drop = np.maximum(points[:, 1] - jaw, 0)
-        self._hanging = _smooth(self._drop / pose.scale, 0, HANGING_REACH)[:, None]
+        self._hanging = hanging_share(self._drop, pose.scale)[:, None]
         carried = np.column_stack([points[:, 0], np.minimum(points[:, 1], jaw)])
         self._flat, self._deep = (
             np.stack([pose.lift(np.column_stack([at, centre[2] + behind * depth[rows, columns]])) for at in (points, carried)])
@@ -110,7 +110,7 @@ class BackOfHead:
         if not self.covers_something:
             return 0.0
         raised = np.arcsin(np.clip([shown.rotation[1, 2], self._pose.rotation[1, 2]], -1, 1))
-        return self._turned(shown) * (1 - float(_smooth(raised[0] - raised[1], *RAISED)))
+        return self._turned(shown) * (1 - float(smooth_step(raised[0] - raised[1], *RAISED)))
 
     def draw(
         self, shown: Pose, size: tuple[int, int], body: NDArray[np.float32] | None = None
@@ -138,18 +138,13 @@ class BackOfHead:
         return box, np.asarray(layers, np.uint8)
 
     def _turned(self, shown: Pose) -> float:
-        return float(_smooth(facing_angle(self._pose.rotation, shown.rotation), *TURNED))
+        return float(smooth_step(facing_angle(self._pose.rotation, shown.rotation), *TURNED))
 
     def _corners(self, shown: Pose) -> NDArray[np.float32]:
         """Where the corners go. The sheet comes forth as it deepens: faded in, it would be a veil beside the head."""
         rigid, hung = (shown.project(shape) for shape in self._flat + self.share(shown) * (self._deep - self._flat))
         hung[:, 1] += self._drop * shown.scale / self._pose.scale
         return np.asarray(rigid + self._hanging * (hung - rigid), np.float32)
-
-
-def _smooth(value: Array | float, low: float, high: float) -> Array:
-    share = np.clip((np.asarray(value, np.float64) - low) / (high - low), 0, 1)
-    return np.asarray(share * share * (3 - 2 * share))
 
 
 def _height(shape: tuple[int, ...], pose: Pose, depth: float) -> Array:

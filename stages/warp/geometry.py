@@ -75,6 +75,17 @@ class Pose:
         return ((picture - self.translation) * FLIP / self.scale) @ self.rotation
 
 
+def smooth_step(value: Array | float, low: float = 0.0, high: float = 1.0) -> Array:
+    """From 0 at ``low`` to 1 at ``high`` without a corner at either end."""
+    share = np.clip((np.asarray(value, np.float64) - low) / (high - low), 0, 1)
+    return np.asarray(share * share * (3 - 2 * share))
+
+
+def hanging_share(drop: Array, scale: float) -> Array:
+    """How far hair hangs instead of rolling with the head, 0..1, ``drop`` pixels below the jaw's corners in the source."""
+    return smooth_step(drop / scale / HANGING_REACH)
+
+
 def in_plane_angle(rotation: Array) -> float:
     """Angle, in the picture's plane (y down), of the in-plane rotation nearest to a rotation; radians."""
     return float(np.arctan2(rotation[0, 1] - rotation[1, 0], rotation[0, 0] + rotation[1, 1]))
@@ -151,11 +162,9 @@ class HeadMesh:
         self._around = around
         self._around_model = pose.lift(around)
         self._silhouette = SILHOUETTE_SHARE * (1 - closeness)
-        fade = np.clip(1 - distance / MOTION_REACH, 0, 1)
-        self._motion = weights * (fade * fade * (3 - 2 * fade))[:, None]
+        self._motion = weights * smooth_step(1 - distance / MOTION_REACH)[:, None]
         jaw = self.landmarks[topology.JAW_CORNERS, 1].mean()
-        hanging = np.clip((grid[:, 1] - jaw) / pose.scale / HANGING_REACH, 0, 1)
-        self._hanging = hanging * hanging * (3 - 2 * hanging) * (1 - closeness)
+        self._hanging = hanging_share(grid[:, 1] - jaw, pose.scale) * (1 - closeness)
         self._jaw = jaw
         self._centre = centre
 

@@ -169,9 +169,7 @@ def missed_hair(labels: Mask, small: NDArray[np.uint8], behind: NDArray[np.uint8
     from_hair = np.linalg.norm(picture - np.median(picture[hair], axis=0), axis=2)
     from_behind = np.linalg.norm(picture - behind, axis=2)
     found = beside & (from_hair < MISSED_DIFFERENCE) & (from_behind > from_hair)
-    even = cv2.medianBlur(found.astype(np.uint8), 3)
-    grown = cv2.dilate(even, np.ones((3, 3), np.uint8)) & beside
-    return np.asarray(cv2.resize(grown.astype(np.uint8), labels.shape[::-1], interpolation=cv2.INTER_NEAREST), np.uint8)
+    return _evened(found, beside, labels)
 
 
 def collar_as_cloth(labels: Mask, small: NDArray[np.uint8], landmarks: NDArray[np.floating], unit: float) -> Mask:
@@ -262,12 +260,22 @@ def hair_shadow(labels: Mask, small: NDArray[np.uint8], unit: float) -> Mask:
         return np.zeros(labels.shape, np.uint8)
     around = cv2.GaussianBlur(membrane(small, lit, relax=1), (0, 0), reach)
     picture = cv2.GaussianBlur(small, (0, 0), 1.0).astype(np.float32)
-    light = np.einsum("ijk,ijk->ij", picture, around) / np.maximum(np.einsum("ijk,ijk->ij", around, around), 1)
+    light = _light(picture, around)
     alike = np.linalg.norm(picture - light[..., None] * around, axis=2) < ALIKE
     # Cloth that has stripes or folds as dark in the light is not in shadow where it is dark.
     found = beside & alike & (light < min(LIT, DARKER * float(np.quantile(light[lit], 0.03)))) & (light > SHADE)
+    return _evened(found, beside, labels)
+
+
+def _light(picture: Soft, colour: Soft) -> Soft:
+    """The factor by which a colour comes nearest to a picture's, both float32 [height, width, 3]: float32 [height, width]."""
+    return np.asarray(np.einsum("ijk,ijk->ij", picture, colour) / np.maximum(np.einsum("ijk,ijk->ij", colour, colour), 1))
+
+
+def _evened(found: NDArray[np.bool_], within: NDArray[np.bool_], labels: Mask) -> Mask:
+    """What was found at half of a label map's size, without specks, grown by a pixel ``within`` a mask, at the map's size."""
     even = cv2.medianBlur(found.astype(np.uint8), 3)
-    grown = cv2.dilate(even, np.ones((3, 3), np.uint8)) & beside
+    grown = cv2.dilate(even, np.ones((3, 3), np.uint8)) & within
     return np.asarray(cv2.resize(grown.astype(np.uint8), labels.shape[::-1], interpolation=cv2.INTER_NEAREST), np.uint8)
 
 
@@ -479,8 +487,8 @@ def _paint(
         return
     other = _repainted(gain)
     pixels, colour = picture[box].astype(np.float32), neck[box].astype(np.float32)
-    factor = np.einsum("ijk,ijk->ij", pixels, colour) / np.maximum(np.einsum("ijk,ijk->ij", colour, colour), 1)
-    from_neck = np.linalg.norm(pixels - np.clip(factor, SHADE, 1 / SHADE)[..., None] * colour, axis=2)
+    shading = np.clip(_light(pixels, colour), SHADE, 1 / SHADE)
+    from_neck = np.linalg.norm(pixels - shading[..., None] * colour, axis=2)
     alike = np.maximum(np.clip((UNLIKE - from_neck) / (UNLIKE - LIKE), 0, 1), inner[box])
     light = np.clip(pixels.mean(2) / max(float(np.mean(face)), 1), DARKEST_NECK, BRIGHTEST_NECK)
     wanted = other * light[..., None] * (face * gain).astype(np.float32) + (1 - other) * pixels * own_gain.astype(np.float32)
