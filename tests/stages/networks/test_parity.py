@@ -1,7 +1,9 @@
 """The networks compute what their published relatives compute, with the same weights.
 
-Recorded outputs of AniPortrait's and AnimateAnyone's own classes, tiny and with random weights. The recordings' own rounding
-floor (another attention kernel, another number of threads) is 3e-6 for a prediction and 1.5e-5 for a trajectory.
+Recorded outputs of AniPortrait's and AnimateAnyone's own classes, tiny and with random weights. They were computed in single
+precision, whose rounding differs from processor to processor. So predictions and features are compared in double precision:
+what is left is the recordings' own rounding, the same on every machine. Single precision, in which people render, is then held
+to double precision, and to the recordings along whole trajectories.
 """
 
 from __future__ import annotations
@@ -46,9 +48,21 @@ class Relative:
     schedule: dict[str, Any]
     windows: list[tuple[int, ...]]
 
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.cases["in.ref_latents"].dtype
+
+    def double(self) -> Relative:
+        """The same networks and inputs in double precision."""
+        for network in (self.appearance_net, self.denoising_net, self.pose_guider):
+            network.double()
+        self.cases = {name: tensor.double() if tensor.is_floating_point() else tensor for name, tensor in self.cases.items()}
+        return self
+
     def guider(self, normalisation: str) -> PoseGuider | SingleScalePoseGuider:
         preset = replace(self.preset, pose=replace(self.preset.pose, normalisation=normalisation))
-        return convert_pose_guider(self.weights["pose_guider"], preset)
+        guider = convert_pose_guider(self.weights["pose_guider"], preset)
+        return guider.double() if self.dtype == torch.float64 else guider
 
 
 def load(folder: Path, layout: str) -> Relative:
@@ -83,13 +97,23 @@ def load(folder: Path, layout: str) -> Relative:
 
 
 @pytest.fixture(scope="module", params=LAYOUTS)
-def relative(request: pytest.FixtureRequest, shared: Path) -> Relative:
-    return load(shared / "parity", request.param)
+def layout(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def relative(layout: str, shared: Path) -> Relative:
+    return load(shared / "parity", layout)
+
+
+@pytest.fixture(scope="module")
+def exact(layout: str, shared: Path) -> Relative:
+    return load(shared / "parity", layout).double()
 
 
 def drawings(relative: Relative) -> Tensor:
     low, high = relative.pose_guider.value_range
-    return relative.cases["in.pose_images_u8"].float() / 255 * (high - low) + low
+    return relative.cases["in.pose_images_u8"].to(relative.dtype) / 255 * (high - low) + low
 
 
 def difference(actual: Tensor, expected: Tensor) -> float:
@@ -114,7 +138,7 @@ def predict(relative: Relative, case: str, net: DenoisingNet | None = None, guid
     if parts[0] != "plain":
         features, _ = relative.appearance_net(cases[f"in.ref_latents{batch}"], tokens)
         if "bankfp16" in parts:
-            features = {place: feature.half().float() for place, feature in features.items()}
+            features = {place: feature.half().to(feature.dtype) for place, feature in features.items()}
         reference = relative.denoising_net.project_reference(features)
     if parts[0] == "cfg":
         latents, tokens = latents.repeat(2, 1, 1, 1, 1), torch.cat([torch.zeros_like(tokens), tokens])
@@ -142,50 +166,57 @@ CASES = (
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_predictions_are_the_recorded_ones(relative: Relative, case: str) -> None:
-    if f"{case}.out" not in relative.cases:
+def test_predictions_are_the_recorded_ones(exact: Relative, case: str) -> None:
+    if f"{case}.out" not in exact.cases:
         pytest.skip("not recorded for this layout")
-    assert difference(predict(relative, case), relative.cases[f"{case}.out"]) < PREDICTION
+    assert difference(predict(exact, case), exact.cases[f"{case}.out"]) < PREDICTION
 
 
-def test_background_channels_of_a_converted_network_change_nothing(relative: Relative) -> None:
-    preset = replace(relative.preset, background=True)
-    net = convert_denoising_net(relative.weights["denoising_unet"], None, preset)
+@pytest.mark.parametrize("case", ["nocfg_b2_f8_t999", "cfg_f16_t39"])
+def test_predictions_in_single_precision_differ_by_rounding_alone(relative: Relative, exact: Relative, case: str) -> None:
+    if f"{case}.out" not in exact.cases:
+        pytest.skip("not recorded for this layout")
+    assert difference(predict(relative, case), predict(exact, case)) < 2 * PREDICTION
+
+
+def test_background_channels_of_a_converted_network_change_nothing(exact: Relative) -> None:
+    preset = replace(exact.preset, background=True)
+    net = convert_denoising_net(exact.weights["denoising_unet"], None, preset).double()
     case = "nocfg_f8_t481_motion_off"
-    latents = relative.cases["in.latents_f8"]
-    background = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
-    features, _ = relative.appearance_net(relative.cases["in.ref_latents"], relative.cases["in.clip"])
+    latents = exact.cases["in.latents_f8"]
+    background = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0), dtype=latents.dtype)
+    features, _ = exact.appearance_net(exact.cases["in.ref_latents"], exact.cases["in.clip"])
     with torch.no_grad():
-        pose = relative.pose_guider(drawings(relative))
-        made = net(torch.cat([latents, background], 1), 481, relative.cases["in.clip"], pose, features, motion=False)
-    assert difference(made, relative.cases[f"{case}.out"]) < PREDICTION
+        pose = exact.pose_guider(drawings(exact))
+        made = net(torch.cat([latents, background], 1), 481, exact.cases["in.clip"], pose, features, motion=False)
+    assert difference(made, exact.cases[f"{case}.out"]) < PREDICTION
 
 
-def test_motion_modules_in_a_file_of_their_own_give_the_same_network(relative: Relative) -> None:
-    weights = relative.weights["denoising_unet"]
+def test_motion_modules_in_a_file_of_their_own_give_the_same_network(exact: Relative) -> None:
+    weights = exact.weights["denoising_unet"]
     motion = {name: tensor for name, tensor in weights.items() if "motion_modules" in name}
     spatial = {name: tensor for name, tensor in weights.items() if name not in motion}
-    together = convert_denoising_net(spatial, motion, relative.preset)
-    assert difference(predict(relative, "nocfg_f8_t481", together), relative.cases["nocfg_f8_t481.out"]) < PREDICTION
-    without = convert_denoising_net(spatial, None, relative.preset)
-    assert difference(predict(relative, "plain_off_f8_t481", without), relative.cases["plain_off_f8_t481.out"]) < PREDICTION
+    together = convert_denoising_net(spatial, motion, exact.preset).double()
+    assert difference(predict(exact, "nocfg_f8_t481", together), exact.cases["nocfg_f8_t481.out"]) < PREDICTION
+    without = convert_denoising_net(spatial, None, exact.preset).double()
+    assert difference(predict(exact, "plain_off_f8_t481", without), exact.cases["plain_off_f8_t481.out"]) < PREDICTION
 
 
 @torch.no_grad()
-def test_reference_features_are_the_recorded_ones(relative: Relative) -> None:
-    features, last = relative.appearance_net(relative.cases["in.ref_latents"], relative.cases["in.clip"])
+def test_reference_features_are_the_recorded_ones(exact: Relative) -> None:
+    features, last = exact.appearance_net(exact.cases["in.ref_latents"], exact.cases["in.clip"])
     prefix = "nocfg_f8_t481.bank."
-    recorded = {name.removeprefix(prefix): bank for name, bank in relative.cases.items() if name.startswith(prefix)}
+    recorded = {name.removeprefix(prefix): bank for name, bank in exact.cases.items() if name.startswith(prefix)}
     assert {f"{place}.transformer_blocks.0" for place in features} == set(recorded)
     for place, feature in features.items():
         assert difference(feature, recorded[f"{place}.transformer_blocks.0"]) < PREDICTION
     # The last map's values reach 20: the tolerance is relative to them.
-    assert difference(last, relative.cases["ref_plain_t0.out"]) < PREDICTION * float(last.abs().max())
+    assert difference(last, exact.cases["ref_plain_t0.out"]) < PREDICTION * float(last.abs().max())
 
 
 @torch.no_grad()
 def test_the_motion_module_normalises_every_frame_alone(shared: Path) -> None:
-    relative = load(shared / "parity", "animateanyone")
+    relative = load(shared / "parity", "animateanyone").double()
     module = relative.denoising_net.get_submodule("down_blocks.0.motion_modules.0")
     given = relative.cases["in.motion_in"]
     made = module(given.transpose(1, 2).flatten(0, 1), 8)[None].transpose(1, 2)
@@ -193,28 +224,29 @@ def test_the_motion_module_normalises_every_frame_alone(shared: Path) -> None:
 
 
 @torch.no_grad()
-def test_pose_features_are_the_recorded_ones(relative: Relative) -> None:
-    given, cases = drawings(relative), relative.cases
-    if isinstance(relative.pose_guider, SingleScalePoseGuider):
-        (feature,) = relative.pose_guider(given)
+def test_pose_features_are_the_recorded_ones(exact: Relative) -> None:
+    given, cases = drawings(exact), exact.cases
+    if isinstance(exact.pose_guider, SingleScalePoseGuider):
+        (feature,) = exact.pose_guider(given)
         assert difference(feature, cases["pose_guider.out"]) < PREDICTION
         return
-    raw = cases["in.pose_images_u8"].float() * 2 - 1
-    window = relative.guider("window")
-    for made, name in (
-        (relative.pose_guider(given), "eval"),
-        (window(given), "train_bn"),
-        (window(raw), "train_bn_raw255"),
+    raw = cases["in.pose_images_u8"].to(exact.dtype) * 2 - 1
+    window = exact.guider("window")
+    # Deep features reach 6: tolerances are relative to them. Statistics of a window divide by its deviations, so the recordings'
+    # own rounding grows: they are up to 2.2e-5 from double precision, and so is single precision, differently on each processor.
+    for made, name, tolerance in (
+        (exact.pose_guider(given), "eval", PREDICTION),
+        (window(given), "train_bn", 2.5 * PREDICTION),
+        (window(raw), "train_bn_raw255", 2.5 * PREDICTION),
     ):
         assert len(made) == 5
         for tap, feature in enumerate(made):
-            # Deep features reach 6, and the recording itself is 5e-5 from what double precision gives.
             recorded = cases[f"pose_guider.{name}.out{tap}"]
-            assert difference(feature, recorded) < PREDICTION * max(float(recorded.abs().max()), 1), (name, tap)
+            assert difference(feature, recorded) < tolerance * max(float(recorded.abs().max()), 1), (name, tap)
 
 
 def test_pose_features_by_the_window_statistics_of_the_published_scripts(shared: Path) -> None:
-    relative = load(shared / "parity", "aniportrait")
+    relative = load(shared / "parity", "aniportrait").double()
     made = predict(relative, "cfg_f8_t481_train_bn", guider=relative.guider("window"))
     assert difference(made, relative.cases["cfg_f8_t481_train_bn_pose.out"]) < PREDICTION
 
@@ -231,14 +263,14 @@ def networks_of_a_trajectory(relative: Relative, variant: str) -> tuple[Any, Sou
     with torch.no_grad():
         # Two rows, as in the published pipeline, of which it uses the second: a feature that is rounded to half precision
         # must first be the same to the last bit.
-        tokens = recorded["in.clip"]
+        tokens = recorded["in.clip"].to(relative.dtype)
         rows, _ = relative.appearance_net(
-            recorded["in.ref_latents"].repeat(2, 1, 1, 1), torch.cat([torch.zeros_like(tokens), tokens])
+            recorded["in.ref_latents"].to(relative.dtype).repeat(2, 1, 1, 1), torch.cat([torch.zeros_like(tokens), tokens])
         )
         features = {place: feature[1:] for place, feature in rows.items()}
         if variant.endswith("fp16"):
-            features = {place: feature.half().float() for place, feature in features.items()}
-        source = SourceFeatures(recorded["in.clip"], relative.denoising_net.project_reference(features))
+            features = {place: feature.half().to(feature.dtype) for place, feature in features.items()}
+        source = SourceFeatures(tokens, relative.denoising_net.project_reference(features))
     pictures = recorded["in.pose_u8_fhwc"].numpy()
     conditions = (FrameConditions(frame, picture, picture) for frame, picture in enumerate(pictures))
     return networks, source, FrameInputs(presets.vae(presets.TINY), relative.denoising_net, conditions, 4)
@@ -248,10 +280,18 @@ def networks_of_a_trajectory(relative: Relative, variant: str) -> tuple[Any, Sou
     "variant",
     ["pil_eval_bankfp32", pytest.param("pil_eval_bankfp16", marks=pytest.mark.slow), "script_np_trainbn_bankfp32"],
 )
-@torch.no_grad()
-def test_our_sampler_with_their_windows_walks_the_recorded_trajectory(relative: Relative, variant: str) -> None:
-    if f"{variant}.latents_steps" not in relative.trajectory:
+def test_our_sampler_with_their_windows_walks_the_recorded_trajectory(exact: Relative, variant: str) -> None:
+    if f"{variant}.latents_steps" not in exact.trajectory:
         pytest.skip("the single-scale layout has no such variant: it has no normalisation")
+    assert_recorded_trajectory(exact, variant)
+
+
+def test_our_sampler_walks_the_recorded_trajectory_in_single_precision(relative: Relative) -> None:
+    assert_recorded_trajectory(relative, "pil_eval_bankfp32")
+
+
+@torch.no_grad()
+def assert_recorded_trajectory(relative: Relative, variant: str) -> None:
     networks, source, inputs = networks_of_a_trajectory(relative, variant)
     predictor = Predictor(networks, source, inputs, SamplingOptions(steps=5, guidance_scale=3.5))
     noise = relative.trajectory["in.noise"][0]
@@ -269,16 +309,16 @@ def test_our_sampler_with_their_windows_walks_the_recorded_trajectory(relative: 
 
 
 @torch.no_grad()
-def test_rows_of_the_first_step_are_the_recorded_ones(relative: Relative) -> None:
-    networks, source, inputs = networks_of_a_trajectory(relative, "pil_eval_bankfp32")
+def test_rows_of_the_first_step_are_the_recorded_ones(exact: Relative) -> None:
+    networks, source, inputs = networks_of_a_trajectory(exact, "pil_eval_bankfp32")
     tokens = torch.cat([torch.zeros_like(source.tokens), source.tokens])
-    for number in (0, len(relative.windows) - 1):
-        window = relative.windows[number]
-        latents = relative.trajectory["in.noise"][:, :, list(window)].repeat(2, 1, 1, 1, 1)
+    for number in (0, len(exact.windows) - 1):
+        window = exact.windows[number]
+        latents = exact.trajectory["in.noise"][:, :, list(window)].to(exact.dtype).repeat(2, 1, 1, 1, 1)
         low, high = networks.pose_guider.value_range
-        pose = networks.pose_guider(inputs.drawings(window) * (high - low) + low)
-        made = relative.denoising_net(latents, 999, tokens, pose, source.reference)
-        recorded = relative.trajectory["pil_eval_bankfp32.unet_out_step0_windows"][number]
+        pose = networks.pose_guider(inputs.drawings(window).to(exact.dtype) * (high - low) + low)
+        made = exact.denoising_net(latents, 999, tokens, pose, source.reference)
+        recorded = exact.trajectory["pil_eval_bankfp32.unet_out_step0_windows"][number]
         assert difference(made, recorded) < PREDICTION
 
 
