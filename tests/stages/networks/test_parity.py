@@ -172,7 +172,7 @@ def test_predictions_are_the_recorded_ones(exact: Relative, case: str) -> None:
     assert difference(predict(exact, case), exact.cases[f"{case}.out"]) < PREDICTION
 
 
-@pytest.mark.parametrize("case", ["nocfg_b2_f8_t999", "cfg_f16_t39"])
+@pytest.mark.parametrize("case", CASES)
 def test_predictions_in_single_precision_differ_by_rounding_alone(relative: Relative, exact: Relative, case: str) -> None:
     if f"{case}.out" not in exact.cases:
         pytest.skip("not recorded for this layout")
@@ -261,8 +261,8 @@ def networks_of_a_trajectory(relative: Relative, variant: str) -> tuple[Any, Sou
     networks = SimpleNamespace(denoising_net=relative.denoising_net, pose_guider=guider, scheduler=scheduler)
     recorded = relative.trajectory
     with torch.no_grad():
-        # Two rows, as in the published pipeline, of which it uses the second: a feature that is rounded to half precision
-        # must first be the same to the last bit.
+        # Two rows, as in the published pipeline, of which it uses the second: where features are rounded to half precision, as
+        # few as possible shall fall on the other side.
         tokens = recorded["in.clip"].to(relative.dtype)
         rows, _ = relative.appearance_net(
             recorded["in.ref_latents"].to(relative.dtype).repeat(2, 1, 1, 1), torch.cat([torch.zeros_like(tokens), tokens])
