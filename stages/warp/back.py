@@ -39,8 +39,8 @@ RAISED = (np.deg2rad(8.0), np.deg2rad(20.0))
 """The same for a chin that is raised, over which the back becomes flat: else it would come down behind the neck."""
 
 SOLID = 0.1
-"""Share of the way from ``TURNED`` to wholly at which the back is opaque: before, it lies so close to the head's own outline that
-no veil is seen."""
+"""Share of the way from ``TURNED`` to wholly at which the back is opaque above the nape: before, it lies so close to the head's
+own outline that no veil is seen. Hair that hangs below always is: there a neck may leave a gap to the hair beside it."""
 
 STEPS, SPACING = 6, 5
 """Belts of corners from the silhouette to the middle, and pixels from corner to corner."""
@@ -120,8 +120,8 @@ class BackOfHead:
         Args:
             body: float32 [height, width], 0..1, where neck and clothes are: hair that hangs below the nape is behind them.
         """
-        turned = self._turned(shown) if self.covers_something else 0.0
-        corners = self._corners(shown) if turned > 0 else np.zeros((0, 3), np.float32)
+        opaque = min(self._turned(shown) / SOLID, 1.0) if self.covers_something else 0.0
+        corners = self._corners(shown) if opaque > 0 or self.hangs else np.zeros((0, 3), np.float32)
         left, top, right, bottom = bounding_box(corners[:, :2], size, margin=3) if len(corners) else (0, 0, 0, 0)
         if right <= left or bottom <= top:
             return None
@@ -131,10 +131,12 @@ class BackOfHead:
         maps = maps_of(drawn, smaller)
         layers = sampled(reduced(self._texture, smaller), *maps)
         box = np.s_[top:bottom, left:right]
-        if body is not None and self.hangs:
+        if self.hangs:
             below = sampled(reduced(self._below, smaller), *maps).astype(np.float32) / np.float32(255)
-            layers = np.rint(layers * (1 - body[box] * below)[..., None]).astype(np.uint8)
-        layers = cv2.convertScaleAbs(cv2.GaussianBlur(layers, (0, 0), EDGE), alpha=min(turned / SOLID, 1.0))
+            share = opaque + (1 - opaque) * below
+            layers = np.rint(layers * (share if body is None else share * (1 - body[box] * below))[..., None]).astype(np.uint8)
+            opaque = 1.0
+        layers = cv2.convertScaleAbs(cv2.GaussianBlur(layers, (0, 0), EDGE), alpha=opaque)
         return box, np.asarray(layers, np.uint8)
 
     def _turned(self, shown: Pose) -> float:

@@ -42,10 +42,6 @@ PLAIN = 70.0
 SHADE = 0.35
 """How dark skin and cloth get in the head's shadow, share of what they are in the light."""
 
-SHADOW_REACH, LIT, DARKER, ALIKE = 0.45, 0.92, 0.9, 24.0
-"""How far from hair, in eye distances, its shadow lies on cloth; share of the light around from which cloth is in none; share of
-the darkest places in the light below which it is; how far in RGB a shadow's colour may lie from the cloth's, made as dark."""
-
 SIDEWAYS = 1.0
 """How much farther from the chin, in eye distances, the neck of a turned head is looked for on the side of its back."""
 
@@ -243,30 +239,6 @@ def collar_beside_skin(labels: Mask, small: NDArray[np.uint8], unit: float) -> M
     return result
 
 
-def hair_shadow(labels: Mask, small: NDArray[np.uint8], unit: float) -> Mask:
-    """Cloth in the shadow of hair that hangs over it, which would stay as the outline of that hair: uint8 [height, width].
-
-    Shadow is the colour of the cloth around it, darker than that cloth gets in the light, beside the hair. Arguments as for
-    ``collar_as_cloth``.
-    """
-    coarse = np.ascontiguousarray(labels[::2, ::2][: small.shape[0], : small.shape[1]])
-    hair, cloth = coarse == HAIR, coarse == CLOTH
-    reach = SHADOW_REACH * unit / 2
-    beside = dilate(hair, reach) & cloth
-    if beside.any():  # a collar has a shadow and folds of its own
-        beside &= ~dilate(coarse == NECK, reach)
-    lit = cloth & ~dilate(hair, 1.5 * reach) if beside.any() else beside
-    if lit.sum() < 200:
-        return np.zeros(labels.shape, np.uint8)
-    around = cv2.GaussianBlur(membrane(small, lit, relax=1), (0, 0), reach)
-    picture = cv2.GaussianBlur(small, (0, 0), 1.0).astype(np.float32)
-    light = _light(picture, around)
-    alike = np.linalg.norm(picture - light[..., None] * around, axis=2) < ALIKE
-    # Cloth that has stripes or folds as dark in the light is not in shadow where it is dark.
-    found = beside & alike & (light < min(LIT, DARKER * float(np.quantile(light[lit], 0.03)))) & (light > SHADE)
-    return _evened(found, beside, labels)
-
-
 def _light(picture: Soft, colour: Soft) -> Soft:
     """The factor by which a colour comes nearest to a picture's, both float32 [height, width, 3]: float32 [height, width]."""
     return np.asarray(np.einsum("ijk,ijk->ij", picture, colour) / np.maximum(np.einsum("ijk,ijk->ij", colour, colour), 1))
@@ -367,9 +339,7 @@ def underlay(
     hidden = old | strands | (near & body)
     covered = (hidden & (below | (body > 0)) & (half != BACKGROUND)).astype(np.uint8)
 
-    shaded = hair_shadow(half, small, distance)
-    hidden, covered = hidden | shaded, covered | shaded
-    sure = 1 - cv2.dilate(near | shaded, np.ones((3, 3), np.uint8))
+    sure = 1 - cv2.dilate(near, np.ones((3, 3), np.uint8))
     cloth = (half == CLOTH).astype(np.uint8) & sure
     cloth = cloth if cloth.sum() > 200 else body & sure
     clothes = mirrored_cloth(picture, cloth, covered) if cloth.any() else picture

@@ -14,8 +14,8 @@ from stages.warp.back import BackOfHead
 from stages.warp.geometry import Pose
 from stages.warp.head import Head, compose
 from stages.warp.neck import CLOTH, FACE, HAIR, NECK, neck_column, sideways
+from tests.stages.painted_heads import BACKGROUND_LABEL, SIZE, SKIN, distance, portrait, pose, scene, shape
 from tests.stages.painted_heads import HAIR as HAIR_COLOUR
-from tests.stages.painted_heads import SIZE, SKIN, distance, portrait, pose, scene, shape
 
 
 def whole(back: BackOfHead, at: Pose) -> np.ndarray:
@@ -50,7 +50,7 @@ def test_a_head_is_longer_than_wide_and_no_longer_than_heads_are() -> None:
     assert 1.02 * frontal < turned < 1.35 * frontal
 
 
-def test_in_the_sources_own_pose_and_with_a_raised_chin_nothing_of_it_is_seen() -> None:
+def test_it_is_not_there_in_the_sources_own_pose_and_flat_with_a_raised_chin() -> None:
     back = BackOfHead(portrait())
     assert back.draw(pose(), (SIZE, SIZE)) is None
     raised, lowered = (pose(nod=nod) for nod in (-30, 30))
@@ -120,6 +120,20 @@ def hanging(*sides: int, low: float = -1.75, high: float = 0.3, at: Pose | None 
         cv2.fillPoly(mask, [np.round(source.pose.project(corners)[:, :2]).astype(np.int32)], 1)
         labels[mask > 0], colours[mask > 0], matte[mask > 0] = HAIR, HAIR_COLOUR, 1.0
     return replace(source, labels=labels, colours=colours, matte=matte)
+
+
+def curtain(low: float) -> Portrait:
+    """The painted head with hair around a broad neck, from the ears down to a height in model space."""
+    source = hanging(-1, 1, low=low)
+    labels, colours, matte = source.labels.copy(), source.colours.copy(), source.matte.copy()
+    y, x = np.arange(SIZE)[:, None], np.arange(SIZE)[None]
+    top, bottom = (source.pose.project(np.array([[0.0, height, -1.0]]))[0, 1] for height in (-0.5, low))
+    across = np.flatnonzero(labels[round(bottom) - 6] == HAIR)
+    within = (y > top) & (y < bottom) & (x >= across[0]) & (x <= across[-1]) & (labels != FACE)
+    neck = within & (y > source.landmarks[152, 1]) & (np.abs(x - source.landmarks[152, 0]) < 0.9 * source.pose.scale)
+    for mask, label, colour in ((within & (labels != NECK) & ~neck, HAIR, HAIR_COLOUR), (neck, NECK, SKIN)):
+        labels[mask], colours[mask], matte[mask] = label, colour, 1.0
+    return replace(source, picture=colours, labels=labels, colours=colours, matte=matte)
 
 
 def lowest(source: Portrait, turn: float) -> float:
@@ -204,6 +218,34 @@ def test_it_comes_forth_from_behind_the_head_and_not_as_a_veil() -> None:
         # Half covered is only an edge, on either side.
         assert ((rows > 0.15) & (rows < 0.85)).sum(1).max() <= 6, turn
     assert np.abs(np.diff(reach)).max() < 2.5  # pixels, at half a degree
+
+
+def test_the_gap_between_a_neck_and_the_hair_beside_it_is_always_hair() -> None:
+    source = curtain(-2.6)
+    assert BackOfHead(source).hangs
+    place = np.array([[-0.7, -1.9, -0.6]])  # beside the target's neck, which is narrower
+    shown = []
+    for turn in (0.0, 3.0, 4.5, 5.0, 5.5, 6.0, 8.0):
+        target = scene(at=pose(turn=turn))
+        picture, opacity = compose(Head(source), target, None)
+        wall = target.labels == BACKGROUND_LABEL
+        x, y, _ = target.pose.project(place)[0].round().astype(int)
+        assert wall[y, x]
+        shown.append((float(opacity[y, x]), distance(picture[y, x], HAIR_COLOUR)))
+    assert min(opacity for opacity, _ in shown) > 0.95
+    assert max(away for _, away in shown) < 40
+
+
+def test_hair_that_hangs_behind_the_neck_covers_nothing_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    target, source = scene(at=pose(turn=35)), curtain(-2.6)
+    head, bare = Head(source), Head(source)
+    monkeypatch.setattr(bare._back, "draw", lambda *arguments: None)
+    shown, without = (compose(each, target, None)[0].astype(float) for each in (head, bare))
+    neck = cv2.erode((target.labels == NECK).astype(np.uint8), np.ones((7, 7), np.uint8)) > 0
+    changed = np.linalg.norm(shown - without, axis=2)
+    assert neck.sum() > 1000
+    assert changed[neck].max() < 60  # a little darker, beside more hair
+    assert (changed[target.labels == BACKGROUND_LABEL] > 100).sum() > 300  # it is there, beside the neck
 
 
 def test_where_the_chin_is_raised_it_becomes_flat_without_a_jump_or_a_veil() -> None:

@@ -15,7 +15,6 @@ from stages.warp.neck import (
     NECK,
     collar_as_cloth,
     collar_beside_skin,
-    hair_shadow,
     mirrored_cloth,
     missed_hair,
 )
@@ -133,41 +132,3 @@ def test_hair_cut_by_the_border_goes_on_as_a_dome_where_there_is_room() -> None:
     assert whole[40].max() == 0
     assert (shown[54, 100] == 50).all()
     assert matte[54, 100] == 0
-
-
-def test_the_shadow_of_hair_on_cloth_is_found_and_neither_stripes_nor_collars_are_taken_for_it() -> None:
-    labels, _ = labels_and_landmarks()
-    labels[200:230, 60:80] = HAIR
-    worn, dark = np.array((150, 60, 50)), (40, 80, 160)
-    picture = painted(labels, {HAIR: (45, 30, 22), FACE: (200, 150, 130), NECK: (190, 140, 120), CLOTH: tuple(worn.tolist())})
-    shaded = cv2.GaussianBlur((labels == HAIR).astype(np.float32), (0, 0), 6)[..., None] * (labels == CLOTH)[..., None]
-    picture = (picture * (1 - 0.8 * shaded)).astype(np.uint8)
-    picture[200:, 84:90] = dark  # a stripe of another colour
-    picture[200:206, 100:156] = (worn * 0.6).astype(np.uint8)  # the fold of a collar, beside the neck
-    small = cv2.resize(picture, (128, 128), interpolation=cv2.INTER_AREA)
-    found = hair_shadow(labels, small, UNIT) > 0
-    assert found[232:236, 62:78].all()
-    assert found[204:228, 54:58].all()
-    assert not found[200:, 85:89].any()
-    assert not found[200:206, 100:156].any()
-    assert not found[:, 100:].any()
-    assert not (found & (labels != CLOTH)).any()
-
-
-def test_where_no_hair_hangs_over_cloth_there_is_no_shadow_of_it() -> None:
-    labels, _ = labels_and_landmarks()
-    picture = painted(labels, {HAIR: (45, 30, 22), CLOTH: (150, 60, 50)})
-    picture[200:220, 40:90] = (90, 36, 30)
-    assert not hair_shadow(labels, cv2.resize(picture, (128, 128), interpolation=cv2.INTER_AREA), UNIT).any()
-
-
-def test_dark_stripes_of_the_cloth_s_own_hue_are_no_shadow() -> None:
-    labels, _ = labels_and_landmarks()
-    labels[200:240, 40:60] = HAIR
-    labels[200:240, 190:210] = HAIR
-    picture = painted(labels, {HAIR: (45, 30, 22), CLOTH: (170, 170, 170)})
-    striped = (labels == CLOTH) & ((np.arange(256) // 8 % 2 == 0)[None])
-    picture[striped] = 90
-    small = cv2.resize(picture, (128, 128), interpolation=cv2.INTER_AREA)
-    found = hair_shadow(labels, small, UNIT) > 0
-    assert found.sum() < 0.03 * (labels == CLOTH).sum()
