@@ -99,13 +99,13 @@ class Way:
         blocks: backgrounds are filled in blocks, else along the person's outline.
         scaled: foreground and cloth get a common random factor (training only).
         enhanced: hair blocks and rectangles eat into the cloth, else all of it is shown.
-        than: the way that it differs from in one thing, and is compared with. repeat: added to the recipe's seed.
+        than: the ways that it is compared with; from the first it differs in one thing. repeat: added to the recipe's seed.
     """
 
     blocks: bool = True
     scaled: bool = True
     enhanced: bool = True
-    than: str = FIRST
+    than: tuple[str, ...] = (FIRST,)
     repeat: int = 0
 
     @property
@@ -147,7 +147,7 @@ WAYS = {
     FIRST: Way(),
     "the same from another seed": Way(repeat=1),
     "no common random scale": Way(scaled=False),
-    "nor blocks: holes along the outline": Way(blocks=False, scaled=False, than="no common random scale"),
+    "nor blocks: holes along the outline": Way(blocks=False, scaled=False, than=("no common random scale", FIRST)),
     "the whole cloth shown": Way(enhanced=False),
 }
 
@@ -272,6 +272,16 @@ class Value:
     groups: int
 
 
+@dataclass(frozen=True)
+class Row:
+    """What one way reached in every column, and how far that is from what the way ``than`` reached; nothing where it is None."""
+
+    name: str
+    than: str | None
+    values: dict[str, Value]
+    changes: dict[str, Value]
+
+
 def value_of(numbers: Sequence[float], groups: Sequence[int]) -> Value:
     """The mean of what is finite."""
     own, found = np.array(numbers, np.float64), np.array(groups)
@@ -281,39 +291,46 @@ def value_of(numbers: Sequence[float], groups: Sequence[int]) -> Value:
     return Value(float(own.mean()) if len(own) else float("nan"), low, high, len(own), count)
 
 
-def summary(values: dict[str, dict[str, list[float]]], swaps: Sequence[Swap]) -> dict[str, dict[str, tuple[Value, Value]]]:
-    """Of each row and column the value, and the difference from the way that it is compared with, on the same swaps."""
-    found: dict[str, dict[str, tuple[Value, Value]]] = {}
+def summary(values: dict[str, dict[str, list[float]]], swaps: Sequence[Swap]) -> list[Row]:
+    """The rows of the table: each way by itself and against the ways that it is compared with, on the same swaps."""
+    rows = []
     for name, columns in values.items():
-        other = values[WAYS[name].than] if name in WAYS else columns
-        for column, numbers in columns.items():
-            groups = [swap.body if column == HEAD or column in OF_BODY else swap.head for swap in swaps]
-            change = (np.array(numbers) - np.array(other[column])).tolist()
-            found.setdefault(name, {})[column] = value_of(numbers, groups), value_of(change, groups)
-    return found
+        groups = {
+            column: [swap.body if column == HEAD or column in OF_BODY else swap.head for swap in swaps] for column in columns
+        }
+        own = {column: value_of(numbers, groups[column]) for column, numbers in columns.items()}
+        compared: list[str | None] = [other for other in WAYS[name].than if other != name] if name in WAYS else []
+        for than in compared or [None]:
+            changes = {
+                column: value_of((np.array(numbers) - np.array(values[than][column])).tolist(), groups[column])
+                for column, numbers in columns.items()
+                if than is not None
+            }
+            rows.append(Row(name, than, own, changes))
+    return rows
 
 
-def written(found: dict[str, dict[str, tuple[Value, Value]]]) -> str:
+def written(rows: Sequence[Row]) -> str:
     """The summary as a table: means, and for ways that are compared the differences with their intervals."""
     columns = {}
-    for column, (value, _) in next(iter(found.values())).items():
+    for column, value in rows[0].values.items():
         of = "bodies" if column == HEAD or column in OF_BODY else "heads"
         columns[column] = f"{column}, {'dB' if column == HEAD else '%'} ({value.swaps} swaps, {value.groups} {of})"
-    rows = []
-    for name, values in found.items():
-        compared = name in WAYS and name != WAYS[name].than
-        row = [f"{name} (compared with {WAYS[name].than})" if compared and WAYS[name].than != FIRST else name]
-        for column, (value, change) in values.items():
+    cells = []
+    for row in rows:
+        line = [f"{row.name} (compared with {row.than})" if len(WAYS[row.name].than if row.than else ()) > 1 else row.name]
+        for column, value in row.values.items():
             factor, digits = (1, 2) if column == HEAD else (100, 0)
             text = "–" if np.isnan(value.mean) else f"{factor * value.mean:.{digits}f}"
-            if compared and not np.isnan(change.mean):
+            change = row.changes.get(column)
+            if change is not None and not np.isnan(change.mean):
                 interval = (
                     "" if np.isnan(change.low) else f": {factor * change.low:+.{digits}f} to {factor * change.high:+.{digits}f}"
                 )
                 text += f" ({factor * change.mean:+.{digits}f}{interval})"
-            row.append(text)
-        rows.append(row)
-    return document.table(["", *columns.values()], rows)
+            line.append(text)
+        cells.append(line)
+    return document.table(["", *columns.values()], cells)
 
 
 def parts(recipe: Recipe, repeat: int = 0) -> tuple[Recipe, Recipe]:
@@ -393,11 +410,11 @@ class Bench:
         for row, k in zip(shown, places, strict=True):
             row.append(swaps[k].shown[1])
         found = summary({**values, **limits}, swaps)
-        rows = [{"body": swap.body, "head": swap.head} for swap in swaps]
+        pairs = [{"body": swap.body, "head": swap.head} for swap in swaps]
         numbers = {
             way: {name: [none_for_nan(v) for v in column] for name, column in each.items()} for way, each in values.items()
         }
-        (self.out / "ablations.json").write_text(json.dumps({"swaps": rows, "values": numbers}, indent=1) + "\n")
+        (self.out / "ablations.json").write_text(json.dumps({"swaps": pairs, "values": numbers}, indent=1) + "\n")
         write_sheet(shown, self.out / "ablations.jpg", side=150)
         return written(found)
 
