@@ -30,6 +30,12 @@ LIDS = 0.14
 """How far from the opening that is known the eyeball may still be seen, widths of the eye: the detector draws openings too small,
 of smiling eyes most."""
 
+LASH_LINE, LASH_BAND, DARKEST = 0.05, 0.09, 0.15
+"""Width of the line that lashes draw between shut lids, widths of the eye; width of the band along an open upper lid where their
+colour is looked for, and what share of it, the darkest, is theirs."""
+
+LASH_OPACITY = 0.85
+
 PLAIN_IRIS = np.array([62.0, 46.0, 38.0])
 
 
@@ -43,6 +49,7 @@ class Eye:
         iris: uint8 [height, width, 4], the whole iris, premultiplied by its opacity.
         centre: of the iris, pixels of the source's crop.
         middle: of the opening's corners, pixels of the source's crop.
+        lashes: float64 [3], RGB of the upper lid's lashes.
     """
 
     origin: tuple[int, int]
@@ -50,6 +57,7 @@ class Eye:
     iris: NDArray[np.uint8]
     centre: Array
     middle: Array
+    lashes: Array
 
 
 def openness(contour: NDArray[np.floating]) -> float:
@@ -94,7 +102,9 @@ def take_eye(picture: NDArray[np.uint8], contour: NDArray[np.floating], iris: ND
         ball[white] = patch[white]
     coverage = np.clip((1.08 * radius - distance) / max(0.16 * radius, 1.0) + 0.5, 0, 1)
     layer = np.concatenate([disc * coverage[..., None], 255 * coverage[..., None]], axis=2)
-    return Eye((left, top), ball.astype(np.uint8), np.round(layer).astype(np.uint8), centre.copy(), (contour[0] + contour[8]) / 2)
+    middle = (contour[0] + contour[8]) / 2
+    lashes = _lash_colour(patch, contour - origin, white)
+    return Eye((left, top), ball.astype(np.uint8), np.round(layer).astype(np.uint8), centre.copy(), middle, lashes)
 
 
 def without_eyeball(picture: NDArray[np.uint8], contour: NDArray[np.floating], widened: float = 0.0) -> None:
@@ -186,6 +196,50 @@ def draw_eye(
     filled = ball * (1 - disc[..., 3:] / np.float32(255)) + disc[..., :3]
     coverage = polygon_coverage(contour - origin, (size[1], size[0])) * np.float32(strength)
     blend_patch(picture[top:bottom, left:right], filled, coverage)
+
+
+def draw_lashes(picture: NDArray[np.uint8], eye: Eye, contour: NDArray[np.floating]) -> None:
+    """Draw the line of lashes between the lids of an eye, as far as it is shut, in place.
+
+    The mesh presses what lies between the lids to nothing when it draws them together.
+
+    Args:
+        picture, eye, contour: as for ``draw_eye``.
+    """
+    contour = np.asarray(contour, np.float64)[:, :2]
+    shut = shut_share(contour)
+    if shut <= 0:
+        return
+    width = float(np.linalg.norm(contour[8] - contour[0]))
+    left, top, right, bottom = bounding_box(contour, picture.shape[:2], margin=LASH_LINE * width + 2)
+    if right <= left or bottom <= top:
+        return
+    line = _lash_line(contour - (left, top), LASH_LINE * width)
+    coverage = cv2.GaussianBlur(polygon_coverage(line, (bottom - top, right - left)), (0, 0), max(0.012 * width, 0.4))
+    patch = picture[top:bottom, left:right]
+    blend_patch(patch, np.broadcast_to(eye.lashes, patch.shape), coverage * np.float32(LASH_OPACITY * shut))
+
+
+def _lash_line(contour: Array, width: float) -> Array:
+    """Outline [16, 2] of a line along the upper lid that is as wide in its middle and ends in points."""
+    lid = np.concatenate([contour[8:], contour[:1]])
+    axis = contour[8] - contour[0]
+    across = np.array([-axis[1], axis[0]]) / max(float(np.linalg.norm(axis)), 1e-9)
+    half = 0.5 * width * np.sqrt(np.sin(np.linspace(0, np.pi, len(lid))).clip(0))[:, None] * across
+    return np.concatenate([lid + half, (lid - half)[-2:0:-1]])
+
+
+def _lash_colour(patch: NDArray[np.uint8], contour: Array, white: NDArray[np.bool_]) -> Array:
+    """Of the darkest places along the upper lid; at least as dark against the skin there as what lies between shut lids."""
+    width = float(np.linalg.norm(contour[8] - contour[0]))
+    along = (polygon_coverage(_lash_line(contour, LASH_BAND * width), patch.shape[:2]) > 0.5) & ~white
+    around = polygon_coverage(_lash_line(contour, 0.8 * width), patch.shape[:2]) > 0.5
+    if not along.any() or not around.any():
+        return np.zeros(3)
+    pixels = patch[along].astype(np.float64)
+    light = pixels.mean(1)
+    found = pixels[light <= np.quantile(light, DARKEST)].mean(0)
+    return np.asarray(np.minimum(found, LASHES * np.median(patch[around], axis=0)))
 
 
 def _moved(

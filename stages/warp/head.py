@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from stages.renderer import Portrait, Scene
 from stages.warp import topology
 from stages.warp.back import BackOfHead
-from stages.warp.eyes import LIDS, Eye, draw_eye, shut_share, take_eye, without_eyeball
+from stages.warp.eyes import LIDS, Eye, draw_eye, draw_lashes, shut_share, take_eye, without_eyeball
 from stages.warp.geometry import FLIP, HeadMesh, Pose
 from stages.warp.mouth import draw_mouth
 from stages.warp.neck import HAIR, OTHER, jaw_shadow, underlay
@@ -76,6 +76,7 @@ class Head:
         turn = self._turn(pose)
         for eye, contour, iris in self._eyes:
             draw_eye(head, eye, shown[contour], shown[iris], turn)
+            draw_lashes(head, eye, shown[contour])
         draw_mouth(head, target, target_landmarks[topology.INNER_LIPS], shown[topology.INNER_LIPS], self._saturation)
         opacity = layers[..., 3].astype(np.float32) / np.float32(255)
         back = self._back.draw(self.mesh.aligned_pose(pose), (height, width), body)

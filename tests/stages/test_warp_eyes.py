@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 
-from stages.warp.eyes import LIDS, shut_share, without_eyeball
+from stages.warp.eyes import LIDS, Eye, draw_lashes, shut_share, take_eye, without_eyeball
+
+SKIN = (180, 130, 110)
 
 
 def test_nothing_white_is_left_for_lids_that_close() -> None:
@@ -43,3 +46,56 @@ def test_an_eye_counts_as_shut_gradually() -> None:
     assert shares[-1] == 0
     assert (np.diff(shares) <= 0).all()
     assert np.diff(shares).min() > -0.35
+
+
+def opening(height: float) -> np.ndarray:
+    """Contour [16, 2] of an eye 56 pixels wide, its height a share of that: outer corner, lower lid, inner corner, upper lid."""
+    angles = np.linspace(np.pi, -np.pi, 16, endpoint=False)
+    return np.array([60, 45]) + np.stack([28 * np.cos(angles), 28 * height * np.sin(angles)], 1)
+
+
+def painted_eye(lashes: tuple[int, int, int] | None) -> Eye:
+    """An open eye in plain skin, with a line of lashes along its upper lid or without."""
+    picture = np.full((90, 120, 3), SKIN, np.uint8)
+    contour = opening(0.4)
+    cv2.fillPoly(picture, [np.round(contour).astype(np.int32)], (240, 240, 240))
+    if lashes is not None:
+        line = np.concatenate([contour[8:], contour[:1]]) - (0, 2)
+        cv2.polylines(picture, [np.round(line).astype(np.int32)], False, lashes, 3)
+    iris = np.array([[60, 45], [67, 45], [60, 38], [53, 45], [60, 52]], np.float64)
+    cv2.circle(picture, (60, 45), 7, (90, 60, 40), -1)
+    return take_eye(picture, contour, iris)
+
+
+def test_lashes_have_the_colour_of_the_upper_lids_dark_line_and_are_darker_than_skin_where_there_is_none() -> None:
+    assert np.abs(painted_eye((70, 30, 10)).lashes - (70, 30, 10)).max() < 12
+    assert (painted_eye(None).lashes <= 0.6 * np.array(SKIN) + 1e-9).all()
+
+
+def test_shut_lids_meet_in_a_line_of_lashes_that_comes_as_the_eye_shuts() -> None:
+    eye, lids = painted_eye((70, 30, 10)), np.full((90, 120, 3), SKIN, np.uint8)
+    dark = []
+    for height in np.linspace(0.3, 0.0, 40):
+        picture = lids.copy()
+        draw_lashes(picture, eye, opening(height))
+        dark.append(float((lids - picture.astype(float)).sum()))
+    assert dark[0] == 0
+    assert np.diff(dark).min() > -0.12 * dark[-1]  # the line straightens, too
+    assert np.diff(dark).max() < 0.35 * dark[-1]
+    column = picture[:, 60].astype(float).sum(1)
+    assert int(column.argmin()) in (44, 45)
+    assert column.min() < 0.6 * sum(SKIN)
+    assert (np.abs(column - sum(SKIN)) > 1).sum() < 10  # rows, of an eye 56 pixels wide
+    assert (picture[:, :28] == lids[:, :28]).all()
+
+
+def test_an_eye_at_the_pictures_border_or_of_no_width_draws_no_lashes_elsewhere() -> None:
+    eye = painted_eye(None)
+    picture = np.full((90, 120, 3), SKIN, np.uint8)
+    before = picture.copy()
+    for contour in (opening(0.0) + np.array([500, 0]), opening(0.0) - np.array([0, 300])):
+        draw_lashes(picture, eye, contour)
+    assert (picture == before).all()
+    draw_lashes(picture, eye, np.full((16, 2), 40.0))
+    draw_lashes(picture, eye, opening(0.0) + np.array([45, 0]))
+    assert (picture[:, :60] != before[:, :60]).any(-1).sum() < 12
