@@ -8,23 +8,19 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 import fsspec
 from fsspec.asyn import sync
-from fsspec.spec import AbstractFileSystem
 
 from schemas.problems import StoreError
 from storage.backends import Backend, Entry
 from storage.errors import store_error, without_credentials
 
 T = TypeVar("T")
-
-CLAIM = ".claim-"
-"""Prefix of the folder that a writer makes beside an object while it creates it, where file systems have no exclusive mode."""
 
 _THREADS = 8
 _FULL_CODES = {"QuotaExceeded", "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "InsufficientStorage"}
@@ -35,9 +31,8 @@ class RemoteBackend(Backend):
     """Any fsspec file system.
 
     ``create`` relies on the file system's exclusive mode (``pipe_file(mode="create")``): atomic in memory and on S3, Google
-    and Azure storage. A file system without such a mode only looks whether the object exists before it writes. There a writer
-    first makes a folder beside the object, which only one can do on what has real folders (disks, SFTP, SMB). Where that is not
-    exclusive either (HDFS), of two writers within the same moment the later one wins.
+    and Azure storage. Where a file system has no such mode it is an existence check followed by a write: of two writers
+    within the same moment the later one then wins, with the same content, because stages are deterministic.
 
     The fsspec instance is made per process: its event loop does not survive a fork.
     """
@@ -54,7 +49,6 @@ class RemoteBackend(Backend):
         self._process = os.getpid()
         self._lock = threading.RLock()
         self._connected: tuple[Any, str] | None = None
-        self._only_looks = False  # whether the file system's exclusive mode is not atomic
         self._made: set[str] = set()
 
     def __getstate__(self) -> dict[str, object]:
@@ -80,7 +74,6 @@ class RemoteBackend(Backend):
             if self._connected is None:
                 system, root = fsspec.core.url_to_fs(self._address, **self._connection_options())
                 self._connected = (system, root.rstrip("/"))
-                self._only_looks = type(system).pipe_file is AbstractFileSystem.pipe_file
             return self._connected
 
     def _connection_options(self) -> dict[str, object]:
@@ -125,44 +118,15 @@ class RemoteBackend(Backend):
     def create(self, path: str, data: bytes) -> bool:
         with self._translated(f"publishing {path}"):
             self._make_parents(path)
-            whole = self._path(path)
-            return self._create_under_claim(whole, data) if self._only_looks else self._create(whole, data)
-
-    def _create(self, path: str, data: bytes) -> bool:
-        try:
-            self.system.pipe_file(path, data, mode="create")
-        except FileExistsError:
-            return False
-        except (ValueError, NotImplementedError):
-            if self.system.exists(path):
+            try:
+                self.system.pipe_file(self._path(path), data, mode="create")
+            except FileExistsError:
                 return False
-            self.system.pipe_file(path, data)
-        return True
-
-    def _create_under_claim(self, path: str, data: bytes) -> bool:
-        """Look and write while one holds the claim, so that nobody writes in between.
-
-        A claim whose holder was killed stays: to others the object then looks like one that is being written, and the store
-        waits for it a moment before it replaces it.
-        """
-        folder, _, name = path.rpartition("/")
-        claim = f"{folder}/{CLAIM}{name}"
-        try:
-            self.system.mkdir(claim, create_parents=False)
-        except FileExistsError:
-            return False
-        except (ValueError, NotImplementedError):
-            return self._create(path, data)
-        except OSError:
-            # SFTP says "failure", whatever it was.
-            if not self.system.exists(claim):
-                raise
-            return False
-        try:
-            return self._create(path, data)
-        finally:
-            with suppress(OSError, NotImplementedError):
-                self.system.rmdir(claim)
+            except (ValueError, NotImplementedError):
+                if self.system.exists(self._path(path)):
+                    return False
+                self.system.pipe_file(self._path(path), data)
+            return True
 
     def replace(self, path: str, data: bytes) -> None:
         with self._translated(f"writing {path}"):

@@ -39,16 +39,12 @@ class Place:
         return ArtifactStore.open(self.url, scratch=scratch, storage_options=self.options)
 
 
-def make_folders(tmp_path: Path) -> Place:
-    return Place("folders", f"file://{tmp_path}/store", tmp_path / "scratch")
-
-
 def make_place(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> Place:
     if kind == "local":
         return Place(kind, str(tmp_path / "store"), tmp_path)
     name = f"place-{next(_numbers)}"
     if kind == "folders":
-        return make_folders(tmp_path)
+        return Place(kind, f"file://{tmp_path}/store", tmp_path / "scratch")
     if kind == "memory":
         return Place(kind, f"memory://{name}", tmp_path / "scratch")
     endpoint = request.getfixturevalue("s3_endpoint")

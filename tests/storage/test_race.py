@@ -14,7 +14,7 @@ import pytest
 from storage.maintenance import fsck, gc
 from storage.store import ArtifactStore
 
-from .helpers import FRAMES, Place, check_whole, commit, fill, make_folders
+from .helpers import FRAMES, Place, check_whole, commit, fill
 
 
 def test_threads_that_commit_one_key_agree(place: Place) -> None:
@@ -58,35 +58,6 @@ def test_the_later_of_two_writers_takes_the_winners_manifest(place: Place) -> No
         assert manifest.facts == {"share": 0.25}
         check_whole(second, share=0.25)
         assert {path.split("/")[3] for path in second.backend.walk("objects")} == {manifest.attempt}
-
-
-def test_a_place_without_an_exclusive_mode_still_has_one_winner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """fsspec's disk, SFTP and SMB only look whether an object exists before they write it."""
-    place = make_folders(tmp_path)
-    with place.open() as first, place.open() as second:
-        write = second.backend._create  # type: ignore[attr-defined]
-
-        def write_while_another_tries(path: str, data: bytes) -> bool:
-            assert first.backend.create("commits/masks/other.json", b"1") is False
-            return bool(write(path, data))
-
-        monkeypatch.setattr(second.backend, "_create", write_while_another_tries)
-        assert second.backend.create("commits/masks/other.json", b"2") is True
-        assert first.backend.create("commits/masks/other.json", b"3") is False
-        assert first.backend.read("commits/masks/other.json") == b"2"
-        assert [path.name for path in (tmp_path / "store/commits/masks").iterdir()] == ["other.json"]
-
-
-def test_a_writer_killed_before_it_wrote_does_not_keep_others_from_publishing(tmp_path: Path) -> None:
-    place = make_folders(tmp_path)
-    with place.open() as store:
-        commit(store, "earlier")
-        (tmp_path / "store/commits/masks/.claim-key.json").mkdir()
-        manifest = commit(store, share=0.75)
-        assert manifest == store.lookup("masks", "key")
-        check_whole(store, share=0.75)
-        assert store.committed("masks") == {"earlier", "key"}
-        assert fsck(store).clean
 
 
 def test_processes_that_commit_the_same_keys_agree(tmp_path: Path) -> None:
