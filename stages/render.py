@@ -56,7 +56,7 @@ class Render(Stage):
     """The generated crops of a chunk."""
 
     name = "render"
-    version = 14
+    version = 15
     scope = Scope.JOB_CHUNK
     parameters = RenderParameters
     inputs = (

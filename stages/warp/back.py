@@ -42,6 +42,9 @@ SOLID = 0.1
 """Share of the way from ``TURNED`` to wholly at which the back is opaque above the nape: before, it lies so close to the head's
 own outline that no veil is seen. Hair that hangs below always is: there a neck may leave a gap to the hair beside it."""
 
+SURE, INSIDE = 0.98, 4
+"""Opacity of the source from which, and pixels inside of it where, that hair always is: its own soft border shall stay soft."""
+
 STEPS, SPACING = 6, 5
 """Belts of corners from the silhouette to the middle, and pixels from corner to corner."""
 
@@ -58,7 +61,7 @@ LEAST_HAIR = 0.05
 class BackOfHead:
     """A sheet behind the head, inflated from its silhouette in the source, in the colours of its hair.
 
-    In the source's own pose it lies within the silhouette, hidden by the head itself.
+    In the source's own pose it lies within the silhouette, hidden by the head itself but for where its neck was.
 
     Args:
         portrait: of the source.
@@ -98,7 +101,10 @@ class BackOfHead:
         fade = np.clip((height - low) / over, 0, 1)[..., None]
         layers = np.concatenate([_colours(portrait) * fade, 255 * fade], axis=2)
         self._texture = np.clip(layers + 0.5, 0, 255).astype(np.uint8)
-        self._below = np.clip(255 * (NAPE + GIVES_WAY - height) / GIVES_WAY, 0, 255).astype(np.uint8)
+        below = np.clip(255 * (NAPE + GIVES_WAY - height) / GIVES_WAY, 0, 255)
+        solid = cv2.erode((portrait.matte > SURE).astype(np.float32), np.ones((2 * INSIDE + 1,) * 2, np.uint8))
+        always = below * cv2.GaussianBlur(solid, (0, 0), INSIDE / 2)
+        self._below = np.dstack([below, always]).astype(np.uint8)
 
     @property
     def hangs(self) -> bool:
@@ -132,8 +138,8 @@ class BackOfHead:
         layers = sampled(reduced(self._texture, smaller), *maps)
         box = np.s_[top:bottom, left:right]
         if self.hangs:
-            below = sampled(reduced(self._below, smaller), *maps).astype(np.float32) / np.float32(255)
-            share = opaque + (1 - opaque) * below
+            below, always = np.moveaxis(sampled(reduced(self._below, smaller), *maps).astype(np.float32) / np.float32(255), 2, 0)
+            share = opaque + (1 - opaque) * always
             layers = np.rint(layers * (share if body is None else share * (1 - body[box] * below))[..., None]).astype(np.uint8)
             opaque = 1.0
         layers = cv2.convertScaleAbs(cv2.GaussianBlur(layers, (0, 0), EDGE), alpha=opaque)

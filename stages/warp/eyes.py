@@ -49,7 +49,7 @@ class Eye:
         iris: uint8 [height, width, 4], the whole iris, premultiplied by its opacity.
         centre: of the iris, pixels of the source's crop.
         middle: of the opening's corners, pixels of the source's crop.
-        lashes: float64 [3], RGB of the upper lid's lashes.
+        lashes: float64 [3], RGB of the line between its lids when they are shut.
     """
 
     origin: tuple[int, int]
@@ -103,7 +103,7 @@ def take_eye(picture: NDArray[np.uint8], contour: NDArray[np.floating], iris: ND
     coverage = np.clip((1.08 * radius - distance) / max(0.16 * radius, 1.0) + 0.5, 0, 1)
     layer = np.concatenate([disc * coverage[..., None], 255 * coverage[..., None]], axis=2)
     middle = (contour[0] + contour[8]) / 2
-    lashes = _lash_colour(patch, contour - origin, white)
+    lashes = _lash_colour(patch, contour - origin, white | (distance < 1.15 * radius))
     return Eye((left, top), ball.astype(np.uint8), np.round(layer).astype(np.uint8), centre.copy(), middle, lashes)
 
 
@@ -212,7 +212,7 @@ def draw_lashes(picture: NDArray[np.uint8], eye: Eye, contour: NDArray[np.floati
         return
     width = float(np.linalg.norm(contour[8] - contour[0]))
     left, top, right, bottom = bounding_box(contour, picture.shape[:2], margin=LASH_LINE * width + 2)
-    if right <= left or bottom <= top:
+    if width < 1 or right <= left or bottom <= top:
         return
     line = _lash_line(contour - (left, top), LASH_LINE * width)
     coverage = cv2.GaussianBlur(polygon_coverage(line, (bottom - top, right - left)), (0, 0), max(0.012 * width, 0.4))
@@ -229,17 +229,18 @@ def _lash_line(contour: Array, width: float) -> Array:
     return np.concatenate([lid + half, (lid - half)[-2:0:-1]])
 
 
-def _lash_colour(patch: NDArray[np.uint8], contour: Array, white: NDArray[np.bool_]) -> Array:
-    """Of the darkest places along the upper lid; at least as dark against the skin there as what lies between shut lids."""
+def _lash_colour(patch: NDArray[np.uint8], contour: Array, eyeball: NDArray[np.bool_]) -> Array:
+    """Of the darkest places along the upper lid, made darker where they are not as dark as what lies between shut lids."""
     width = float(np.linalg.norm(contour[8] - contour[0]))
-    along = (polygon_coverage(_lash_line(contour, LASH_BAND * width), patch.shape[:2]) > 0.5) & ~white
-    around = polygon_coverage(_lash_line(contour, 0.8 * width), patch.shape[:2]) > 0.5
-    if not along.any() or not around.any():
-        return np.zeros(3)
+    along, around = (polygon_coverage(_lash_line(contour, band * width), patch.shape[:2]) > 0.5 for band in (LASH_BAND, 0.8))
+    along &= ~eyeball
+    skin = np.median(patch[around & ~eyeball if (around & ~eyeball).any() else ...].reshape(-1, 3), axis=0)
+    if not along.any():
+        return np.asarray(LASHES * skin)
     pixels = patch[along].astype(np.float64)
     light = pixels.mean(1)
     found = pixels[light <= np.quantile(light, DARKEST)].mean(0)
-    return np.asarray(np.minimum(found, LASHES * np.median(patch[around], axis=0)))
+    return np.asarray(found * min(1.0, LASHES * float(skin.mean()) / max(float(found.mean()), 1e-9)))
 
 
 def _moved(

@@ -236,6 +236,19 @@ def test_the_gap_between_a_neck_and_the_hair_beside_it_is_always_hair() -> None:
     assert max(away for _, away in shown) < 40
 
 
+def test_hanging_hair_keeps_its_soft_border_in_the_sources_own_pose(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = curtain(-2.6)
+    source = replace(source, matte=cv2.GaussianBlur(source.matte, (0, 0), 5.0))
+    target, head, bare = scene(), Head(source), Head(source)
+    monkeypatch.setattr(bare._back, "draw", lambda *arguments: None)
+    opacity, without = (compose(each, target, None)[1] for each in (head, bare))
+    row = round(float(target.pose.project(np.array([[0.0, -1.9, -1.0]]))[0, 1]))
+    outside = np.abs(np.arange(SIZE) - SIZE / 2) > 1.1 * target.pose.scale  # beyond the portrait's neck
+    assert ((without[row] > 0.2) & (without[row] < 0.8))[outside].sum() >= 8
+    assert np.abs(opacity[row] - without[row])[outside].max() < 0.1
+    assert (opacity[row] - without[row])[~outside].max() > 0.5
+
+
 def test_hair_that_hangs_behind_the_neck_covers_nothing_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     target, source = scene(at=pose(turn=35)), curtain(-2.6)
     head, bare = Head(source), Head(source)
