@@ -1,10 +1,10 @@
-"""Does an autoencoder learn colours? The one of the ablations, trained without and with the weight of tints.
+"""Does an autoencoder learn colours? The one of the ablations, trained without and with weights of tints.
 
     python -m benchmarks.tints --out DIR
 
 Measured on held-out targets: PSNR of whole pictures and of heads; the mean error of lightness, that of its detail (what a blur of
 two pixels takes away) and of tint (distance in the a, b plane of CIELAB), the latter also where the truth is vivid. Writes
-``tints.jpg`` (truth, without, with) and replaces the section of ``docs/training.md``.
+``tints.jpg`` (truth, and each weight) and replaces the section of ``docs/training.md``.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from stages.training.recipe import Recipe, chosen_recipe
 from stages.training.run import Order, train
 
 PICTURES, SHOWN = 24, 8
+WEIGHTS = (0.0, 0.05, 0.1, 0.25, 1.0)
 DETAIL = 2.0
 """Deviation, in pixels, of the blur that takes detail away."""
 
@@ -81,7 +82,7 @@ def main() -> None:
         samples = [held_out.sample(number, 1) for number in range(PICTURES)]
         truth, heads = [sample.target[0] for sample in samples], [sample.head[0] for sample in samples]
         sheet = [truth[:SHOWN]]
-        for tint in (0.0, 1.0):
+        for tint in WEIGHTS:
             order = Order(
                 with_tint(bench.recipe, tint),
                 given.out / f"tint-{tint:g}",
