@@ -291,13 +291,16 @@ def value_of(numbers: Sequence[float], groups: Sequence[int]) -> Value:
     return Value(float(own.mean()) if len(own) else float("nan"), low, high, len(own), count)
 
 
+def over_bodies(column: str) -> bool:
+    """Whether a column's swaps belong together by the body, else by the head."""
+    return column == HEAD or column in OF_BODY
+
+
 def summary(values: dict[str, dict[str, list[float]]], swaps: Sequence[Swap]) -> list[Row]:
     """The rows of the table: each way by itself and against the ways that it is compared with, on the same swaps."""
     rows = []
     for name, columns in values.items():
-        groups = {
-            column: [swap.body if column == HEAD or column in OF_BODY else swap.head for swap in swaps] for column in columns
-        }
+        groups = {column: [swap.body if over_bodies(column) else swap.head for swap in swaps] for column in columns}
         own = {column: value_of(numbers, groups[column]) for column, numbers in columns.items()}
         compared: list[str | None] = [other for other in WAYS[name].than if other != name] if name in WAYS else []
         for than in compared or [None]:
@@ -314,11 +317,12 @@ def written(rows: Sequence[Row]) -> str:
     """The summary as a table: means, and for ways that are compared the differences with their intervals."""
     columns = {}
     for column, value in rows[0].values.items():
-        of = "bodies" if column == HEAD or column in OF_BODY else "heads"
+        of = "bodies" if over_bodies(column) else "heads"
         columns[column] = f"{column}, {'dB' if column == HEAD else '%'} ({value.swaps} swaps, {value.groups} {of})"
     cells = []
     for row in rows:
-        line = [f"{row.name} (compared with {row.than})" if len(WAYS[row.name].than if row.than else ()) > 1 else row.name]
+        several = row.than is not None and len(WAYS[row.name].than) > 1
+        line = [f"{row.name} (compared with {row.than})" if several else row.name]
         for column, value in row.values.items():
             factor, digits = (1, 2) if column == HEAD else (100, 0)
             text = "–" if np.isnan(value.mean) else f"{factor * value.mean:.{digits}f}"

@@ -165,7 +165,9 @@ def missed_hair(labels: Mask, small: NDArray[np.uint8], behind: NDArray[np.uint8
     from_hair = np.linalg.norm(picture - np.median(picture[hair], axis=0), axis=2)
     from_behind = np.linalg.norm(picture - behind, axis=2)
     found = beside & (from_hair < MISSED_DIFFERENCE) & (from_behind > from_hair)
-    return _evened(found, beside, labels)
+    even = cv2.medianBlur(found.astype(np.uint8), 3)
+    grown = cv2.dilate(even, np.ones((3, 3), np.uint8)) & beside
+    return np.asarray(cv2.resize(grown.astype(np.uint8), labels.shape[::-1], interpolation=cv2.INTER_NEAREST), np.uint8)
 
 
 def collar_as_cloth(labels: Mask, small: NDArray[np.uint8], landmarks: NDArray[np.floating], unit: float) -> Mask:
@@ -237,18 +239,6 @@ def collar_beside_skin(labels: Mask, small: NDArray[np.uint8], unit: float) -> M
         large = cv2.resize(even, labels.shape[::-1], interpolation=cv2.INTER_NEAREST) > 0
         result[large & np.isin(labels, where)] = label
     return result
-
-
-def _light(picture: Soft, colour: Soft) -> Soft:
-    """The factor by which a colour comes nearest to a picture's, both float32 [height, width, 3]: float32 [height, width]."""
-    return np.asarray(np.einsum("ijk,ijk->ij", picture, colour) / np.maximum(np.einsum("ijk,ijk->ij", colour, colour), 1))
-
-
-def _evened(found: NDArray[np.bool_], within: NDArray[np.bool_], labels: Mask) -> Mask:
-    """What was found at half of a label map's size, without specks, grown by a pixel ``within`` a mask, at the map's size."""
-    even = cv2.medianBlur(found.astype(np.uint8), 3)
-    grown = cv2.dilate(even, np.ones((3, 3), np.uint8)) & within
-    return np.asarray(cv2.resize(grown.astype(np.uint8), labels.shape[::-1], interpolation=cv2.INTER_NEAREST), np.uint8)
 
 
 def mirrored_cloth(picture: NDArray[np.uint8], cloth: Mask, wanted: Mask) -> NDArray[np.uint8]:
@@ -457,8 +447,8 @@ def _paint(
         return
     other = _repainted(gain)
     pixels, colour = picture[box].astype(np.float32), neck[box].astype(np.float32)
-    shading = np.clip(_light(pixels, colour), SHADE, 1 / SHADE)
-    from_neck = np.linalg.norm(pixels - shading[..., None] * colour, axis=2)
+    factor = np.einsum("ijk,ijk->ij", pixels, colour) / np.maximum(np.einsum("ijk,ijk->ij", colour, colour), 1)
+    from_neck = np.linalg.norm(pixels - np.clip(factor, SHADE, 1 / SHADE)[..., None] * colour, axis=2)
     alike = np.maximum(np.clip((UNLIKE - from_neck) / (UNLIKE - LIKE), 0, 1), inner[box])
     light = np.clip(pixels.mean(2) / max(float(np.mean(face)), 1), DARKEST_NECK, BRIGHTEST_NECK)
     wanted = other * light[..., None] * (face * gain).astype(np.float32) + (1 - other) * pixels * own_gain.astype(np.float32)

@@ -47,7 +47,9 @@ def test_threads_that_commit_one_key_agree(place: Place) -> None:
         assert {path.split("/")[3] for path in store.backend.walk("objects")} == {manifests[0].attempt}
 
 
-def test_where_a_file_system_only_looks_the_later_writer_is_published_and_the_earlier_keeps_what_it_has(tmp_path: Path) -> None:
+def test_where_a_file_system_only_looks_the_later_writer_is_published_and_the_earlier_keeps_what_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """``RemoteBackend`` says so: SFTP and SMB have no exclusive mode. Both go on, with what each has computed."""
     place = Place("folders", f"file://{tmp_path}/store", tmp_path / "scratch")
     with place.open() as first, place.open() as second:
@@ -59,13 +61,11 @@ def test_where_a_file_system_only_looks_the_later_writer_is_published_and_the_ea
             seen.append(commit(first, share=0.25))
             return mine
 
-        def not_yet(path: str, data: bytes) -> bool:
-            second.backend.replace(path, data)  # it has looked before the first wrote
-            return True
-
         second._store_objects = first_publishes_meanwhile  # type: ignore[method-assign, assignment]
-        second.backend.create = not_yet  # type: ignore[method-assign]
-        later = commit(second, share=0.75)
+        with monkeypatch.context() as patched:
+            # Both look before either writes; fsspec shares the file system between them.
+            patched.setattr(second.backend.system, "exists", lambda path, **options: False)  # type: ignore[attr-defined]
+            later = commit(second, share=0.75)
         assert first.lookup("masks", "key") == later
         check_whole(first, share=0.75)
         assert first.artifact(seen[0]).table("masks").column("shares")[0].as_py() == [pytest.approx(0.25)] * 6
