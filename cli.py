@@ -270,7 +270,7 @@ def run(
         workers=workers,
         commercial=commercial or None,
     )
-    found = read_catalogue(catalogue)
+    found = read_catalogue(catalogue, storage_options=settings.storage_options_of(catalogue))
     with open_store(settings) as store:
         name = catalogue.rstrip("/").rsplit("/", 1)[-1].rsplit(".", 1)[0]
         return run_and_tell(
@@ -301,7 +301,7 @@ def plan(
     from schemas.catalogue import read_catalogue
 
     settings = settings_of(config, assignments, store=store_url, renderer=renderer, profile=profile, workers=workers)
-    found = read_catalogue(catalogue)
+    found = read_catalogue(catalogue, storage_options=settings.storage_options_of(catalogue))
     with open_store(settings) as store:
         document = plan_document(found.jobs, store, settings, registry_of(settings))
     if as_json:
@@ -637,7 +637,7 @@ def dataset_prepare(
 
     settings = settings_of(config, assignments, store=store_url, workers=workers, commercial=commercial or None)
     chosen = dataset_parameters(parameters or [], size=size)
-    clips = read_clips(catalogue)
+    clips = read_clips(catalogue, storage_options=settings.storage_options_of(catalogue))
     with open_store(settings) as store:
         told = prepare_dataset(
             clips,

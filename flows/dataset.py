@@ -269,7 +269,7 @@ def write_one(shard: Shard, job: _Job) -> None:
 def _records(piece: Piece, job: _Job) -> Iterator[Any]:
     (one,) = [one for one in job.prepared if one.number == piece.number]
     artifacts = {stage: [job.store.artifact(found) for found in some] for stage, some in one.manifests.items()}
-    with sources.fetch(piece.clip.clip, job.store.scratch, limit_bytes=job.settings.scratch_bytes) as media:
+    with sources.open_medium(piece.clip.clip, job.store, job.settings.scratch_bytes) as media:
         yield from piece_frames(piece, artifacts, media, job.parameters)
 
 

@@ -188,7 +188,7 @@ def _finished(planner: Planner, plan: JobPlan, video: Artifact, name: str, recor
     # Jobs with equal videos are signed at the same time, each for its own record.
     signed = planner.store.scratch / f"signed-{uuid.uuid4().hex}-{name}"
     try:
-        with sources.fetch(plan.target.url, planner.store.scratch, limit_bytes=planner.settings.scratch_bytes) as target:
+        with sources.open_medium(plan.target.url, planner.store, planner.settings.scratch_bytes) as target:
             sign(
                 video.file(name),
                 signed,

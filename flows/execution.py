@@ -110,7 +110,13 @@ def perform(item: WorkItem, progress: Callable[[int], None]) -> Outcome:
         with ExitStack() as held:
             media = {
                 owner: held.enter_context(
-                    sources.fetch(url, item.media_folder, limit_bytes=item.media_bytes, largest_bytes=item.limits.file_bytes)
+                    sources.fetch(
+                        url,
+                        item.media_folder,
+                        limit_bytes=item.media_bytes,
+                        largest_bytes=item.limits.file_bytes,
+                        storage_options=item.store.options_for(url),
+                    )
                 )
                 for owner, url in item.media.items()
             }

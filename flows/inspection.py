@@ -33,7 +33,7 @@ def inspect_from_store(
     planner = Planner([], store, settings, registry)
     manifests = planner.survey_clip(Clip(url, subject or settings.stages.track.subject))
     artifacts = {stage: [store.artifact(manifest) for manifest in some] for stage, some in manifests.items()}
-    with sources.fetch(url, store.scratch, limit_bytes=settings.scratch_bytes) as media:
+    with sources.open_medium(url, store, settings.scratch_bytes) as media:
         return inspect_clip(artifacts, media, out, name=safe_id(Path(url).stem))
 
 
@@ -67,10 +67,10 @@ def _job_sheets(job: Job, store: ArtifactStore, settings: Settings, registry: Mo
 
     pictures = []
     for clip in (plan.source, plan.target):
-        with sources.fetch(clip.url, store.scratch, limit_bytes=settings.scratch_bytes) as media:
+        with sources.open_medium(clip.url, store, settings.scratch_bytes) as media:
             pictures += inspect_clip(artifacts(clip), media, out, name=f"{job.id}-{safe_id(Path(clip.url).stem)}")
     of_target = artifacts(plan.target)
-    with sources.fetch(job.target, store.scratch, limit_bytes=settings.scratch_bytes) as media:
+    with sources.open_medium(job.target, store, settings.scratch_bytes) as media:
         of_job = artifacts(job.id)
         pictures += inspect_job({**of_target, **of_job}, media, out, name=job.id) if of_job else []
     return pictures

@@ -371,12 +371,15 @@ class Planner:
         errors: dict[str, HeadswapError] = {}
         for name in jobs:
             try:
-                self.jobs[name].edits = edits_of(self.jobs[name].job).to_options()
+                self.jobs[name].edits = self._edits_of(self.jobs[name].job)
             except HeadswapError as error:
                 # Whoever reads a file that a person names calls all that goes wrong wrong usage.
                 passing = sources.may_pass(error.__cause__)
                 errors[name] = StoreError("store_unreachable", error.message, error.remedy, retryable=True) if passing else error
         return errors
+
+    def _edits_of(self, job: Job) -> dict[str, Any]:
+        return edits_of(job, storage_options=self.store.options_for(job.edits or "")).to_options()
 
     def _look_up_jobs(self, skip_finished: bool) -> None:
         for plan in self.jobs.values():

@@ -23,6 +23,7 @@ from schemas import parameters
 from schemas.catalogue import Job
 from schemas.names import suggestion
 from schemas.parameters import DiffusionParameters, Precision
+from schemas.places import options_for
 from schemas.problems import UsageError
 
 PREFIX = "HEADSWAP_"
@@ -182,7 +183,7 @@ class Settings(_Section):
     )
     scratch_bytes: int = Field(50 * 2**30, ge=2**20, description="most that local copies of remote media may take")
     storage_options: dict[str, Any] = Field(
-        default_factory=dict, description="of the store, for fsspec, as JSON in a variable or flag; never shown"
+        default_factory=dict, description="for fsspec, of the store and of media, catalogues and results in places of its kind; never shown"
     )
     worker_memory: int = Field(8 * 2**30, ge=2**28, description="bytes of memory at which a worker process is stopped")
     limits: Limits = Limits()
@@ -195,8 +196,7 @@ class Settings(_Section):
 
     def storage_options_of(self, url: str) -> dict[str, Any]:
         """For fsspec, of a place: ``storage_options`` are the store's, and hold for other places of the same kind."""
-        kind, remote, _ = url.partition("://")
-        return self.storage_options if remote and kind == (self.store or "").partition("://")[0] else {}
+        return options_for(url, self.store, self.storage_options)
 
     def parameters(self, stage: str, job: Job | None = None) -> parameters.StageParameters:
         """Parameters of a stage; with a job, its own choice of subject and renderer stands over the configuration's.

@@ -6,9 +6,9 @@ import errno
 import fcntl
 import os
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ def is_remote(url: str | Path) -> bool:
     return local_path(url) is None
 
 
-def describe(url: str | Path) -> tuple[int, str]:
+def describe(url: str | Path, storage_options: Mapping[str, Any] | None = None) -> tuple[int, str]:
     """Size in bytes and a tag that changes with the file: modification time in nanoseconds, or the object store's etag.
 
     The tag is empty where the place says nothing of the kind.
@@ -53,7 +53,7 @@ def describe(url: str | Path) -> tuple[int, str]:
             if not os.path.isfile(path):
                 raise IsADirectoryError(errno.EISDIR, "not a file", str(path))
             return status.st_size, str(status.st_mtime_ns)
-        system, inner = _remote(str(url))
+        system, inner = _remote(str(url), storage_options)
         facts = system.info(inner)
         if facts.get("type") == "directory":
             raise IsADirectoryError(errno.EISDIR, "not a file", str(url))
@@ -63,7 +63,13 @@ def describe(url: str | Path) -> tuple[int, str]:
 
 @contextmanager
 def fetch(
-    url: str | Path, scratch: Path, limit_bytes: int = DEFAULT_LIMIT, *, largest_bytes: int | None = None, anew: bool = False
+    url: str | Path,
+    scratch: Path,
+    limit_bytes: int = DEFAULT_LIMIT,
+    *,
+    largest_bytes: int | None = None,
+    anew: bool = False,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> Iterator[Path]:
     """A local path of a medium, valid inside the context.
 
@@ -74,6 +80,7 @@ def fetch(
         limit_bytes: of the folder; a single file may exceed it and is then alone in it.
         largest_bytes: of a remote file, whatever its server says of its size; None for any.
         anew: whether a copy that is there is not good enough.
+        storage_options: for fsspec, of the place (``ArtifactStore.options_for``).
 
     Raises:
         MediaError: ``file_missing``, ``file_denied``; ``too_large`` before or, where the place kept quiet, while copying.
@@ -84,7 +91,7 @@ def fetch(
         describe(url)
         yield path
         return
-    size, tag = describe(url)
+    size, tag = describe(url, storage_options)
     _check_size(url, size, largest_bytes)
     folder = Path(scratch) / "media" / digest_value([str(url), size, tag])
     folder.mkdir(parents=True, exist_ok=True)
@@ -94,9 +101,14 @@ def fetch(
         fcntl.flock(lock, fcntl.LOCK_SH)
         if anew or not copy.exists():
             _make_room(folder.parent, limit_bytes - size)
-            _download(url, copy, largest_bytes)
+            _download(url, copy, largest_bytes, storage_options)
         os.utime(copy)
         yield copy
+
+
+def open_medium(url: str | Path, store: ArtifactStore, limit_bytes: int = DEFAULT_LIMIT) -> AbstractContextManager[Path]:
+    """``fetch`` for who reads one medium beside a store: into its scratch, with its access."""
+    return fetch(url, store.scratch, limit_bytes, storage_options=store.options_for(str(url)))
 
 
 class _Counter(Callback):  # type: ignore[misc]
@@ -120,11 +132,11 @@ def _check_size(url: str | Path, size: int, largest: int | None) -> None:
         )
 
 
-def _download(url: str | Path, copy: Path, largest_bytes: int | None) -> None:
+def _download(url: str | Path, copy: Path, largest_bytes: int | None, storage_options: Mapping[str, Any] | None) -> None:
     part = copy.with_name(f"part-{secrets.token_hex(4)}")
     try:
         with _media_errors(url):
-            system, inner = _remote(str(url))
+            system, inner = _remote(str(url), storage_options)
             system.get_file(inner, str(part), callback=_Counter(url, largest_bytes))
         os.replace(part, copy)
     finally:
@@ -165,7 +177,8 @@ def digest_many(
     """
     names = list(dict.fromkeys(str(url) for url in urls))
     with ThreadPoolExecutor(_THREADS) as pool:
-        described = dict(zip(names, pool.map(describe, names), strict=True))
+        options = {name: store.options_for(name) for name in names}
+        described = dict(zip(names, pool.map(describe, names, options.values()), strict=True))
         for name in names:
             _check_size(name, described[name][0], largest_bytes)
         documents = {name: _document(name, described[name]) for name in names}
@@ -176,7 +189,10 @@ def digest_many(
 
         def read(name: str) -> str:
             again = name in silent
-            with fetch(name, store.scratch, limit_bytes, largest_bytes=largest_bytes, anew=again) as path, _media_errors(name):
+            found = fetch(
+                name, store.scratch, limit_bytes, largest_bytes=largest_bytes, anew=again, storage_options=options[name]
+            )
+            with found as path, _media_errors(name):
                 return digest_file(path)
 
         fresh = zip(unknown, pool.map(read, unknown), strict=True)
@@ -218,9 +234,9 @@ def local_path(url: str | Path) -> Path | None:
     return Path(rest) if scheme in ("file", "local") else None
 
 
-def _remote(url: str) -> tuple[Any, str]:
+def _remote(url: str, storage_options: Mapping[str, Any] | None) -> tuple[Any, str]:
     try:
-        return fsspec.core.url_to_fs(url)
+        return fsspec.core.url_to_fs(url, **dict(storage_options or {}))
     except (ImportError, ValueError) as error:
         raise MediaError(
             "file_unsupported", f"{url} cannot be opened: {error}.", "Use a local path, s3:// or https:// address."

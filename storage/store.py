@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from schemas.places import options_for
 from storage import scratch as scratch_folders
 from storage.artifacts import Artifact, ArtifactWriter, FolderFiles
 from storage.backends import Backend, Entry
@@ -50,8 +51,11 @@ class ArtifactStore:
         is_local: whether artifacts are files on this machine's disks.
     """
 
-    def __init__(self, backend: Backend, scratch: Path | None = None) -> None:
+    def __init__(
+        self, backend: Backend, scratch: Path | None = None, storage_options: Mapping[str, object] | None = None
+    ) -> None:
         self.backend = backend
+        self._storage_options = dict(storage_options or {})
         self.url = backend.url
         self.is_local = isinstance(backend, LocalBackend)
         self._scratch_parent = scratch
@@ -73,7 +77,7 @@ class ArtifactStore:
         """
         backend = open_backend(str(url), storage_options or {})
         backend.prepare()
-        return cls(backend, Path(scratch) if scratch is not None else None)
+        return cls(backend, Path(scratch) if scratch is not None else None, storage_options)
 
     def _forget_process(self) -> None:
         self._owner = os.getpid()
@@ -83,10 +87,10 @@ class ArtifactStore:
         self._manifests: OrderedDict[str, tuple[Entry, Manifest]] = OrderedDict()
 
     def __getstate__(self) -> dict[str, object]:
-        return {"backend": self.backend, "scratch": self._scratch_parent}
+        return {"backend": self.backend, "scratch": self._scratch_parent, "storage_options": self._storage_options}
 
     def __setstate__(self, state: dict[str, object]) -> None:
-        self.__init__(state["backend"], state["scratch"])  # type: ignore[misc]
+        self.__init__(state["backend"], state["scratch"], state["storage_options"])  # type: ignore[misc]
 
     def __enter__(self) -> ArtifactStore:
         return self
@@ -96,6 +100,10 @@ class ArtifactStore:
 
     def __repr__(self) -> str:
         return f"ArtifactStore({self.url!r})"
+
+    def options_for(self, url: str) -> dict[str, object]:
+        """For fsspec, to open another place: the store's own options where that is of the store's kind."""
+        return options_for(url, self.url, self._storage_options)
 
     # Scratch
 

@@ -17,8 +17,10 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
 from flows.delivery import LEFT_OVER, deliver
+from schemas.catalogue import read_catalogue
 from stages.contract import Work
 from stages.video import provenance
+from storage.store import ArtifactStore
 from tests.flows import fakes
 from tests.flows.conftest import Night, job
 
@@ -248,3 +250,24 @@ def test_results_beside_the_store_are_written_with_the_options_of_the_store(nigh
     assert outcome.output == "keyed://bucket/results/take [1].mp4"
     found = fsspec.filesystem("keyed", key="secret").find("/")
     assert [path.rsplit("/", 1)[-1] for path in found] == ["take [1].mp4", "take [1].mp4.provenance.json"]
+
+
+def test_a_run_whose_catalogue_media_and_edits_lie_beside_the_store_reads_them_with_the_options_of_the_store(
+    night: Night, clips: Clips
+) -> None:
+    fsspec.register_implementation("keyed", KeyedFileSystem, clobber=True)
+    options = {"key": "secret"}
+    system = fsspec.filesystem("keyed", **options)
+    media = [clips("source", 1), clips("target", 12)]
+    for path in media:
+        system.put_file(str(path), f"keyed://bucket/media/{path.name}")
+    system.pipe_file("keyed://bucket/media/larger.yaml", b"head_scale: 1.1\n")
+    catalogue = f"id,source,target,rights,edits\na,{media[0].name},{media[1].name},synthetic,larger.yaml\n"
+    system.pipe_file("keyed://bucket/media/night.csv", catalogue.encode())
+    night.store = ArtifactStore.open("keyed://bucket/store", scratch=night.folder, storage_options=options)
+    flags: dict[str, Any] = {"storage_options": options}
+    url = "keyed://bucket/media/night.csv"
+    jobs = list(read_catalogue(url, storage_options=night.settings(**flags).storage_options_of(url)))
+    batch = night.run(jobs, **flags)
+    assert batch.outcomes["a"].failure is None
+    assert batch.planner.jobs["a"].edits == {"head_scale": 1.1}

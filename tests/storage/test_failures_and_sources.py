@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -243,6 +244,20 @@ def test_a_web_server_in_trouble_is_not_a_missing_file(local_store: ArtifactStor
         assert (caught.value.code, caught.value.retryable) == ("store_unreachable", True)
 
 
+def test_media_beside_the_store_are_reached_with_its_options_also_by_who_got_the_store_from_another_process(
+    s3_endpoint: str, tmp_path: Path
+) -> None:
+    url = f"s3://{BUCKET}/beside/a.mp4"
+    options = {"endpoint_url": s3_endpoint, "key": "test", "secret": "test"}
+    fsspec.filesystem("s3", **options).pipe_file(url, b"a" * 1000)
+    with ArtifactStore.open(f"s3://{BUCKET}/beside/store", scratch=tmp_path, storage_options=options) as store:
+        handed = pickle.loads(pickle.dumps(store))
+        assert sources.digest_of(url, handed) == digest_bytes(b"a" * 1000)
+        with sources.open_medium(url, handed) as local:
+            assert local.read_bytes() == b"a" * 1000
+        assert handed.options_for("https://example.org/a.mp4") == handed.options_for("/media/a.mp4") == {}
+
+
 def test_digest_of_a_remote_file_is_that_of_its_content(remote_media: Place) -> None:
     with remote_media.open() as store:
         assert sources.digest_of(remote_url(remote_media, "a.mp4"), store) == digest_bytes(b"a" * 1000)
@@ -260,7 +275,7 @@ def test_media_over_the_limit_are_refused_before_they_are_copied(
         assert not list(Path(store.scratch).glob("media/*/*"))
         assert sources.digest_of(url, store, limit_bytes=100, largest_bytes=1000) == digest_bytes(b"a" * 1000)
     # A place that says nothing of the size, or something wrong: what comes is counted.
-    monkeypatch.setattr(sources, "describe", lambda url: (0, ""))
+    monkeypatch.setattr(sources, "describe", lambda url, options: (0, ""))
     with pytest.raises(MediaError) as caught, sources.fetch(url, tmp_path / "scratch", largest_bytes=999):
         pass
     assert caught.value.code == "too_large"
