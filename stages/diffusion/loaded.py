@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Hashable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,10 @@ SOURCES_KEPT = 2
 DEVICE_ERRORS = (
     *("CUDA error", "CUDA driver", "CUDA unknown error", "NVIDIA driver", "No CUDA GPUs", "cudaGetDeviceCount"),
     *("cuDNN error", "cuDNN Frontend", "CUBLAS_STATUS", "cusolver error", "Triton Error [CUDA]", "NVML_SUCCESS"),
+    "unable to find an engine to execute this computation",
 )
-"""Parts of what a GPU's libraries say that is not PyTorch's own; also in a new process, to which a lost GPU is not shown."""
+"""Parts of what a GPU's libraries say that is not PyTorch's own; also in a new process, to which a lost GPU is not shown. The
+last one is cuDNN's, for want of kernels or of memory: another device may have both."""
 
 LOST = ("device_missing", "precision_unsupported")
 """What is said of a GPU that was there, with what is asked of it, when the work was planned, and no longer is."""
@@ -44,6 +47,7 @@ class LoadedPipeline:
         pipeline: placed where it runs.
         picture_size: the same.
         sees_background: whether it draws on the background, or a head on white.
+        thread: the one that the networks run in.
         schedule: the scheduler's configuration as it was saved: the scheduler in use is that of whoever used the pipeline last.
 
     Raises:
@@ -54,13 +58,16 @@ class LoadedPipeline:
         self, folder: str, digest: str, picture_size: int, device: str, precision: Precision, compiled: bool = False
     ) -> None:
         del digest
-        dtype = choose_precision(find_device(device), precision)
-        self.pipeline = place(load_pipeline(Path(folder), dtype), device, precision, compile_networks=compiled)
+        on = find_device(device)
+        dtype = choose_precision(on, precision)
+        self.pipeline = place(load_pipeline(Path(folder), dtype, on), device, precision, compile_networks=compiled)
         self.pipeline.set_progress_bar_config(disable=True)
         self.picture_size = picture_size
         self.schedule: Mapping[str, Any] = dict(self.pipeline.scheduler.config)
         self.sees_background = self.pipeline.denoising_net.sees_background
         self._sources: dict[Hashable, SourceFeatures] = {}
+        # One for all sections: cuDNN plans its convolutions anew in every thread, and what it planned stays when the thread ends.
+        self.thread = ThreadPoolExecutor(1, "networks")
 
     def source(self, key: Hashable, picture: Callable[[], NDArray[np.uint8]]) -> SourceFeatures:
         """What the networks know of a source, computed where ``key`` was not asked for lately.
@@ -70,7 +77,7 @@ class LoadedPipeline:
             picture: makes the reference, uint8 RGB [picture_size, picture_size, 3], the head alone on white.
         """
         if key not in self._sources:
-            found = self.pipeline.prepare_source(picture())
+            found = self.thread.submit(self.pipeline.prepare_source, picture()).result()
             while len(self._sources) >= SOURCES_KEPT:
                 del self._sources[next(iter(self._sources))]
             self._sources[key] = found
@@ -78,6 +85,7 @@ class LoadedPipeline:
 
     def close(self) -> None:
         """Give the memory back."""
+        self.thread.shutdown()
         self._sources.clear()
         del self.pipeline
         with contextlib.suppress(RuntimeError):  # of a GPU that failed, whose first error is the one to tell

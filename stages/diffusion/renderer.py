@@ -134,9 +134,10 @@ class DiffusionRenderer:
                 self._options,
                 note=self._note,
                 on_step=steps,
-            )
+            ),
+            thread=self._loaded.thread,
         )
-        with closing(conditions), closing(generated):  # the reader ends before what it reads
+        with closing(conditions), closing(generated), steps:  # the reader ends before what it reads
             for scene, frame in zip(section.scenes(section.frames), generated, strict=True):
                 if scene.frame != frame.frame:
                     raise ValueError(f"frame {frame.frame} was generated where {scene.frame} was expected")
@@ -152,14 +153,30 @@ class DiffusionRenderer:
         return on_white(scene, picture, person)
 
 
+class _UnwantedError(Exception):
+    """Ends the networks' work at the next step: a frame may be many steps away, and nobody takes it any more."""
+
+
 class _Steps:
-    """Steps of all frames under way, told as frames: only whole ones, and never more than are wanted."""
+    """Steps of all frames under way, told as frames: only whole ones, and never more than are wanted.
+
+    As a context manager around the taking of the frames: at its end, also by an error, no more steps are taken.
+    """
 
     def __init__(self, frames: int, steps: int, progress: Callable[[int], None]) -> None:
         self._frames, self._steps, self._progress = frames, steps, progress
         self._taken = self._told = 0
+        self._unwanted = False
+
+    def __enter__(self) -> None:
+        """What is drawn is wanted until the context ends."""
+
+    def __exit__(self, *exception: object) -> None:
+        self._unwanted = True
 
     def __call__(self, frames: tuple[int, ...], step: int, latents: Tensor) -> None:
+        if self._unwanted:
+            raise _UnwantedError
         self._taken = min(self._taken + len(frames), self._steps)
         self._tell(self._frames * self._taken // self._steps)
 

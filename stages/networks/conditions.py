@@ -18,6 +18,7 @@ from stages.networks.attention import KeysValues
 from stages.networks.denoising_net import DenoisingNet
 from stages.networks.image_encoder import to_unit_range
 from stages.networks.pose_guider import PoseGuider, SingleScalePoseGuider
+from stages.networks.runtime import compiled_where
 from stages.networks.sampling import SamplingOptions
 from stages.networks.windows import Window
 
@@ -190,8 +191,13 @@ class Predictor:
         background = self._inputs.backgrounds(window)
         row = latents.to(self._dtype)
         row = (row if background is None else torch.cat([row, background]))[None]
-        pose, tokens, reference = self._pose(window), self._source.tokens, self._source.reference
-        motion = len(window) > 1  # as in training: a single frame has no motion
+        pose = self._pose(window)
+        with compiled_where(self._whole_batch and len(window) == self._options.window, self._net):
+            return self._guided_prediction(row, timestep, pose, len(window) > 1, step)
+
+    def _guided_prediction(self, row: Tensor, timestep: Tensor, pose: tuple[Tensor, ...], motion: bool, step: int) -> Tensor:
+        """``motion``: as in training, a single frame has none."""
+        tokens, reference = self._source.tokens, self._source.reference
         if not self._guided[step]:
             return self._net(row, timestep, tokens, pose, reference, motion)[0].float()
         if self._whole_batch:

@@ -193,12 +193,16 @@ def common_dtype(dtypes: Iterable[torch.dtype]) -> torch.dtype:
     return found.pop() if found in ({torch.float16}, {torch.bfloat16}) else torch.float32
 
 
-def load_pipeline(folder: Path, dtype: torch.dtype | None = torch.float32) -> HeadSwapPipeline:
+def load_pipeline(
+    folder: Path, dtype: torch.dtype | None = torch.float32, device: torch.device | None = None
+) -> HeadSwapPipeline:
     """A saved ``HeadSwapPipeline``, checked: ``from_pretrained`` alone lets missing weights pass.
 
     Args:
         folder: made by ``save_pretrained``.
         dtype: of all networks; None: each as it is stored.
+        device: that each is moved to as soon as it is read, so that the machine's own memory never holds more than one; default:
+            they stay where they are.
 
     Raises:
         ModelError: ``model_missing``, ``model_damaged``, ``model_wrong_kind``, ``weights_do_not_fit`` (also where its parts do
@@ -224,7 +228,8 @@ def load_pipeline(folder: Path, dtype: torch.dtype | None = torch.float32) -> He
         kind = next((kind for kind in allowed if kind.__name__ == named), None)
         if kind is None:
             raise ModelError("model_wrong_kind", f"{folder}: {name} is of the unknown kind {named!r}.", _REMEDY)
-        parts[name] = load_component(kind, folder / name, dtype)
+        part = load_component(kind, folder / name, dtype)
+        parts[name] = part if device is None else part.to(device)
     factor = parts["vae"].config.get("scaling_factor")
     if not isinstance(factor, int | float) or not factor > 0:
         raise ModelError("model_damaged", f"{folder}: the scaling_factor of the VAE is {factor!r}.", "Copy it again.")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -12,8 +13,9 @@ from schemas.problems import ModelError
 if TYPE_CHECKING:  # the pipeline itself asks what an error of a device means
     from stages.networks.pipeline import HeadSwapPipeline
 
-OUT_OF_MEMORY = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
-"""What those say that take a GPU's memory past PyTorch's allocator: the driver, and libraries for their own work space."""
+OUT_OF_MEMORY = ("CUDA error: out of memory", "CUDA out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+"""What those say that take a GPU's memory past PyTorch's allocator (the driver, and libraries for their own work space), and
+what PyTorch's compiler repeats of the allocator in an error of its own."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -55,10 +57,10 @@ def find_device(name: str = "auto") -> torch.device:
         name: ``auto`` (the first CUDA device, else the CPU), or a name of torch such as ``cuda:1``, ``mps`` or ``cpu``.
 
     Raises:
-        ModelError: ``device_missing``.
+        ModelError: ``device_missing``: it is not there, or this PyTorch is not built for it.
     """
     if name == "auto":
-        return torch.device("cuda" if gpu_count() else "cpu")
+        name = "cuda" if gpu_count() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError as error:
@@ -74,7 +76,55 @@ def find_device(name: str = "auto") -> torch.device:
             )
         there = [f"cuda:{number}" for number in range(gpu_count())] or ["no GPU"]
         raise ModelError("device_missing", f"There is no device {name!r} here, but {', '.join(there)}.", "Choose auto or cpu.")
+    _require_kernels(device)
     return device
+
+
+def _require_kernels(device: torch.device) -> None:
+    """``ModelError`` (``device_missing``) for a GPU that CUDA can use but this PyTorch is not built for, such as an old one.
+
+    Only its convolutions would say so, in words about something else.
+    """
+    if device.type != "cuda" or torch.version.hip is not None:
+        return
+    built_for = torch.cuda.get_arch_list()
+    if not built_for:
+        return
+    properties = _properties(device)
+    if not any(_runs(name, (properties.major, properties.minor)) for name in built_for):
+        raise ModelError(
+            "device_missing",
+            f"PyTorch {torch.__version__} is built for {', '.join(built_for)}, but {device} is an "
+            f"sm_{properties.major}{properties.minor}.",
+            "Choose cpu or another device, or install a PyTorch that is built for it.",
+        )
+
+
+def _runs(name: str, capability: tuple[int, int]) -> bool:
+    """Whether code by the name of ``torch.cuda.get_arch_list`` runs on a GPU.
+
+    Machine code (``sm_86``) runs on GPUs of its generation that are not older, with an ``a`` at its end on no other at all; what
+    the driver translates (``compute_86``) on all that are not older.
+    """
+    kind, _, number = name.partition("_")
+    digits = number.rstrip("af")
+    if not digits.isdigit():
+        return False
+    built = (int(digits[:-1]), int(digits[-1]))
+    if number.endswith("a"):
+        return built == capability
+    return built <= capability and (kind == "compute" or built[0] == capability[0])
+
+
+def _properties(device: torch.device) -> Any:
+    try:
+        return torch.cuda.get_device_properties(device)
+    except (RuntimeError, AssertionError, torch.cuda.DeferredCudaCallError) as error:
+        raise ModelError(
+            "device_missing",
+            f"The device {device} does not answer: {first_line(error)}.",
+            "Look at the device (`nvidia-smi`), or choose another.",
+        ) from error
 
 
 def choose_precision(device: torch.device, precision: Precision = "auto") -> torch.dtype:
@@ -106,14 +156,7 @@ def computes_bfloat16(device: torch.device) -> bool:
         return False
     if torch.version.hip is not None:
         return True
-    try:
-        return torch.cuda.get_device_properties(device).major >= 8
-    except (RuntimeError, AssertionError, torch.cuda.DeferredCudaCallError) as error:
-        raise ModelError(
-            "device_missing",
-            f"The device {device} does not answer: {first_line(error)}.",
-            "Look at the device (`nvidia-smi`), or choose another.",
-        ) from error
+    return bool(_properties(device).major >= 8)
 
 
 def place(
@@ -132,7 +175,8 @@ def place(
         precision: see ``choose_precision``.
         channels_last: memory layout of the convolutional networks; default: on GPUs, where half-precision convolutions are
             faster in it.
-        compile_networks: compile the DenoisingNet and the decoder: minutes once per size of window, faster afterwards.
+        compile_networks: compile the DenoisingNet and the decoder: minutes at their first use, faster afterwards. Only for
+            whole windows and batches (``compiled_where``).
 
     Returns:
         The same pipeline.
@@ -142,6 +186,9 @@ def place(
     dtype = choose_precision(target, precision)
     if any(part.dtype != dtype for part in pipeline.components.values() if isinstance(part, torch.nn.Module)):
         pipeline.to(dtype)
+    if target.type == "cuda":
+        # Else convolutions round what they are given to ten bits: what keys call float32 must be the same on every device.
+        torch.backends.cudnn.allow_tf32 = dtype != torch.float32
     layout = (
         torch.channels_last if (target.type == "cuda" if channels_last is None else channels_last) else torch.contiguous_format
     )
@@ -151,3 +198,14 @@ def place(
         pipeline.denoising_net.compile(dynamic=False)
         pipeline.vae.decoder.compile(dynamic=False)
     return pipeline
+
+
+def compiled_where(usual: bool, network: torch.nn.Module) -> AbstractContextManager[object]:
+    """Inside, a compiled network computes as it is written unless what it is given has the ``usual`` size.
+
+    Every other size, such as the rest of a short shot, would be compiled for minutes to save seconds; and after eight of them
+    PyTorch gives up on the network altogether.
+    """
+    if usual or network._compiled_call_impl is None:
+        return nullcontext()
+    return torch.compiler.set_stance("force_eager")

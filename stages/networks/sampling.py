@@ -19,6 +19,7 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
@@ -336,12 +337,13 @@ class _Ahead:
             return
 
 
-def computed_ahead(items: Iterator[Item], depth: int = 16) -> Generator[Item, None, None]:
-    """The same items, computed in a thread of their own: the next window is under way while earlier frames are written.
+def computed_ahead(items: Iterator[Item], depth: int = 16, thread: Executor | None = None) -> Generator[Item, None, None]:
+    """The same items, computed in another thread: the next window is under way while earlier frames are written.
 
     Args:
         items: an iterator that no one else uses; what it raises is raised here.
         depth: how many items may wait.
+        thread: where they are computed, nothing else meanwhile; default: a thread of their own.
     """
     ahead = _Ahead(queue.Queue(depth))
 
@@ -359,8 +361,12 @@ def computed_ahead(items: Iterator[Item], depth: int = 16) -> Generator[Item, No
             if close is not None:
                 close()
 
-    thread = threading.Thread(target=work, name="computed ahead", daemon=True)
-    thread.start()
+    if thread is None:
+        own = threading.Thread(target=work, name="computed ahead", daemon=True)
+        own.start()
+        ended: Callable[[], object] = own.join
+    else:
+        ended = thread.submit(work).result
     try:
         while True:
             kind, item = ahead.items.get()
@@ -371,4 +377,4 @@ def computed_ahead(items: Iterator[Item], depth: int = 16) -> Generator[Item, No
             yield item
     finally:
         ahead.stop.set()
-        thread.join()
+        ended()

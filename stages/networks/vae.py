@@ -8,6 +8,8 @@ import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
 from torch import Tensor
 
+from stages.networks.runtime import compiled_where
+
 VAE: TypeAlias = AutoencoderKL | AutoencoderTiny
 
 
@@ -39,5 +41,8 @@ def encode(vae: VAE, pictures: Tensor, at_once: int = 4) -> Tensor:
 def decode(vae: VAE, latents: Tensor, at_once: int = 4) -> Tensor:
     """Pictures [n, 3, height, width] in 0..1 (clipped) of latents [n, 4, height / 8, width / 8]."""
     scaled = (latents / vae.config.scaling_factor).to(vae.dtype)
-    pictures = [vae.decode(part).sample for part in scaled.split(at_once)]
+    pictures = []
+    for part in scaled.split(at_once):
+        with compiled_where(len(part) == at_once, vae.decoder):
+            pictures.append(vae.decode(part).sample)
     return (torch.cat(pictures).float() / 2 + 0.5).clamp(0, 1)

@@ -137,6 +137,29 @@ def test_weights_are_loaded_once_and_a_source_read_once_for_all_chunks(
     assert counted == {"loaded": 1, "sources": 1}
 
 
+def test_networks_run_in_one_thread_whatever_is_rendered(
+    job: Job, pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: set[int] = set()
+    predict, prepare = DenoisingNet.forward, HeadSwapPipeline.prepare_source
+
+    def predicts(*arguments: Any, **more: Any) -> torch.Tensor:
+        threads.add(threading.get_ident())
+        return predict(*arguments, **more)
+
+    def prepares(*arguments: Any) -> Any:
+        threads.add(threading.get_ident())
+        return prepare(*arguments)
+
+    monkeypatch.setattr(DenoisingNet, "forward", predicts)
+    monkeypatch.setattr(HeadSwapPipeline, "prepare_source", prepares)
+    for chunk in PARTS:
+        render(job, pipeline, chunk, tmp_path)
+    assert len(PARTS) > 1
+    assert len(threads) == 1
+    assert threading.get_ident() not in threads
+
+
 def test_the_sampler_does_not_depend_on_what_the_process_rendered_before(
     job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -274,14 +297,32 @@ def test_conditions_are_made_in_a_thread_of_their_own_which_ends_with_the_render
 def test_nothing_is_computed_ahead_any_more_once_a_composite_has_failed(
     job: Job, pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    predict, leave = DenoisingNet.forward, renderer._Steps.__exit__
+    under_way, left = threading.Event(), threading.Event()
+    calls: list[int] = []
+
     def fails(*arguments: Any) -> None:
-        assert computing_ahead()
+        assert under_way.wait(60)
         raise RuntimeError("shapes do not match")
 
+    def predicts(*arguments: Any, **more: Any) -> torch.Tensor:
+        calls.append(len(calls))
+        if len(calls) == 5:  # two steps each of two windows are done, and frames handed on
+            under_way.set()
+            assert left.wait(60)
+        return predict(*arguments, **more)
+
+    def leaves(*arguments: Any) -> None:
+        leave(*arguments)
+        left.set()
+
     monkeypatch.setattr(renderer.DiffusionRenderer, "_composed", fails)
+    monkeypatch.setattr(DenoisingNet, "forward", predicts)
+    monkeypatch.setattr(renderer._Steps, "__exit__", leaves)
     with pytest.raises(RuntimeError, match="shapes do not match"):
-        render(job, pipeline, WHOLE, tmp_path)
+        render(job, pipeline, WHOLE, tmp_path, blend="end")
     assert not computing_ahead()
+    assert len(calls) == 5  # of six
 
 
 def test_a_fault_of_the_program_is_none_of_the_device(

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from schemas.problems import ModelError
-from stages.networks import presets
+from stages.networks import loading, presets
 from stages.networks.convert import PublishedFiles, convert, convert_appearance_net, convert_denoising_net, find_published
 from stages.networks.denoising_net import DenoisingNet
 from stages.networks.loading import MisfitError, check_finite, load_pipeline, read_state_dict
@@ -65,6 +65,22 @@ def test_a_published_model_becomes_a_pipeline_that_saves_and_loads(published: Pa
         expected = getattr(pipeline, name).state_dict()
         assert all(torch.equal(tensor, expected[key]) for key, tensor in getattr(loaded, name).state_dict().items())
     assert loaded.scheduler.config.prediction_type == "v_prediction"
+
+
+def test_parts_are_moved_to_their_device_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    presets.build(presets.TINY).save_pretrained(tmp_path)
+    load = loading.load_component
+    waiting: list[torch.nn.Module] = []
+
+    def loads(*arguments: Any) -> Any:
+        assert all(next(part.parameters()).device.type == "meta" for part in waiting)
+        waiting.append(load(*arguments))
+        return waiting[-1]
+
+    monkeypatch.setattr(loading, "load_component", loads)
+    loaded = load_pipeline(tmp_path, torch.float32, torch.device("meta"))
+    assert len(waiting) == 5
+    assert loaded.device.type == "meta"
 
 
 def test_pickles_are_refused_unless_allowed_and_then_only_weights_are_read(published: Path, tmp_path: Path) -> None:

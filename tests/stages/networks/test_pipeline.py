@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import shutil
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -360,6 +360,30 @@ def test_compiled_networks_give_the_same_pictures_but_for_rounding(pipeline: Hea
     assert np.abs(found.astype(int) - expected).max() <= 2
 
 
+def test_only_whole_windows_and_batches_are_compiled(pipeline: HeadSwapPipeline, source: SourceFeatures) -> None:
+    compiled: list[str] = []
+
+    def watching(name: str) -> Callable[..., Any]:
+        def backend(graph: Any, inputs: Any) -> Any:
+            compiled.append(name)
+            return graph.forward
+
+        return backend
+
+    expected = [generate(pipeline, source, range(frames), OPTIONS) for frames in (SHOT, 3)]
+    other = copy.deepcopy(pipeline)
+    torch.compiler.reset()
+    other.denoising_net.compile(backend=watching("net"), dynamic=False)
+    other.vae.decoder.compile(backend=watching("decoder"), dynamic=False)
+    assert np.abs(generate(other, source, range(SHOT)) - expected[0]).max() <= 2
+    there = list(compiled)
+    assert {"net", "decoder"} == set(there)
+    for frames in range(1, OPTIONS.window):  # shots that are shorter than a window, and rests of batches
+        shot = range(frames)
+        assert len(list(other.stream(source, conditions(shot), shot, options=OPTIONS))) == frames
+    assert compiled == there
+
+
 def test_half_precision_and_channels_last_change_little(pipeline: HeadSwapPipeline, source: SourceFeatures) -> None:
     expected = generate(pipeline, source, range(9))
     other = presets.build(presets.TINY)
@@ -425,6 +449,32 @@ def test_gpus_that_cuda_cannot_use_are_not_there_and_the_reason_is_told(monkeypa
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert gpu_count() == 2
     assert find_device("cuda:1") == torch.device("cuda:1")
+
+
+@pytest.mark.parametrize(
+    ("capability", "served"),
+    [((7, 0), False), ((7, 5), True), ((8, 6), True), ((8, 9), True), ((9, 0), True), ((10, 0), False), ((12, 1), True)],
+)
+def test_a_gpu_that_this_pytorch_is_not_built_for_is_refused_before_anything_runs(
+    capability: tuple[int, int], served: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    major, minor = capability
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_75", "sm_80", "sm_90a", "sm_120f", "odd"])
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(major=major, minor=minor))
+    if served:
+        assert find_device("cuda:0") == torch.device("cuda:0")
+        assert find_device() == torch.device("cuda")
+        return
+    for name in ("auto", "cuda", "cuda:0"):
+        with pytest.raises(ModelError, match=rf"is built for sm_75, .* but cuda(:0)? is an sm_{major}{minor}\.") as caught:
+            find_device(name)
+        assert caught.value.code == "device_missing"
+    # What the driver translates runs on whatever is newer.
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_75", "compute_75"])
+    if capability > (7, 5):
+        assert find_device("cuda:0") == torch.device("cuda:0")
 
 
 def test_a_gpu_that_does_not_answer_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
