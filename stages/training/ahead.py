@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from collections.abc import Callable, Iterable, Iterator
@@ -16,7 +17,7 @@ import cv2
 
 from schemas.problems import HeadswapError
 from stages.orphans import end_with_parent
-from stages.processes import finished, kill_processes
+from stages.processes import finished, kill_processes, one_thread_each
 from stages.training.samples import SampleSource, TrainingSample
 
 Opener = Callable[[], SampleSource]
@@ -51,6 +52,9 @@ class SamplesAhead:
     """
 
     def __init__(self, opener: Opener, workers: int) -> None:
+        # Else each of them begins a thread a core for every product of matrices.
+        self._born_with = contextlib.ExitStack()
+        self._born_with.enter_context(one_thread_each())
         self._pool = ProcessPoolExecutor(workers, _Context(), initializer=_begin_worker, initargs=(opener, os.getpid()))
         self._under_way: dict[tuple[int, int], Future[TrainingSample]] = {}
 
@@ -79,6 +83,7 @@ class SamplesAhead:
         if kind is not None:
             kill_processes(self._pool)
         self._pool.shutdown(cancel_futures=True)
+        self._born_with.close()
 
 
 @contextmanager

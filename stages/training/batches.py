@@ -138,12 +138,15 @@ def chance(*of: int | str) -> torch.Generator:
 
 
 AHEAD = 4
-"""Batches whose samples are announced while one is computed."""
+"""Batches whose samples are announced before one is asked for, besides its own."""
 
 
 def coming_numbers(batch: int, rows: int, process: int, processes: int) -> list[int]:
-    """Numbers of the samples in this process' parts of the next ``AHEAD`` batches."""
-    batches = range(batch + 1, batch + 1 + AHEAD)
+    """Numbers of the samples in this process' parts of a batch and of the next ``AHEAD``, in this order.
+
+    The batch itself is among them for the first of a phase: one by one, its samples would wait behind all of the others.
+    """
+    batches = range(batch, batch + 1 + AHEAD)
     return [number for coming in batches for number in sample_numbers(coming, rows, process, processes)]
 
 

@@ -63,7 +63,9 @@ def render_masks(head_model: Path, numbers: range = range(COUNT), seed: int = SE
 
 def main() -> None:
     """Write the bank: ``HEAD_MODEL.npz OUT.npz``."""
-    head_model, out = (Path(name) for name in sys.argv[1:3])
+    if len(sys.argv) != 3:
+        sys.exit("Usage: python -m stages.training.hair_bank HEAD_MODEL.npz OUT.npz")
+    head_model, out = (Path(name) for name in sys.argv[1:])
     masks = render_masks(head_model)
     np.savez_compressed(out, masks=np.packbits(masks.reshape(len(masks), -1), axis=1))
 

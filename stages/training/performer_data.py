@@ -196,7 +196,7 @@ class PerformerSamples:
         self.trained_on = tuple(range(kept))
         self.augmentation, self.foreign_references = augmentation or Augmentation(), foreign_references
         self.true_backgrounds = true_backgrounds
-        self._clips: Recent[Clip] = Recent(128)
+        self._clips: Recent[Clip] = Recent(32)  # nine open files each, of which many systems allow a process 1,024
 
     @property
     def digest(self) -> str:

@@ -17,7 +17,9 @@ import psutil
 import pytest
 
 from schemas.problems import HeadswapError, UsageError
+from stages.processes import THREAD_SETTINGS
 from stages.training.ahead import SamplesAhead
+from stages.training.batches import AHEAD, coming_numbers, sample_numbers
 from stages.training.checkpoints import Checkpoints
 from stages.training.samples import SampleSource
 from tests.stages.training.made_up_samples import Discs
@@ -106,3 +108,25 @@ def test_what_a_source_says_in_a_worker_is_heard() -> None:
     opener: Callable[[], SampleSource] = not_there
     with SamplesAhead(opener, 1) as ahead, pytest.raises(UsageError, match="The data set is gone"):
         ahead.sample(0, 1)
+
+
+def tells_its_threads() -> SampleSource:
+    raise UsageError([f"threads: {', '.join(os.environ.get(name, 'as many as cores') for name in THREAD_SETTINGS)}"])
+
+
+def test_workers_do_not_begin_a_thread_a_core_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in THREAD_SETTINGS:
+        monkeypatch.setenv(name, "7")
+    opener: Callable[[], SampleSource] = tells_its_threads
+    with SamplesAhead(opener, 1) as ahead, pytest.raises(UsageError, match=r"threads: 1(, 1)+$"):
+        ahead.sample(0, 1)
+    assert {os.environ[name] for name in THREAD_SETTINGS} == {"7"}
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_samples_are_announced_in_the_order_in_which_they_are_asked_for(processes: int) -> None:
+    asked = [number for batch in range(9) for number in sample_numbers(batch, 3, processes - 1, processes)]
+    announced: list[int] = []
+    for batch in range(9 - AHEAD):
+        announced += [number for number in coming_numbers(batch, 3, processes - 1, processes) if number not in announced]
+        assert announced[: len(asked)] == asked[: 3 * (batch + 1 + AHEAD)]
