@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from flows import pipeline
@@ -62,17 +63,24 @@ def require_pipelines(planner: Planner) -> None:
 
 
 def require_signable(planner: Planner) -> None:
-    """``UsageError`` with every job whose result is to be signed in a container that cannot hold a signature."""
-    if planner.settings.provenance.certificate is None:
+    """``UsageError`` with every job whose result is to be signed in a container that cannot hold a signature, and with what is
+    wrong with certificate and key: else all work would be done before that is found out."""
+    provenance = planner.settings.provenance
+    if provenance.certificate is None or provenance.key is None:
         return
-    unsignable = [
-        name
+    from stages.video.provenance import credentials  # loads a native library that few runs need
+
+    problems = [
+        f"{name}: its result is to be signed (provenance.certificate), which .mkv cannot hold."
         for name, plan in planner.jobs.items()
         for node in plan.nodes
         if node.stage == "assemble" and cast(AssembleParameters, planner.parameters(node)).container == "mkv"
     ]
-    if unsignable:
-        raise UsageError(
-            [f"{name}: its result is to be signed (provenance.certificate), which .mkv cannot hold." for name in unsignable],
-            "Name an output that ends with .mp4 or .mov, or leave the certificate out.",
-        )
+    remedies = ["Name an output that ends with .mp4 or .mov, or leave the certificate out."] if problems else []
+    try:
+        credentials(Path(provenance.certificate), Path(provenance.key))
+    except UsageError as error:
+        problems += error.problems
+        remedies += [error.remedy] if error.remedy else []
+    if problems:
+        raise UsageError(problems, " ".join(remedies))

@@ -6,6 +6,7 @@ synthetic parts (digital source type of the IPTC).
 
 from __future__ import annotations
 
+import datetime
 import json
 import mimetypes
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from typing import Any
 
 import c2pa
 from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from schemas.problems import MediaError, UsageError
@@ -86,7 +88,7 @@ def sign(
             f"{video.name} cannot be signed: a {video.suffix or 'nameless'} file holds no C2PA manifest.",
             "Give the result a name that ends in .mp4 (or .mov) and the target AAC sound, which fits it, or switch signing off.",
         )
-    chain, private, algorithm = _credentials(certificate, key)
+    chain, private, algorithm = credentials(certificate, key)
     try:
         signer = c2pa.Signer.from_info(c2pa.C2paSignerInfo(algorithm.encode(), chain, private, None))
         builder = _builder(video, kind, target, facts)
@@ -140,15 +142,39 @@ def _manifest(video: Path, target: Path | None, facts: Mapping[str, Any] | None)
     }
 
 
-def _credentials(certificate: Path, key: Path) -> tuple[bytes, bytes, str]:
+def credentials(certificate: Path, key: Path) -> tuple[bytes, bytes, str]:
+    """What signs: the chain and the private key as they stand in their files, and C2PA's name of the algorithm.
+
+    Also for who only wants to know, before any work is done, that signing will not fail for them.
+
+    Raises:
+        UsageError: a file is missing or holds something else, the key is not the certificate's, the certificate is not valid now,
+            or of a kind that C2PA does not know.
+    """
     problems = [f"The file {path} given for signing cannot be read." for path in (certificate, key) if not path.is_file()]
     if problems:
         raise UsageError(problems, "Correct the path, or switch signing off.")
-    chain = certificate.read_bytes()
+    chain, private = certificate.read_bytes(), key.read_bytes()
     try:
-        public = x509.load_pem_x509_certificates(chain)[0].public_key()
+        leaf = x509.load_pem_x509_certificates(chain)[0]
+        public = leaf.public_key()
     except (ValueError, IndexError) as error:
         raise UsageError([f"{certificate} holds no PEM certificate ({error})."], "Give the chain, the signer first.") from error
+    try:
+        of_key = serialization.load_pem_private_key(private, password=None).public_key()
+    except (ValueError, TypeError) as error:
+        raise UsageError(
+            [f"{key} holds no private key that can be read ({error})."], "Give a PEM file (PKCS #8) without a pass phrase."
+        ) from error
+    if of_key != public:
+        raise UsageError(
+            [f"{key} is not the key of the first certificate in {certificate}."], "Give the chain, the signer first."
+        )
+    if not leaf.not_valid_before_utc <= datetime.datetime.now(datetime.UTC) <= leaf.not_valid_after_utc:
+        raise UsageError(
+            [f"{certificate} is valid from {leaf.not_valid_before_utc:%Y-%m-%d} to {leaf.not_valid_after_utc:%Y-%m-%d} only."],
+            "Renew it, or switch signing off.",
+        )
     algorithm = None
     if isinstance(public, ec.EllipticCurvePublicKey):
         algorithm = _EC_ALGORITHMS.get(public.curve.name)
@@ -158,4 +184,4 @@ def _credentials(certificate: Path, key: Path) -> tuple[bytes, bytes, str]:
         algorithm = "ps256"
     if algorithm is None:
         raise UsageError([f"The key of {certificate} is of a kind that C2PA does not know."], "Use an ES256 certificate.")
-    return chain, key.read_bytes(), algorithm
+    return chain, private, algorithm

@@ -21,6 +21,7 @@ from storage.failures import FailureLog
 from storage.store import ArtifactStore
 from tests.flows import fakes
 from tests.flows.conftest import Night, job
+from tests.signing import write_chain
 
 Clips = Callable[[str, int], Path]
 
@@ -276,11 +277,11 @@ def test_a_medium_that_stays_away_fails_its_own_jobs_alone_and_may_pass(
     lost, describe = clips("lost", 12), sources.describe
     asked: list[str] = []
 
-    def unsure(url: str | Path) -> tuple[int, str]:
+    def unsure(url: str | Path, options: dict[str, object] | None = None) -> tuple[int, str]:
         if url == str(lost):
             asked.append(url)
             raise StoreError("store_unreachable", "No answer.", "Wait.", retryable=True)
-        return describe(url)
+        return describe(url, options)
 
     monkeypatch.setattr(sources, "describe", unsure)
     batch = night.run([job("a", clips("source", 1), lost), job("b", clips("source", 1), clips("target", 12))])
@@ -329,13 +330,17 @@ def test_videos_come_one_after_another(night: Night, clips: Clips) -> None:
     assert first < len(fakes.executions) / 2, "the first video is done long before the last one is begun"
 
 
-def test_a_signature_that_a_container_cannot_hold_is_refused_before_anything_runs(
-    night: Night, clips: Callable[[str, int], Path]
+def test_a_signature_that_cannot_be_made_is_refused_before_anything_runs(
+    night: Night, clips: Callable[[str, int], Path], tmp_path: Path
 ) -> None:
     source, target = clips("a", 5), clips("b", 5)
     jobs = [job("one", source, target, output="one.mkv"), job("two", source, target)]
-    signed = night.planner(jobs, **{"provenance.certificate": "chain.pem", "provenance.key": "key.pem"})
+    chain, key = write_chain(tmp_path)
+    signing = {"provenance.certificate": str(chain), "provenance.key": str(key)}
     with pytest.raises(UsageError, match="one: its result is to be signed"):
-        require_signable(signed)
+        require_signable(night.planner(jobs, **signing))
     require_signable(night.planner(jobs))
-    require_signable(night.planner(jobs[1:], **{"provenance.certificate": "chain.pem", "provenance.key": "key.pem"}))
+    require_signable(night.planner(jobs[1:], **signing))
+    with pytest.raises(UsageError) as caught:
+        require_signable(night.planner(jobs, **{**signing, "provenance.key": str(tmp_path / "none.pem")}))
+    assert [problem.split(" ")[-1] for problem in caught.value.problems] == ["hold.", "read."], "all that is wrong, at once"

@@ -41,7 +41,7 @@ def test_every_result_carries_its_provenance(headswap: Headswap, examples: Path,
     assert "release 2026-17, signed" in json.dumps(manifest)
 
 
-def test_a_certificate_that_cannot_sign_fails_the_job_and_keeps_the_work(
+def test_a_certificate_that_cannot_sign_is_refused_before_anything_is_done(
     headswap: Headswap, examples: Path, short_clip: Path, tmp_path: Path
 ) -> None:
     wrong = tmp_path / "wrong.pem"
@@ -49,7 +49,7 @@ def test_a_certificate_that_cannot_sign_fails_the_job_and_keeps_the_work(
     arguments = ("swap", examples / "portrait_chi.png", short_clip, "-o", tmp_path / "out.mp4", "--rights", "synthetic")
     options = ("--store", tmp_path / "store", "--set", f"provenance.certificate={wrong}", "--set", f"provenance.key={wrong}")
     ended = headswap(*arguments, *options, "--json")
-    assert ended.status == 1
-    assert ended.document["jobs"][0]["failure"]["message"]
+    assert ended.status == 2
+    assert "wrong.pem holds no PEM certificate" in ended.document["error"]["message"]
     assert not (tmp_path / "out.mp4").exists(), "never an unsigned file where a signed one was asked for"
-    assert headswap(*arguments, "--store", tmp_path / "store").status == 0
+    assert not list((tmp_path / "store").rglob("ingest")), "no work was done for nothing"

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import c2pa
 import pytest
 from PIL import Image
 
 from schemas.problems import MediaError, UsageError
+from stages.video import provenance
 from stages.video.provenance import DIGITAL_SOURCE_TYPE, RECORD_LABEL, provenance_comment, provenance_record, sign
 from tests.media import cut_off, moving_pictures, write_video
 from tests.signing import write_chain
@@ -85,6 +88,25 @@ def test_what_cannot_be_signed_says_why(tmp_path: Path, credentials: tuple[Path,
     with pytest.raises(UsageError, match="no PEM certificate"):
         sign(video, tmp_path / "x.mp4", certificate=key, key=key)
     assert not (tmp_path / "x.mp4").exists()
+
+
+def test_credentials_that_cannot_sign_are_known_before_anything_is_signed(
+    tmp_path: Path, credentials: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chain, key = credentials
+    assert provenance.credentials(chain, key) == (chain.read_bytes(), key.read_bytes(), "es256")
+    (tmp_path / "other").mkdir()
+    _, other = write_chain(tmp_path / "other")
+    with pytest.raises(UsageError, match=r"key\.pem is not the key of the first certificate in .*chain\.pem"):
+        provenance.credentials(chain, other)
+    with pytest.raises(UsageError, match=r"chain\.pem holds no private key"):
+        provenance.credentials(chain, chain)
+
+    later = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=40)
+    clock = SimpleNamespace(datetime=SimpleNamespace(now=lambda zone: later), UTC=datetime.UTC)
+    monkeypatch.setattr(provenance, "datetime", clock)
+    with pytest.raises(UsageError, match=r"chain\.pem is valid from .* only"):
+        provenance.credentials(chain, key)
 
 
 def test_the_record_is_the_same_for_the_same_work() -> None:
