@@ -21,6 +21,7 @@ from schemas.problems import UsageError
 from stages.durable import write_whole
 from stages.performers.casting import Scene, cast, play, portrait
 from stages.performers.head import HeadModel, loaded_head_model
+from stages.performers.packing import packed
 from stages.performers.scene import Shot
 from stages.processes import process_pool
 from storage.keys import digest_value
@@ -220,3 +221,17 @@ def _as_csv(rows: Sequence[Mapping[str, str]]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return file.getvalue()
+
+
+def pack_head_model(folder: Path, out: Path) -> None:
+    """Write the files of the ICT-FaceKit as one, which ``models add ict`` takes.
+
+    Raises:
+        UsageError: what is wrong with the files, or a place that cannot be written to.
+    """
+    content = packed(folder)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(out, content)
+    except OSError as error:
+        raise UsageError([f"{out} cannot be written: {error.strerror or error}."], "Give another file.") from error

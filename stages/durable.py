@@ -28,12 +28,12 @@ def appearing(target: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def write_whole(target: Path, text: str) -> None:
-    """Write a text file, UTF-8, that holds what it held or all of ``text``, whenever the process or the machine ends."""
+def write_whole(target: Path, content: str | bytes) -> None:
+    """Write a file that holds what it held or all of ``content`` (text as UTF-8), whenever the process or the machine ends."""
     partial = target.with_name(_PARTIAL.format(f"{target.name}.{os.getpid()}"))
     try:
-        with partial.open("w", encoding="utf-8", newline="") as file:
-            file.write(text)
+        with partial.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, target)

@@ -396,7 +396,7 @@ def _hint(entry: ModelEntry) -> str:
         return (
             f"Get it with `headswap models pull {entry.name}`, or register a file with `headswap models add {entry.name} FILE`."
         )
-    return f"Register a file with `headswap models add {entry.name} FILE`."
+    return entry.note or f"Register a file with `headswap models add {entry.name} FILE`."
 
 
 def _read_state(path: Path) -> dict[str, dict[str, Any]]:
