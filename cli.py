@@ -10,7 +10,7 @@ import functools
 import json
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -126,14 +126,16 @@ def tell_error(error: HeadswapError) -> None:
         error_console.print(Text(f"      {error.remedy}"))
 
 
-def settings_of(config: Path | None, assignments: list[str] | None, **flags: Any) -> Any:
+def settings_of(
+    config: Path | None, assignments: list[str] | None, *, defaults: Mapping[str, Any] | None = None, **flags: Any
+) -> Any:
     from schemas.configuration import load_settings, parse_assignments
 
     given: dict[str, Any] = dict(parse_assignments(assignments or []))
     given.update(
         {name: str(value) if isinstance(value, StrEnum) else value for name, value in flags.items() if value is not None}
     )
-    return load_settings(given, os.environ, config)
+    return load_settings(given, os.environ, config, defaults=defaults)
 
 
 def open_store(settings: Any) -> Any:
@@ -226,8 +228,9 @@ def swap(
     settings = settings_of(
         config,
         assignments,
-        store=store_url or os.environ.get("HEADSWAP_STORE") or str(Path("~/.cache/headswap/store").expanduser()),
-        engine=engine or EngineName.direct,
+        defaults={"store": str(Path("~/.cache/headswap/store").expanduser()), "engine": "direct"},
+        store=store_url,
+        engine=engine,
         renderer=renderer,
         profile=profile,
         workers=workers,
@@ -463,6 +466,19 @@ def models_add(
         out_console.print(f"{name} is registered.")
         for note in registered.get("notes", ()):
             out_console.print(f"  {note}")
+    return DONE
+
+
+@command(models_app, "pack-ict")
+def models_pack_ict(
+    folder: Annotated[Path, typer.Argument(help="FaceXModel of github.com/ICT-VGL/ICT-FaceKit.")],
+    out: Annotated[Path, typer.Argument(help="File to write, .npz.")],
+) -> int:
+    """Pack the files of the ICT-FaceKit into the one that `models add ict` takes."""
+    from flows.performers import pack_head_model
+
+    pack_head_model(folder, out)
+    out_console.print(f"Written. Register it: headswap models add ict {out} --allow-unknown-digest", markup=False, soft_wrap=True)
     return DONE
 
 

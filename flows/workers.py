@@ -202,14 +202,13 @@ def _timeout(item: WorkItem, allowed: float) -> HeadswapError:
         return HeadswapError(
             "device_failed",
             f"{item.stage} of {item.label} was stopped after {allowed:.0f} seconds on the device {item.device}.",
-            "Look whether the device hangs (`nvidia-smi`, `dmesg`); if it is only slow, give `headswap run ...` again with "
-            f"{longer}.",
+            f"Look whether the device hangs (`nvidia-smi`, `dmesg`); if it is only slow, give the command again with {longer}.",
             retryable=True,
         )
     return HeadswapError(
         "timeout",
         f"{item.stage} of {item.label} was stopped after {allowed:.0f} seconds.",
-        f"If the machine is slow, give `headswap run ...` again with {longer}; otherwise the file hangs its decoder.",
+        f"If the machine is slow, give the command again with {longer}; otherwise the file hangs its decoder.",
         retryable=True,
     )
 
@@ -218,7 +217,7 @@ def _memory_limit(item: WorkItem, limit: int) -> HeadswapError:
     return HeadswapError(
         "memory_limit",
         f"{item.stage} of {item.label} was stopped at {limit >> 20} MiB of memory.",
-        f"Give `headswap run ...` again with `--set worker_memory={2 * limit} --retry-failed`, where the machine has as much; "
+        f"Give the command again with `--set worker_memory={2 * limit} --retry-failed`, where the machine has as much; "
         "or use smaller media.",
     )
 

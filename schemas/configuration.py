@@ -183,7 +183,8 @@ class Settings(_Section):
     )
     scratch_bytes: int = Field(50 * 2**30, ge=2**20, description="most that local copies of remote media may take")
     storage_options: dict[str, Any] = Field(
-        default_factory=dict, description="for fsspec, of the store and of media, catalogues and results in places of its kind; never shown"
+        default_factory=dict,
+        description="for fsspec: of the store, and of media, catalogues and results in such places; never shown",
     )
     worker_memory: int = Field(8 * 2**30, ge=2**28, description="bytes of memory at which a worker process is stopped")
     limits: Limits = Limits()
@@ -299,7 +300,11 @@ def leaves(model: type[BaseModel], prefix: str = "") -> Iterator[Leaf]:
 
 
 def load_settings(
-    flags: Mapping[str, Any] | None = None, environment: Mapping[str, str] | None = None, file: str | Path | None = None
+    flags: Mapping[str, Any] | None = None,
+    environment: Mapping[str, str] | None = None,
+    file: str | Path | None = None,
+    *,
+    defaults: Mapping[str, Any] | None = None,
 ) -> Settings:
     """Settings from flags, environment and file, in that order of precedence.
 
@@ -308,6 +313,7 @@ def load_settings(
         environment: usually ``os.environ``. Only names that start with ``HEADSWAP_`` are looked at; ``__`` stands for a
             dot: ``HEADSWAP_STAGES__ENCODE__CRF=18``. An empty value counts as not given.
         file: YAML; where None, the file that ``HEADSWAP_CONFIG`` names.
+        defaults: of a command that has some of its own, by (dotted) name: where none of these says anything.
 
     Raises:
         UsageError: with every problem, each naming the flag, variable or key of the file it came from.
@@ -317,7 +323,7 @@ def load_settings(
     problems: list[str] = []
     file = file or environment.get(FILE_VARIABLE) or None
     # (name, value, origin), the weakest first.
-    given: list[tuple[str, Any, str]] = []
+    given: list[tuple[str, Any, str]] = [(name, value, "the command's default") for name, value in (defaults or {}).items()]
     if file is not None:
         given += [(name, value, f"{file}: {name}") for name, value in _from_file(Path(file), known, problems)]
     given += _from_environment(environment, known, problems)

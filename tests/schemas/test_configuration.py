@@ -54,6 +54,17 @@ def test_flags_stand_over_environment_over_file_over_defaults(tmp_path: Path) ->
     assert settings.origin("stages.encode.codec") == "default"
 
 
+def test_the_defaults_of_a_command_stand_over_those_of_all_and_under_everything_else(tmp_path: Path) -> None:
+    defaults = {"engine": "direct", "store": "own"}
+    settings = load_settings({"engine": None}, {}, defaults=defaults)
+    assert (settings.engine, settings.store) == ("direct", "own")
+    assert settings.origin("store") == "the command's default"
+    file = written(tmp_path, "store: night\nengine: prefect\n")
+    assert load_settings({}, {"HEADSWAP_STORE": "shared"}, defaults=defaults).store == "shared"
+    settings = load_settings({}, {}, file, defaults=defaults)
+    assert (settings.engine, settings.store) == ("prefect", "night")
+
+
 def test_the_file_may_be_named_by_the_environment(tmp_path: Path) -> None:
     assert load_settings({}, {"HEADSWAP_CONFIG": str(written(tmp_path, "seed: 5\n"))}).seed == 5
 
