@@ -39,13 +39,13 @@ from numpy.typing import NDArray
 
 from benchmarks import document
 from benchmarks.learning import through_autoencoder, write_sheet
+from benchmarks.trained import registry
 from schemas.problems import HeadswapError
 from stages.blocks import dilate, shape_agnostic_mask
 from stages.condition_image import BORDER, head_mask, surviving_cloth
 from stages.filling import fill_smooth
 from stages.metrics.retargeting import bootstrap_interval
 from stages.networks.loading import load_pipeline
-from stages.networks.registry import ModelRegistry
 from stages.networks.sampling import SamplingOptions
 from stages.segmentation import BACKGROUND, CLOTH, FACE, HAIR, NECK, OTHER
 from stages.training.augmentation import (
@@ -437,7 +437,7 @@ def main() -> None:
     parser.add_argument("--head-model", type=Path, help="packed ICT-FaceKit; default: the registered one")
     given = parser.parse_args()
     try:
-        head_model = given.head_model or ModelRegistry().require("ict")
+        head_model = given.head_model or registry().require("ict")
         bench = Bench(given.out, chosen_recipe(given.recipe, "demo"), given.people, head_model)
         for name in (None, *(WAYS if given.train is None else given.train)):
             bench.train(name)

@@ -30,6 +30,7 @@ from stages.networks import vae as autoencoder
 from stages.networks.loading import load_pipeline
 from stages.networks.pipeline import HeadSwapPipeline
 from stages.networks.registered import read_sampling
+from stages.networks.runtime import find_device
 from stages.networks.sampling import SamplingOptions
 from stages.training.augmentation import NO_AUGMENTATION
 from stages.training.batches import planes
@@ -394,7 +395,7 @@ def main() -> None:
         alone = replace(options, shared_noise=0.0)
         numbers["change_from_frame_to_frame_where_noise_is_not_shared"] = steadiness(pipeline, held_out, alone, dtype)
     if given.without_motion is not None:
-        before = load_pipeline(given.without_motion).to(given.device)
+        before = load_pipeline(given.without_motion).to(find_device(given.device))
         numbers["change_from_frame_to_frame_without_motion"] = steadiness(before, held_out, options, dtype)
     (given.out / "learning.json").write_text(json.dumps(numbers, indent=1) + "\n")
     for name, rows in found.sheets.items():

@@ -69,17 +69,25 @@ class PublishedPredictor:
     inputs: FrameInputs
     options: SamplingOptions
 
+    def __post_init__(self) -> None:
+        # Its pipeline, too, has all drawings and the time steps on the device before the first step.
+        self._drawings: dict[Window, Tensor] = {}
+        self._timesteps = self.networks.scheduler.timesteps.to(self.tokens.device)
+        self._dtype, self._pose_dtype = self.networks.denoising_net.dtype, self.networks.pose_guider.dtype
+
     def __call__(self, window: Window, latents: Tensor, step: int) -> Tensor:
         """See ``stages.networks.conditions.Predictor``."""
         net, guider = self.networks.denoising_net, self.networks.pose_guider
-        low, high = guider.value_range
-        drawings = (self.inputs.drawings(window) * (high - low) + low).to(guider.dtype)
+        if window not in self._drawings:
+            low, high = guider.value_range
+            self._drawings[window] = (self.inputs.drawings(window) * (high - low) + low).to(self._pose_dtype)
+        drawings = self._drawings[window]
         pose = guider(drawings.expand(2, *drawings.shape[1:]))
         background = self.inputs.backgrounds(window)
-        row = latents.to(net.dtype)
+        row = latents.to(self._dtype)
         row = (row if background is None else torch.cat([row, background]))[None]
         both = {place: feature.expand(2, *feature.shape[1:]) for place, feature in self.features.items()}
         tokens = torch.cat([torch.zeros_like(self.tokens), self.tokens])
-        timestep = self.networks.scheduler.timesteps[step]
+        timestep = self._timesteps[step]
         without, given = net(row.expand(2, *row.shape[1:]), timestep, tokens, pose, both).float()
         return without + self.options.guidance_scale * (given - without)

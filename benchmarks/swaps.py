@@ -102,7 +102,10 @@ class Clip:
 
 def clips_of(renders: Path) -> list[Clip]:
     """Raises SystemExit where the folder holds no true swaps."""
-    with (renders / "performers.csv").open(newline="") as file:
+    told = renders / "performers.csv"
+    if not told.is_file():
+        sys.exit(f"{told} does not exist: render performers there with `headswap performers render --out {renders} --swaps`.")
+    with told.open(newline="") as file:
         rows = list(csv.DictReader(file))
     if not rows or "swap" not in rows[0]:
         sys.exit(f"{renders} holds no true swaps: render it with --swaps.")

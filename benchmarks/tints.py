@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 from benchmarks import document
 from benchmarks.ablations import DOCUMENT, RECIPE, Bench, Way
 from benchmarks.learning import through_autoencoder, write_sheet
+from benchmarks.trained import registry
 from schemas.problems import HeadswapError
 from stages.metrics.masks import peak_signal_to_noise
 from stages.networks.loading import load_pipeline
-from stages.networks.registry import ModelRegistry
 from stages.training.recipe import Recipe, chosen_recipe
 from stages.training.run import Order, train
 
@@ -77,7 +77,7 @@ def main() -> None:
     given = parser.parse_args()
     rows: dict[str, dict[str, float]] = {}
     try:
-        bench = Bench(given.out, chosen_recipe(RECIPE, "demo"), 8, given.head_model or ModelRegistry().require("ict"))
+        bench = Bench(given.out, chosen_recipe(RECIPE, "demo"), 8, given.head_model or registry().require("ict"))
         train_on, held_out = bench.samples(Way(), "train"), bench.samples(Way(), "held_out")
         samples = [held_out.sample(number, 1) for number in range(PICTURES)]
         truth, heads = [sample.target[0] for sample in samples], [sample.head[0] for sample in samples]

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from flows.training import open_samples
+from schemas.configuration import load_settings
 from schemas.problems import HeadswapError
 from stages.networks.loading import load_pipeline
 from stages.networks.pipeline import HeadSwapPipeline
 from stages.networks.registry import ModelRegistry
+from stages.networks.runtime import find_device
 from stages.training.recipe import Recipe, chosen_recipe
 from stages.training.samples import SampleSource
 
@@ -46,9 +49,14 @@ def parser_of(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--head-model", type=Path, help="packed ICT-FaceKit; default: the registered one")
     parser.add_argument("--clips", type=Path, help="folder of rendered clips; default: beside --out")
     parser.add_argument("--samples", type=int, default=40, help="held-out frames, several of each person")
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
     return parser
+
+
+def registry(folder: Path | None = None) -> ModelRegistry:
+    """The registered models where ``headswap`` looks for them, its configuration included, or in a folder that is given."""
+    return ModelRegistry(folder or Path(load_settings(environment=os.environ).models).expanduser())
 
 
 def opened(parser: argparse.ArgumentParser, given: argparse.Namespace) -> Trained:
@@ -57,8 +65,8 @@ def opened(parser: argparse.ArgumentParser, given: argparse.Namespace) -> Traine
     clips = given.clips or given.out.with_name(f"{given.out.name}-clips")
     try:
         recipe = chosen_recipe(given.recipe, given.preset)
-        train, held_out, told = open_samples(given.data, recipe, ModelRegistry(given.models), clips, given.head_model)
-        pipeline = load_pipeline(given.pipeline).to(given.device)
+        train, held_out, told = open_samples(given.data, recipe, registry(given.models), clips, given.head_model)
+        pipeline = load_pipeline(given.pipeline).to(find_device(given.device))
     except HeadswapError as error:
         parser.exit(2, f"{error}\n")
     return Trained(pipeline, recipe, train, held_out, told, torch.bfloat16 if given.precision == "bfloat16" else torch.float32)
