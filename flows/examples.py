@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -13,7 +14,7 @@ from stages.networks.registry import ModelRegistry
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 CONTAINERS = (".mp4", ".mkv", ".mov")
 DEMO_PIPELINE = "headswap-demo"
-DEMO_SAMPLING: dict[str, object] = {
+DEMO_SAMPLING: dict[str, Any] = {
     "stages.render.diffusion.solver": "dpm++",
     "stages.render.diffusion.steps": 8,
 }
