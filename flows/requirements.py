@@ -62,14 +62,16 @@ def require_pipelines(planner: Planner) -> None:
         )
 
 
-def require_signable(planner: Planner) -> None:
+def require_signable(planner: Planner, *, here: bool = True) -> None:
     """``UsageError`` with every job whose result is to be signed in a container that cannot hold a signature, and with what is
-    wrong with certificate and key: else all work would be done before that is found out."""
+    wrong with certificate and key: else all work would be done before that is found out.
+
+    Args:
+        here: whether this machine is to sign; who only plans need not hold the key.
+    """
     provenance = planner.settings.provenance
     if provenance.certificate is None or provenance.key is None:
         return
-    from stages.video.provenance import credentials  # loads a native library that few runs need
-
     problems = [
         f"{name}: its result is to be signed (provenance.certificate), which .mkv cannot hold."
         for name, plan in planner.jobs.items()
@@ -77,10 +79,13 @@ def require_signable(planner: Planner) -> None:
         if node.stage == "assemble" and cast(AssembleParameters, planner.parameters(node)).container == "mkv"
     ]
     remedies = ["Name an output that ends with .mp4 or .mov, or leave the certificate out."] if problems else []
-    try:
-        credentials(Path(provenance.certificate), Path(provenance.key))
-    except UsageError as error:
-        problems += error.problems
-        remedies += [error.remedy] if error.remedy else []
+    if here:
+        from stages.video.provenance import try_signing  # loads a native library that few runs need
+
+        try:
+            try_signing(Path(provenance.certificate), Path(provenance.key))
+        except UsageError as error:
+            problems += error.problems
+            remedies += [error.remedy] if error.remedy else []
     if problems:
         raise UsageError(problems, " ".join(remedies))

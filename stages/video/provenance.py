@@ -7,6 +7,7 @@ synthetic parts (digital source type of the IPTC).
 from __future__ import annotations
 
 import datetime
+import io
 import json
 import mimetypes
 from collections.abc import Mapping
@@ -15,8 +16,10 @@ from typing import Any
 
 import c2pa
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from PIL import Image
 
 from schemas.problems import MediaError, UsageError
 
@@ -142,27 +145,53 @@ def _manifest(video: Path, target: Path | None, facts: Mapping[str, Any] | None)
     }
 
 
+def try_signing(certificate: Path, key: Path) -> None:
+    """Sign a picture of one pixel, to know before any work is done that certificate and key can sign.
+
+    Raises:
+        UsageError: they cannot, and why.
+    """
+    chain, private, algorithm = credentials(certificate, key)
+    picture = io.BytesIO()
+    Image.new("RGB", (1, 1)).save(picture, "PNG")
+    picture.seek(0)
+    try:
+        signer = c2pa.Signer.from_info(c2pa.C2paSignerInfo(algorithm.encode(), chain, private, None))
+        builder = c2pa.Builder.from_json(_manifest(Path("trial.png"), None, None))
+        with signer, builder:
+            builder.sign(signer, "image/png", picture, io.BytesIO())
+    except c2pa.C2paError as error:
+        raise UsageError(
+            [f"{certificate} and {key} cannot sign ({error})."],
+            "Give a chain whose first certificate allows digital signatures and was issued by the next, and its key as PKCS #8.",
+        ) from error
+
+
 def credentials(certificate: Path, key: Path) -> tuple[bytes, bytes, str]:
     """What signs: the chain and the private key as they stand in their files, and C2PA's name of the algorithm.
 
-    Also for who only wants to know, before any work is done, that signing will not fail for them.
-
     Raises:
-        UsageError: a file is missing or holds something else, the key is not the certificate's, the certificate is not valid now,
-            or of a kind that C2PA does not know.
+        UsageError: a file cannot be read or holds something else, the key is not the certificate's, the certificate is not valid
+            now, or of a kind that C2PA does not know.
     """
-    problems = [f"The file {path} given for signing cannot be read." for path in (certificate, key) if not path.is_file()]
+    content: list[bytes] = []
+    problems: list[str] = []
+    for path in (certificate, key):
+        try:
+            content.append(path.read_bytes())
+        except OSError as error:
+            problems.append(f"The file {path} given for signing cannot be read ({error.strerror}).")
     if problems:
-        raise UsageError(problems, "Correct the path, or switch signing off.")
-    chain, private = certificate.read_bytes(), key.read_bytes()
+        raise UsageError(problems, "Correct the path or its permissions, or switch signing off.")
+    chain, private = content
     try:
         leaf = x509.load_pem_x509_certificates(chain)[0]
         public = leaf.public_key()
-    except (ValueError, IndexError) as error:
+    except (ValueError, IndexError, UnsupportedAlgorithm) as error:
         raise UsageError([f"{certificate} holds no PEM certificate ({error})."], "Give the chain, the signer first.") from error
     try:
         of_key = serialization.load_pem_private_key(private, password=None).public_key()
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise UsageError(
             [f"{key} holds no private key that can be read ({error})."], "Give a PEM file (PKCS #8) without a pass phrase."
         ) from error

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import c2pa
 import pytest
+from cryptography.hazmat.primitives import serialization
 from PIL import Image
 
 from schemas.problems import MediaError, UsageError
@@ -102,11 +103,28 @@ def test_credentials_that_cannot_sign_are_known_before_anything_is_signed(
     with pytest.raises(UsageError, match=r"chain\.pem holds no private key"):
         provenance.credentials(chain, chain)
 
+    (tmp_path / "folder.pem").mkdir()
+    with pytest.raises(UsageError, match=r"folder\.pem given for signing cannot be read") as caught:
+        provenance.credentials(tmp_path / "folder.pem", tmp_path / "none.pem")
+    assert len(caught.value.problems) == 2
     later = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=40)
     clock = SimpleNamespace(datetime=SimpleNamespace(now=lambda zone: later), UTC=datetime.UTC)
     monkeypatch.setattr(provenance, "datetime", clock)
     with pytest.raises(UsageError, match=r"chain\.pem is valid from .* only"):
         provenance.credentials(chain, key)
+
+
+def test_a_trial_finds_what_only_signing_finds(tmp_path: Path, credentials: tuple[Path, Path]) -> None:
+    chain, key = credentials
+    provenance.try_signing(chain, key)
+    private = serialization.load_pem_private_key(key.read_bytes(), None)
+    old_form = private.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption()
+    )
+    (tmp_path / "old.pem").write_bytes(old_form)
+    provenance.credentials(chain, tmp_path / "old.pem")
+    with pytest.raises(UsageError, match=r"chain\.pem and .*old\.pem cannot sign"):
+        provenance.try_signing(chain, tmp_path / "old.pem")
 
 
 def test_the_record_is_the_same_for_the_same_work() -> None:
