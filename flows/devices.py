@@ -46,9 +46,9 @@ def device_names(settings: Settings) -> list[str]:
     """The devices that the settings mean, once each, whether they are there or not where they are named."""
     if settings.device != "auto":
         return list(dict.fromkeys("cuda:0" if name == "cuda" else name for name in settings.device.split(",")))
-    from stages.networks.runtime import gpu_count  # seconds for PyTorch that other runs should not pay
+    from stages.networks.runtime import served_gpus  # seconds for PyTorch that other runs should not pay
 
-    return [f"cuda:{number}" for number in range(gpu_count())] or ["cpu"]
+    return served_gpus() or ["cpu"]
 
 
 def devices_of(planner: Planner) -> tuple[str, ...]:

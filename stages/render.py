@@ -33,7 +33,7 @@ from storage.tables import array
 
 T = TypeVar("T")
 
-DIFFUSION_VERSION = "3"
+DIFFUSION_VERSION = "4"
 """Goes up, in place of the stage's version, when the diffusion renderer alone would make other pictures of the same inputs."""
 
 SHOT_SAMPLES = 6

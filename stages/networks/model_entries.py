@@ -78,8 +78,8 @@ KNOWN: tuple[ModelEntry, ...] = (
             "triangle_uv",
             "multipie68",
         ),
-        note="It cannot be pulled: it is made of the files of github.com/ICT-VGL/ICT-FaceKit (docs/models.md). Register the "
-        "packed file with `headswap models add ict FILE`.",
+        note="It cannot be pulled: `headswap models pack-ict FaceXModel FILE` makes it of the files of "
+        "github.com/ICT-VGL/ICT-FaceKit, `headswap models add ict FILE` registers it.",
     ),
     ModelEntry(
         name="lama",

@@ -160,7 +160,7 @@ class HeadSwapPipeline(DiffusionPipeline):
                 on_window_done=predictor.forget,
             )
             try:
-                for generated in self._decoded(finished, chunk, options.vae_slice):
+                for generated in self._decoded(finished, chunk, options.vae_slice, whole_batch):
                     yield generated
                     chunk = range(generated.frame + 1, chunk.stop)
                     inputs.forget_before(chunk.start - options.window * (1 + options.context))
@@ -215,16 +215,19 @@ class HeadSwapPipeline(DiffusionPipeline):
         frames = self.stream(source, conditions, range(len(drawings)), options=options)
         return np.stack([generated.picture for generated in frames])
 
-    def _decoded(self, finished: Iterator[tuple[int, Tensor]], chunk: range, at_once: int) -> Iterator[GeneratedFrame]:
+    def _decoded(
+        self, finished: Iterator[tuple[int, Tensor]], chunk: range, at_once: int, compiled: bool
+    ) -> Iterator[GeneratedFrame]:
         """Pictures of the finished latents that belong to the chunk; stops after its last frame."""
         waiting: list[tuple[int, Tensor]] = []
-        for frame, latents in finished:
+        for frame, done in finished:
             if frame not in chunk:
                 continue
-            waiting.append((frame, latents))
+            waiting.append((frame, done))
             last = frame == chunk[-1]
             if len(waiting) == at_once or last:
-                pictures = autoencoder.decode(self.vae, torch.stack([item for _, item in waiting]), at_once)
+                latents = torch.stack([item for _, item in waiting])
+                pictures = autoencoder.decode(self.vae, latents, at_once, compiled=compiled)
                 pixels = (pictures * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
                 for (number, _), picture in zip(waiting, pixels, strict=True):
                     yield GeneratedFrame(number, picture)

@@ -54,13 +54,14 @@ def find_device(name: str = "auto") -> torch.device:
     """A device that is there.
 
     Args:
-        name: ``auto`` (the first CUDA device, else the CPU), or a name of torch such as ``cuda:1``, ``mps`` or ``cpu``.
+        name: ``auto`` (the first CUDA device that this PyTorch has code for, else the CPU), or a name of torch such as
+            ``cuda:1``, ``mps`` or ``cpu``.
 
     Raises:
         ModelError: ``device_missing``: it is not there, or this PyTorch is not built for it.
     """
     if name == "auto":
-        name = "cuda" if gpu_count() else "cpu"
+        return torch.device(next(iter(served_gpus()), "cpu"))
     try:
         device = torch.device(name)
     except RuntimeError as error:
@@ -76,28 +77,44 @@ def find_device(name: str = "auto") -> torch.device:
             )
         there = [f"cuda:{number}" for number in range(gpu_count())] or ["no GPU"]
         raise ModelError("device_missing", f"There is no device {name!r} here, but {', '.join(there)}.", "Choose auto or cpu.")
-    _require_kernels(device)
+    if why := without_kernels(device):
+        remedy = "Choose cpu or another device, or install a PyTorch that is built for it."
+        raise ModelError("device_missing", f"{why}.", remedy)
     return device
 
 
-def _require_kernels(device: torch.device) -> None:
-    """``ModelError`` (``device_missing``) for a GPU that CUDA can use but this PyTorch is not built for, such as an old one.
+def without_kernels(device: torch.device) -> str | None:
+    """Why this PyTorch has no code for a GPU that CUDA can use, such as an old one; None where it has, or for other devices.
 
     Only its convolutions would say so, in words about something else.
+
+    Raises:
+        ModelError: ``device_missing`` for a GPU that cannot be asked.
     """
-    if device.type != "cuda" or torch.version.hip is not None:
-        return
-    built_for = torch.cuda.get_arch_list()
+    built_for = torch.cuda.get_arch_list() if device.type == "cuda" and torch.version.hip is None else []
     if not built_for:
-        return
+        return None
     properties = _properties(device)
-    if not any(_runs(name, (properties.major, properties.minor)) for name in built_for):
-        raise ModelError(
-            "device_missing",
-            f"PyTorch {torch.__version__} is built for {', '.join(built_for)}, but {device} is an "
-            f"sm_{properties.major}{properties.minor}.",
-            "Choose cpu or another device, or install a PyTorch that is built for it.",
-        )
+    major, minor = properties.major, properties.minor
+    if any(_runs(name, (major, minor)) for name in built_for):
+        return None
+    return f"PyTorch {torch.__version__} is built for {', '.join(built_for)}, but {device} is an sm_{major}{minor}"
+
+
+def served_gpus() -> list[str]:
+    """Names of the GPUs that work may be given to: those that CUDA can use, but for what this PyTorch has no code for.
+
+    One that does not answer is among them: whoever works on it is told.
+    """
+    names = []
+    for number in range(gpu_count()):
+        try:
+            served = without_kernels(torch.device("cuda", number)) is None
+        except ModelError:
+            served = True
+        if served:
+            names.append(f"cuda:{number}")
+    return names
 
 
 def _runs(name: str, capability: tuple[int, int]) -> bool:
@@ -188,7 +205,7 @@ def place(
         pipeline.to(dtype)
     if target.type == "cuda":
         # Else convolutions round what they are given to ten bits: what keys call float32 must be the same on every device.
-        torch.backends.cudnn.allow_tf32 = dtype != torch.float32
+        torch.backends.cudnn.allow_tf32 = False
     layout = (
         torch.channels_last if (target.type == "cuda" if channels_last is None else channels_last) else torch.contiguous_format
     )

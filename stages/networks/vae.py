@@ -38,11 +38,18 @@ def encode(vae: VAE, pictures: Tensor, at_once: int = 4) -> Tensor:
     return torch.cat(latents)
 
 
-def decode(vae: VAE, latents: Tensor, at_once: int = 4) -> Tensor:
-    """Pictures [n, 3, height, width] in 0..1 (clipped) of latents [n, 4, height / 8, width / 8]."""
+def decode(vae: VAE, latents: Tensor, at_once: int = 4, *, compiled: bool = True) -> Tensor:
+    """Pictures [n, 3, height, width] in 0..1 (clipped) of latents [n, 4, height / 8, width / 8].
+
+    Args:
+        vae: the autoencoder.
+        latents: as above.
+        at_once: latents that it takes together.
+        compiled: whether a compiled decoder is used as such, for whole batches.
+    """
     scaled = (latents / vae.config.scaling_factor).to(vae.dtype)
     pictures = []
     for part in scaled.split(at_once):
-        with compiled_where(len(part) == at_once, vae.decoder):
+        with compiled_where(compiled and len(part) == at_once, vae.decoder):
             pictures.append(vae.decode(part).sample)
     return (torch.cat(pictures).float() / 2 + 0.5).clamp(0, 1)

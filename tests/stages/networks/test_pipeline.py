@@ -23,7 +23,7 @@ from stages.networks import vae as autoencoder
 from stages.networks.conditions import FrameConditions, Predictor, SourceFeatures
 from stages.networks.loading import load_pipeline
 from stages.networks.pipeline import HeadSwapPipeline
-from stages.networks.runtime import choose_precision, find_device, gpu_count, place
+from stages.networks.runtime import choose_precision, find_device, gpu_count, place, served_gpus
 from stages.networks.sampling import SamplingOptions
 from stages.networks.schedulers import Solver, make_scheduler
 from stages.networks.unet import Flow
@@ -360,7 +360,9 @@ def test_compiled_networks_give_the_same_pictures_but_for_rounding(pipeline: Hea
     assert np.abs(found.astype(int) - expected).max() <= 2
 
 
-def test_only_whole_windows_and_batches_are_compiled(pipeline: HeadSwapPipeline, source: SourceFeatures) -> None:
+def test_only_whole_windows_and_batches_are_compiled(
+    pipeline: HeadSwapPipeline, source: SourceFeatures, monkeypatch: pytest.MonkeyPatch
+) -> None:
     compiled: list[str] = []
 
     def watching(name: str) -> Callable[..., Any]:
@@ -370,17 +372,30 @@ def test_only_whole_windows_and_batches_are_compiled(pipeline: HeadSwapPipeline,
 
         return backend
 
-    expected = [generate(pipeline, source, range(frames), OPTIONS) for frames in (SHOT, 3)]
+    expected = generate(pipeline, source, range(SHOT))
     other = copy.deepcopy(pipeline)
     torch.compiler.reset()
     other.denoising_net.compile(backend=watching("net"), dynamic=False)
     other.vae.decoder.compile(backend=watching("decoder"), dynamic=False)
-    assert np.abs(generate(other, source, range(SHOT)) - expected[0]).max() <= 2
+    assert np.abs(generate(other, source, range(SHOT)) - expected).max() <= 2
     there = list(compiled)
     assert {"net", "decoder"} == set(there)
     for frames in range(1, OPTIONS.window):  # shots that are shorter than a window, and rests of batches
         shot = range(frames)
         assert len(list(other.stream(source, conditions(shot), shot, options=OPTIONS))) == frames
+    assert compiled == there
+    # Once memory has run out there is none for compiling what is smaller.
+    predict, failed = Predictor.__call__, []
+
+    def runs_out(self: Predictor, *arguments: Any) -> torch.Tensor:
+        if not failed:
+            failed.append(True)
+            raise torch.OutOfMemoryError
+        return predict(self, *arguments)
+
+    monkeypatch.setattr(Predictor, "__call__", runs_out)
+    assert np.abs(generate(other, source, range(SHOT)) - expected).max() <= 2
+    assert failed
     assert compiled == there
 
 
@@ -464,17 +479,19 @@ def test_a_gpu_that_this_pytorch_is_not_built_for_is_refused_before_anything_run
     monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_75", "sm_80", "sm_90a", "sm_120f", "odd"])
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(major=major, minor=minor))
     if served:
-        assert find_device("cuda:0") == torch.device("cuda:0")
-        assert find_device() == torch.device("cuda")
+        assert find_device("cuda:0") == find_device() == torch.device("cuda:0")
+        assert served_gpus() == ["cuda:0"]
         return
-    for name in ("auto", "cuda", "cuda:0"):
+    for name in ("cuda", "cuda:0"):
         with pytest.raises(ModelError, match=rf"is built for sm_75, .* but cuda(:0)? is an sm_{major}{minor}\.") as caught:
             find_device(name)
         assert caught.value.code == "device_missing"
+    assert find_device() == torch.device("cpu"), "as if it were not there"
+    assert served_gpus() == []
     # What the driver translates runs on whatever is newer.
     monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_75", "compute_75"])
     if capability > (7, 5):
-        assert find_device("cuda:0") == torch.device("cuda:0")
+        assert served_gpus() == ["cuda:0"]
 
 
 def test_a_gpu_that_does_not_answer_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
