@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib.util
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -137,7 +138,7 @@ def _recorded_recipe(out: Path) -> Recipe | None:
 
 def _order_problems(recipe: Recipe, preset: str, data: str, out: Path, start: Path | None, device: str) -> list[str]:
     """All that is wrong with an order, but for what its data hold."""
-    problems = []
+    problems = _package_problems(recipe, out)
     if recipe.preset != preset:
         problems.append(f"The recipe {recipe.name} is for the preset {recipe.preset}, not {preset}.")
     if not out.name:
@@ -163,6 +164,22 @@ def _order_problems(recipe: Recipe, preset: str, data: str, out: Path, start: Pa
             told = f"a multiple of 32 pixels from {SMALLEST_SIZE} on, the largest size of the recipe {recipe.name} is {size}"
             problems.append(f"Performers are rendered at {told}.")
     return problems
+
+
+def _package_problems(recipe: Recipe, out: Path) -> list[str]:
+    """What phases need that is no dependency of this project and not installed: else found out when days of training are done.
+
+    Args:
+        recipe: of the run. out: its folder; phases that are finished there need nothing any more.
+    """
+    ahead = [phase for phase in recipe.phases if not (out / "pipelines" / phase.name).is_dir()]
+    eight_bit = [phase.name for phase in ahead if phase.optimisation.eight_bit]
+    if not eight_bit or importlib.util.find_spec("bitsandbytes") is not None:
+        return []
+    return [
+        f"The recipe asks for eight_bit: true ({', '.join(eight_bit)}), and bitsandbytes is not installed: install it with "
+        "`pip install bitsandbytes`, or set eight_bit: false."
+    ]
 
 
 def _data_problems(recipe: Recipe, opener: Opener) -> list[UsageError]:

@@ -52,9 +52,7 @@ class SamplesAhead:
     """
 
     def __init__(self, opener: Opener, workers: int) -> None:
-        # Else each of them begins a thread a core for every product of matrices.
         self._born_with = contextlib.ExitStack()
-        self._born_with.enter_context(one_thread_each())
         self._pool = ProcessPoolExecutor(workers, _Context(), initializer=_begin_worker, initargs=(opener, os.getpid()))
         self._under_way: dict[tuple[int, int], Future[TrainingSample]] = {}
 
@@ -77,13 +75,15 @@ class SamplesAhead:
                     self._under_way[number, frames] = self._pool.submit(_make, number, frames)
 
     def __enter__(self) -> SamplesAhead:
+        # Else each worker begins a thread a core for every product of matrices.
+        self._born_with.enter_context(one_thread_each())
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if kind is not None:
-            kill_processes(self._pool)
-        self._pool.shutdown(cancel_futures=True)
-        self._born_with.close()
+        with self._born_with:
+            if kind is not None:
+                kill_processes(self._pool)
+            self._pool.shutdown(cancel_futures=True)
 
 
 @contextmanager

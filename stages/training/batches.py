@@ -101,8 +101,10 @@ class SampleEncoder:
     def announce(self, numbers: Iterable[int]) -> None:
         """Have samples made ahead that will be asked for, where the source can do that."""
         if isinstance(self._source, SamplesAhead):
-            wanted = numbers if self._kept is None else {number % self._kept for number in numbers} - self._known.keys()
-            self._source.announce(wanted, self._frames)
+            kept = self._kept
+            if kept is not None:
+                numbers = dict.fromkeys(number % kept for number in numbers if number % kept not in self._known)
+            self._source.announce(numbers, self._frames)
 
     @torch.no_grad()
     def encode(self, sample: TrainingSample) -> Encoded:

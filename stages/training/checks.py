@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -48,14 +47,3 @@ def start_problems(recipe: Recipe, start: Path) -> list[str]:
             if isinstance(phase, DiffusionPhase) and "motion_modules" in phase.trains
         ]
     return problems
-
-
-def package_problems(recipe: Recipe) -> list[str]:
-    """What phases need that is no dependency of this project and not installed: else found out when days of training are done."""
-    eight_bit = [phase.name for phase in recipe.phases if phase.optimisation.eight_bit]
-    if not eight_bit or importlib.util.find_spec("bitsandbytes") is not None:
-        return []
-    return [
-        f"The recipe asks for eight_bit: true ({', '.join(eight_bit)}), and bitsandbytes is not installed: install it with "
-        "`pip install bitsandbytes`, or set eight_bit: false."
-    ]

@@ -27,7 +27,7 @@ from stages.networks.sampling import SamplingOptions
 from stages.training.autoencoder import AutoencoderTask, measured_scaling
 from stages.training.batches import resized
 from stages.training.checkpoints import Checkpoints
-from stages.training.checks import package_problems, start_problems
+from stages.training.checks import start_problems
 from stages.training.diffusion import DiffusionTask
 from stages.training.identity_network import OnnxNetwork
 from stages.training.loop import Metrics, Task, Tell, run_phase
@@ -100,8 +100,6 @@ def train(order: Order, *, resume: bool = False, tell: Tell | None = None) -> Pa
         ModelError: ``training_diverged``, ``checkpoint_damaged``, ``run_damaged``, and those of ``load_pipeline`` and
             ``read_sampling``.
     """
-    if problems := package_problems(order.recipe):
-        raise UsageError(problems, "See docs/training.md.")
     # A recipe's float32 is float32, also in the convolutions of NVIDIA's newer devices, which would round to ten bits.
     torch.backends.cudnn.allow_tf32 = False
     folder, source = _start(order)

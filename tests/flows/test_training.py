@@ -13,6 +13,7 @@ import yaml
 from typer.testing import CliRunner
 
 from cli import app
+from flows import training
 from flows.training import performer_options, run_training
 from schemas.problems import ModelError, UsageError
 from stages.networks.loading import load_pipeline
@@ -71,6 +72,30 @@ def test_a_head_model_that_is_none_is_told_before_anything_is_written(recipe: Pa
             )
         assert caught.value.code == code
     assert not (tmp_path / "out").exists()
+
+
+def test_a_package_that_a_phase_lacks_is_told_before_anything_is_trained_unless_the_phase_is_done(
+    data: Path, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = yaml.safe_load(recipe.read_text())
+    name = given["phases"][-1]["name"]
+    given["phases"][-1]["optimisation"]["eight_bit"] = True
+    recipe.write_text(yaml.safe_dump(given))
+    monkeypatch.setattr(training.importlib.util, "find_spec", lambda name: None)
+
+    def ordered(device: str) -> None:
+        registry = ModelRegistry(tmp_path / "models")
+        run_training("tiny", str(data), tmp_path / "out", registry, recipe_file=recipe, device=device)
+
+    with pytest.raises(UsageError) as caught:
+        ordered("toaster")
+    assert len(caught.value.problems) == 2, "all that is wrong, at once"
+    assert f"eight_bit: true ({name}), and bitsandbytes is not installed" in caught.value.problems[0]
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "out" / "pipelines" / name).mkdir(parents=True)
+    with pytest.raises(UsageError) as caught:
+        ordered("toaster")
+    assert len(caught.value.problems) == 1
 
 
 def test_samples_made_ahead_give_the_same_weights(data: Path, recipe: Path, tmp_path: Path) -> None:

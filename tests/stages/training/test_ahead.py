@@ -15,11 +15,12 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 
 from schemas.problems import HeadswapError, UsageError
 from stages.processes import THREAD_SETTINGS
 from stages.training.ahead import SamplesAhead
-from stages.training.batches import AHEAD, coming_numbers, sample_numbers
+from stages.training.batches import AHEAD, SampleEncoder, coming_numbers, sample_numbers
 from stages.training.checkpoints import Checkpoints
 from stages.training.samples import SampleSource
 from tests.stages.training.made_up_samples import Discs
@@ -130,3 +131,12 @@ def test_samples_are_announced_in_the_order_in_which_they_are_asked_for(processe
     for batch in range(9 - AHEAD):
         announced += [number for number in coming_numbers(batch, 3, processes - 1, processes) if number not in announced]
         assert announced[: len(asked)] == asked[: 3 * (batch + 1 + AHEAD)]
+
+
+def test_kept_samples_too_are_announced_in_the_order_in_which_they_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    announced: list[int] = []
+    monkeypatch.setattr(SamplesAhead, "announce", lambda self, numbers, frames: announced.extend(numbers))
+    monkeypatch.setattr(SamplesAhead, "__init__", lambda self: None)
+    encoder = SampleEncoder(SamplesAhead(), None, 64, 1, 2000, torch.float32)  # type: ignore[call-arg, arg-type]
+    encoder.announce(range(1996, 2006))
+    assert announced == [1996, 1997, 1998, 1999, 0, 1, 2, 3, 4, 5]

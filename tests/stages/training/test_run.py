@@ -21,7 +21,6 @@ from stages.networks.pose_guider import Normalisation
 from stages.networks.presets import PRESETS, TINY, build, denoising_net
 from stages.networks.registered import read_sampling, write_sampling
 from stages.networks.runtime import computes_bfloat16
-from stages.training import checks
 from stages.training.checkpoints import STATE, Checkpoints
 from stages.training.identity_network import load_identity_network
 from stages.training.loop import layout
@@ -392,19 +391,6 @@ def test_the_precision_that_the_machine_is_good_at_is_chosen_and_written_down(
     content["phases"][0]["optimisation"]["precision"] = "bfloat16"
     train(order_of(tmp_path / "asked", Recipe.model_validate(content)))
     assert ("only emulates bfloat16" in caplog.text) == (not has_bfloat16)
-
-
-def test_a_package_that_a_later_phase_lacks_is_told_before_anything_is_trained(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    recipe = tiny_recipe()
-    last = recipe.phases[-1]
-    small = last.model_copy(update={"optimisation": last.optimisation.model_copy(update={"eight_bit": True})})
-    recipe = recipe.model_copy(update={"phases": (*recipe.phases[:-1], small)})
-    monkeypatch.setattr(checks.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UsageError, match=rf"eight_bit: true \({last.name}\), and bitsandbytes is not installed"):
-        train(order_of(tmp_path / "out", recipe))
-    assert not (tmp_path / "out").exists()
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_names_the_last_good_checkpoint(tmp_path: Path) -> None:
