@@ -52,7 +52,9 @@ def packed(folder: Path) -> bytes:
     lines = _lines(folder / NEUTRAL)
     neutral = _vectors(folder / NEUTRAL, lines, "v", 3)
     faces = _Faces(folder / NEUTRAL, lines)
-    if faces.corners[:, :, 0].max() >= len(neutral) or max(MULTIPIE) >= len(neutral):
+    textures = _vectors(folder / NEUTRAL, lines, "vt", 2)
+    vertex, texture = faces.corners.max(axis=(0, 1))
+    if max(vertex, *MULTIPIE) >= len(neutral) or texture >= len(textures):
         raise UsageError([f"{folder / NEUTRAL} has fewer vertices than its faces name."], "Copy it again.")
 
     def displacements(names: list[str]) -> npt.NDArray[np.float16]:
@@ -76,7 +78,7 @@ def packed(folder: Path) -> bytes:
         triangles=faces.corners[:, :, 0],
         triangle_material=faces.material,
         materials=np.array(faces.materials),
-        uv=_vectors(folder / NEUTRAL, lines, "vt", 2),
+        uv=textures,
         triangle_uv=faces.corners[:, :, 1],
         multipie68=np.array(MULTIPIE, np.int64),
     )
@@ -84,9 +86,13 @@ def packed(folder: Path) -> bytes:
 
 
 def _lines(path: Path) -> list[list[str]]:
-    if path.stat().st_size > MAXIMUM_BYTES:
-        raise UsageError([f"{path} is larger than {MAXIMUM_BYTES} bytes."], "Give the files of the ICT-FaceKit.")
-    return [words for line in path.read_text(encoding="ascii", errors="replace").splitlines() if (words := line.split())]
+    try:
+        if path.stat().st_size > MAXIMUM_BYTES:
+            raise UsageError([f"{path} is larger than {MAXIMUM_BYTES} bytes."], "Give the files of the ICT-FaceKit.")
+        text = path.read_text(encoding="ascii", errors="replace")
+    except OSError as error:
+        raise UsageError([f"{path} cannot be read: {error.strerror or error}."], "Give the files of the ICT-FaceKit.") from error
+    return [words for line in text.splitlines() if (words := line.split())]
 
 
 def _vectors(path: Path, lines: list[list[str]], kind: str, length: int) -> npt.NDArray[np.float32]:
@@ -123,7 +129,7 @@ class _Faces:
             self.corners = np.array(corners, np.int32)
             if self.corners.ndim != 3 or self.corners.min() < 0:
                 raise ValueError("no faces, or faces counted from the end")
-        except (ValueError, IndexError) as error:
+        except (ValueError, IndexError, OverflowError) as error:
             raise UsageError([f"{path} is no Wavefront file that can be read (f: {error})."], "Copy it again.") from error
         self.materials = sorted(set(names))
         self.material = np.array([self.materials.index(name) for name in names], np.int8)

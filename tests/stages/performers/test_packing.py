@@ -75,7 +75,13 @@ def test_what_is_no_kit_is_refused_and_named(kit: Path, tmp_path: Path) -> None:
             packed(kit)
     jaw.write_text(text)
     neutral = kit / "FaceXModel" / "generic_neutral_mesh.obj"
-    for bad in (text.replace("f 5/1", "f -1/1"), text.replace("f 5/1", "f 99999/1"), text.replace("f 5/1", "f 5")):
+    for bad in (
+        text.replace("f 5/1", "f -1/1"),
+        text.replace("f 5/1", "f 99999/1"),
+        text.replace("f 5/1", "f 5"),
+        text.replace("f 5/1", f"f {10**11}/1"),
+        text.replace("f 5/1", "f 5/9"),
+    ):
         neutral.write_text(bad)
         with pytest.raises(UsageError, match=r"generic_neutral_mesh\.obj"):
             packed(kit)
