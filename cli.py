@@ -192,7 +192,8 @@ def demo(
         store=str(out / "store"),
         out=str(out),
         renderer=chosen,
-        engine=engine or EngineName.direct,
+        defaults={"engine": "direct"},
+        engine=engine,
         profile="demo",
         workers=workers,
         **DEMO_SAMPLING,
@@ -224,7 +225,6 @@ def swap(
     """One pair: SOURCE's head on TARGET's body."""
     from flows.examples import single_job
 
-    job = single_job(source, target, output, rights=rights, renderer=renderer, edits=edit, subject=subject, seed=seed)
     settings = settings_of(
         config,
         assignments,
@@ -235,6 +235,17 @@ def swap(
         profile=profile,
         workers=workers,
         commercial=commercial or None,
+    )
+    job = single_job(
+        source,
+        target,
+        output,
+        rights=rights,
+        renderer=renderer,
+        edits=edit,
+        subject=subject,
+        seed=seed,
+        options_for=settings.storage_options_of,
     )
     with open_store(settings) as store:
         folder = str(output.absolute().parent)
@@ -478,7 +489,7 @@ def models_pack_ict(
     from flows.performers import pack_head_model
 
     pack_head_model(folder, out)
-    out_console.print(f"Written. Register it: headswap models add ict {out} --allow-unknown-digest", markup=False, soft_wrap=True)
+    out_console.print(f"Written. Register it with: headswap models add ict {out}", markup=False, soft_wrap=True)
     return DONE
 
 

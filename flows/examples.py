@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +61,12 @@ def single_job(
     edits: str | None,
     subject: str | None,
     seed: int,
+    options_for: Callable[[str], Mapping[str, Any]] = lambda url: {},
 ) -> Job:
     """The job of one pair; refused like a catalogue's row, with every problem at once.
+
+    Args:
+        options_for: of fsspec, for the address of a file of edits. The rest as in a catalogue's row.
 
     Raises:
         UsageError: no rights, an output that is no video file, edits that cannot be made, ...
@@ -90,7 +95,7 @@ def single_job(
             "output": output.name,
         }
     )
-    edits_of(job)
+    edits_of(job, storage_options=options_for(job.edits or ""))
     return job
 
 

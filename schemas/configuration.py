@@ -184,7 +184,7 @@ class Settings(_Section):
     scratch_bytes: int = Field(50 * 2**30, ge=2**20, description="most that local copies of remote media may take")
     storage_options: dict[str, Any] = Field(
         default_factory=dict,
-        description="for fsspec: of the store, and of media, catalogues and results in such places; never shown",
+        description="for fsspec, of places like the store's, as JSON in a variable or flag; never shown",
     )
     worker_memory: int = Field(8 * 2**30, ge=2**28, description="bytes of memory at which a worker process is stopped")
     limits: Limits = Limits()

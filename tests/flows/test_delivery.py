@@ -15,7 +15,9 @@ import fsspec
 import pytest
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
+from typer.testing import CliRunner
 
+import cli
 from flows.delivery import LEFT_OVER, deliver
 from schemas.catalogue import read_catalogue
 from stages.contract import Work
@@ -271,3 +273,33 @@ def test_a_run_whose_catalogue_media_and_edits_lie_beside_the_store_reads_them_w
     batch = night.run(jobs, **flags)
     assert batch.outcomes["a"].failure is None
     assert batch.planner.jobs["a"].edits == {"head_scale": 1.1}
+
+
+def test_swap_takes_store_and_engine_from_wherever_settings_come_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fsspec.register_implementation("keyed", KeyedFileSystem, clobber=True)
+    fsspec.filesystem("keyed", key="secret").pipe_file("keyed://bucket/larger.yaml", b"head_scale: 1.1\n")
+    (tmp_path / "night.yaml").write_text("store: keyed://bucket/store\nstorage_options: {key: secret}\nengine: prefect\n")
+    seen: list[Any] = []
+    monkeypatch.setattr(cli, "run_and_tell", lambda jobs, store, settings, **more: seen.append((jobs[0], store, settings)) or 0)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    command = [
+        "swap",
+        "a.png",
+        "b.mp4",
+        "-o",
+        str(tmp_path / "out.mp4"),
+        "--rights",
+        "own",
+        "--edit",
+        "keyed://bucket/larger.yaml",
+    ]
+    ended = CliRunner().invoke(cli.app, [*command, "--config", str(tmp_path / "night.yaml")])
+    assert ended.exit_code == 0, ended.output
+    job, store, settings = seen[0]
+    assert (store.url, settings.engine, job.edits) == ("keyed://bucket/store", "prefect", "keyed://bucket/larger.yaml")
+    monkeypatch.setenv("HEADSWAP_ENGINE", "prefect")
+    assert CliRunner().invoke(cli.app, command[:-2]).exit_code == 0
+    assert (seen[1][1].url, seen[1][2].engine) == (str(tmp_path / ".cache/headswap/store"), "prefect")
+    monkeypatch.delenv("HEADSWAP_ENGINE")
+    assert CliRunner().invoke(cli.app, command[:-2]).exit_code == 0
+    assert seen[2][2].engine == "direct"
