@@ -56,7 +56,7 @@ def parser_of(description: str | None) -> argparse.ArgumentParser:
 
 def registry(folder: Path | None = None) -> ModelRegistry:
     """The registered models where ``headswap`` looks for them, its configuration included, or in a folder that is given."""
-    return ModelRegistry(folder or Path(load_settings(environment=os.environ).models).expanduser())
+    return ModelRegistry(folder or load_settings(environment=os.environ).models)
 
 
 def opened(parser: argparse.ArgumentParser, given: argparse.Namespace) -> Trained:

@@ -193,10 +193,10 @@ class Predictor:
         row = (row if background is None else torch.cat([row, background]))[None]
         pose = self._pose(window)
         with compiled_where(self._whole_batch and len(window) == self._options.window, self._net):
-            return self._guided_prediction(row, timestep, pose, len(window) > 1, step)
+            return self._predicted(row, timestep, pose, len(window) > 1, step)
 
-    def _guided_prediction(self, row: Tensor, timestep: Tensor, pose: tuple[Tensor, ...], motion: bool, step: int) -> Tensor:
-        """``motion``: as in training, a single frame has none."""
+    def _predicted(self, row: Tensor, timestep: Tensor, pose: tuple[Tensor, ...], motion: bool, step: int) -> Tensor:
+        """With guidance where the step has it. ``motion``: as in training, a single frame has none."""
         tokens, reference = self._source.tokens, self._source.reference
         if not self._guided[step]:
             return self._net(row, timestep, tokens, pose, reference, motion)[0].float()

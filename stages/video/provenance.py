@@ -91,9 +91,9 @@ def sign(
             f"{video.name} cannot be signed: a {video.suffix or 'nameless'} file holds no C2PA manifest.",
             "Give the result a name that ends in .mp4 (or .mov) and the target AAC sound, which fits it, or switch signing off.",
         )
-    chain, private, algorithm = credentials(certificate, key)
+    given = credentials(certificate, key)
     try:
-        signer = c2pa.Signer.from_info(c2pa.C2paSignerInfo(algorithm.encode(), chain, private, None))
+        signer = _signer(*given)
         builder = _builder(video, kind, target, facts)
         with signer, builder, video.open("rb") as source, output.open("w+b") as signed:
             builder.sign(signer, kind, source, signed)
@@ -104,6 +104,11 @@ def sign(
             f"{video.name} could not be signed with {certificate.name} ({error}).",
             "Check that the certificate allows digital signatures, has not expired, and belongs to the key.",
         ) from error
+
+
+def _signer(chain: bytes, private: bytes, algorithm: str) -> c2pa.Signer:
+    """Of ``credentials``. Raises C2paError for what C2PA does not sign with."""
+    return c2pa.Signer.from_info(c2pa.C2paSignerInfo(algorithm.encode(), chain, private, None))
 
 
 def _builder(video: Path, kind: str, target: Path | None, facts: Mapping[str, Any] | None) -> c2pa.Builder:
@@ -151,12 +156,12 @@ def try_signing(certificate: Path, key: Path) -> None:
     Raises:
         UsageError: they cannot, and why.
     """
-    chain, private, algorithm = credentials(certificate, key)
+    given = credentials(certificate, key)
     picture = io.BytesIO()
     Image.new("RGB", (1, 1)).save(picture, "PNG")
     picture.seek(0)
     try:
-        signer = c2pa.Signer.from_info(c2pa.C2paSignerInfo(algorithm.encode(), chain, private, None))
+        signer = _signer(*given)
         builder = c2pa.Builder.from_json(_manifest(Path("trial.png"), None, None))
         with signer, builder:
             builder.sign(signer, "image/png", picture, io.BytesIO())
