@@ -8,13 +8,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import c2pa
 import numpy as np
 import pytest
 
+from stages.training.shards import ShardSamples
 from storage.store import ArtifactStore
 from tests.integration.conftest import Headswap, write_catalogue
 from tests.nights import ObjectStore, digests, executed, inside, object_store, short_night
+from tests.signing import write_chain
 
 
 @dataclass
@@ -95,6 +99,47 @@ def test_the_tools_work_on_an_object_store(remote: Remote, tmp_path: Path) -> No
     assert isinstance(pictures, list)
     assert pictures
     assert all(Path(path).stat().st_size for path in pictures)
+
+
+@pytest.mark.usefixtures("committed")
+def test_credentials_in_the_configuration_are_enough_for_signing_inspecting_and_training_data(
+    remote: Remote, tmp_path: Path
+) -> None:
+    bucket = f"s3://{remote.server.bucket}"
+    chain, key = write_chain(tmp_path)
+    options = {"endpoint_url": remote.server.environment["AWS_ENDPOINT_URL"], "key": "test", "secret": "test"}
+    settings = {"store": remote.store, "storage_options": options, "workers": 1}
+    signing = {"provenance": {"certificate": str(chain), "key": str(key)}}
+    config = tmp_path / "night.yaml"
+    config.write_text(json.dumps({**settings, **signing}))  # YAML can be written so
+    (tmp_path / "clips.csv").write_text("id,clip,rights\none,one.mp4,synthetic\n")
+    for name, path in (("night.csv", remote.catalogue), ("clips.csv", tmp_path / "clips.csv")):
+        remote.server.client().upload_file(str(path), remote.server.bucket, f"media/{name}")
+
+    def call(*arguments: str) -> dict[str, Any]:
+        ended = inside(remote.headswap, *arguments, "--config", str(config), "--json")
+        assert ended.status == 0, ended.err
+        return ended.document
+
+    signed = call("run", f"{bucket}/media/night.csv", "--out", f"{bucket}/signed", "--engine", "direct")
+    assert (signed["done"] + signed["cached"], executed(signed)) == (2, 0)
+    (tmp_path / "a.mp4").write_bytes(remote.read("signed/a.mp4"))
+    manifest = json.loads(c2pa.Reader(str(tmp_path / "a.mp4")).json())
+    (ingredient,) = manifest["manifests"][manifest["active_manifest"]]["ingredients"]
+    assert ingredient["title"].endswith(".mp4"), "the target was read to be named"
+
+    sheets = call("inspect", f"{bucket}/media/one.mp4", "--out", str(tmp_path / "sheets"))["pictures"]
+    assert all(Path(path).stat().st_size for path in sheets)
+
+    parameters = ("--parameter", "shortest_segment=4", "--parameter", "validation=0", "--size", "128")
+    told = call("dataset", "prepare", f"{bucket}/media/clips.csv", "--out", f"{bucket}/set", *parameters)
+    assert told["splits"]["train"]["frames"] == 8
+    sample = ShardSamples(f"{bucket}/set", storage_options=options).sample(1, 4)
+    assert sample.target.shape == (4, 128, 128, 3)
+
+
+@pytest.mark.usefixtures("committed")
+def test_intermediates_can_go_from_an_object_store(remote: Remote) -> None:
     freed = remote.run("--retention", "results", "--minimum-age-hours", "0", command="gc")
     assert freed["freed_bytes"]
     after = remote.run("--out", remote.out, "--engine", "direct")
