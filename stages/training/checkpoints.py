@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import pickle
 import shutil
 from collections.abc import Mapping
@@ -15,8 +16,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from schemas.problems import ModelError
+from schemas.problems import ModelError, StoreError
 from stages.durable import appearing, remove_partial
+
+_log = logging.getLogger(__name__)
 
 STATE = "state.json"
 
@@ -71,12 +74,43 @@ class Checkpoints:
                 save_file(_plain(checkpoint.averages), folder / "averages.safetensors")
             if checkpoint.buffers:
                 save_file(_plain(checkpoint.buffers), folder / "buffers.safetensors")
-            torch.save({"optimiser": checkpoint.optimiser, "scaler": checkpoint.scaler}, folder / "optimiser.pt")
+            with (folder / "optimiser.pt").open("wb") as file:  # of a path, PyTorch does not say why it could not be written
+                torch.save({"optimiser": checkpoint.optimiser, "scaler": checkpoint.scaler}, file)
             buffers = None if checkpoint.buffers is None else len(checkpoint.buffers)
             (folder / STATE).write_text(json.dumps({"step": checkpoint.step, "buffers": buffers}) + "\n")
-        for old in self.steps()[: -self._keep]:
-            shutil.rmtree(self.path(old), ignore_errors=True)  # what stays for a while does not end a run of days
+        self.leave(self._keep)
         return target
+
+    def leave(self, count: int) -> None:
+        """Remove all but the latest ``count``."""
+        for old in self.steps()[:-count]:
+            shutil.rmtree(self.path(old), ignore_errors=True)  # what stays for a while does not end a run of days
+
+    def look_for_room(self, size: int, saves: int) -> None:
+        """See that the disk has room for the checkpoints to come: training may otherwise end after hours, for want of it.
+
+        Args:
+            size: bytes of a checkpoint. saves: how many are ahead.
+
+        Raises:
+            StoreError: ``disk_full``: there is no room for the next one. Where that fits but not all that are kept, a warning.
+        """
+        present = len(self.steps())
+        # A new one is written before the oldest one goes.
+        most = max(1, min(saves, self._keep + 1 - present)) if saves else 0
+        folder = next(path for path in (self._folder, *self._folder.parents) if path.is_dir())
+        free = shutil.disk_usage(folder).free
+        if free >= most * size:
+            return
+        told = f"The disk of {self._folder} has {free / 2**20:,.0f} MiB left, and a checkpoint takes {size / 2**20:,.0f} MiB"
+        if free < size:
+            raise StoreError(
+                "disk_full",
+                f"{told}.",
+                "Make room there, then give the same command with --resume, or take another folder (--out).",
+                retryable=True,
+            )
+        _log.warning("%s; up to %d more are kept (`keep` in the recipe): make room there, or training will end.", told, most)
 
     def load(self, step: int) -> Checkpoint:
         """Read a checkpoint.

@@ -123,6 +123,7 @@ def run_phase(
 
     Raises:
         ModelError: ``training_diverged`` where the loss is not finite, with the last good checkpoint.
+        StoreError: ``disk_full``: there is no room for a checkpoint.
         KeyboardInterrupt: after a signal.
     """
     _lay_out(task.module, layout(task.module, accelerator.device))
@@ -134,6 +135,7 @@ def run_phase(
     task.module.train()  # which buffers move, and so belong to a checkpoint, depends on it
     done = _restore(task, optimiser, averages, accelerator, checkpoints) if resume else 0
     if accelerator.is_main_process:
+        checkpoints.look_for_room(_checkpoint_bytes(task, optimisation), math.ceil((steps - done) / keeping.save_every))
         metrics.cut(name, done)
 
     def validate_if_due() -> None:
@@ -279,6 +281,12 @@ def moving_buffers(module: nn.Module) -> dict[str, Tensor]:
         for name, buffer in part.named_buffers(place, recurse=False)
         if name in saved
     }
+
+
+def _checkpoint_bytes(task: Task, options: Optimisation) -> int:
+    """About as much as a checkpoint takes: weights, their running mean, and two moments of each."""
+    weights = sum(parameter.numel() for parameter in task.trained.values())
+    return weights * ((4 if options.ema is None else 8) + (2 if options.eight_bit else 8))
 
 
 def _restore(task: Task, optimiser: Any, averages: EMAModel | None, accelerator: Accelerator, checkpoints: Checkpoints) -> int:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -15,8 +17,9 @@ import yaml
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs
+from safetensors import SafetensorError
 
-from schemas.problems import UsageError
+from schemas.problems import StoreError, UsageError
 from stages.durable import appearing
 from stages.networks.loading import load_pipeline
 from stages.networks.pipeline import HeadSwapPipeline
@@ -43,6 +46,7 @@ _log = logging.getLogger(__name__)
 
 _MIXED = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _PATIENCE = timedelta(hours=1)
 _MEASURED_SAMPLES = 64
 """Training samples from which the autoencoder's scaling factor is measured."""
@@ -99,7 +103,37 @@ def train(order: Order, *, resume: bool = False, tell: Tell | None = None) -> Pa
             a pipeline to start from that the recipe does not fit.
         ModelError: ``training_diverged``, ``checkpoint_damaged``, ``run_damaged``, and those of ``load_pipeline`` and
             ``read_sampling``.
+        StoreError: ``disk_full``.
     """
+    with _telling_of_a_full_disk(order.out):
+        return _train(order, resume, tell)
+
+
+@contextmanager
+def _telling_of_a_full_disk(out: Path) -> Iterator[None]:
+    """Say so in words, wherever in a run it is found: in checkpoints, pictures, the log, clips of performers."""
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        if not _no_space(error):
+            raise
+        raise StoreError(
+            "disk_full",
+            f"No space is left on the disk of {out}.",
+            "Make room there; the same command with --resume goes on from the last checkpoint.",
+            retryable=True,
+        ) from error
+
+
+def _no_space(error: BaseException | None) -> bool:
+    """Whether an error, or what it was raised for, is a full disk: PyTorch hides it behind one of its own."""
+    if error is None:
+        return False
+    told = isinstance(error, SafetensorError) and any(f"os error {number})" in str(error) for number in _FULL)
+    return told or (isinstance(error, OSError) and error.errno in _FULL) or _no_space(error.__cause__ or error.__context__)
+
+
+def _train(order: Order, resume: bool, tell: Tell | None) -> Path:
     # A recipe's float32 is float32, also in the convolutions of NVIDIA's newer devices, which would round to ten bits.
     torch.backends.cudnn.allow_tf32 = False
     folder, source = _start(order)
@@ -142,6 +176,7 @@ def train(order: Order, *, resume: bool = False, tell: Tell | None = None) -> Pa
                 with appearing(finished) as partial:
                     pipeline.to(torch.device("cpu"))
                     pipeline.save_pretrained(partial)
+                _checkpoints(out, phase).leave(1)  # nothing reads them any more: the last one has the weights without their mean
             processes.wait_for_everyone()
         folder = finished
     final = out / "pipeline"
@@ -249,7 +284,7 @@ def _train_phase(
         optimisation=phase.optimisation,
         keeping=phase.keeping,
         accelerator=accelerator,
-        checkpoints=Checkpoints(order.out / "checkpoints" / phase.name, phase.keeping.keep),
+        checkpoints=_checkpoints(order.out, phase),
         metrics=metrics,
         resume=resume,
         tell=tell,
@@ -258,6 +293,10 @@ def _train_phase(
         samples = [resized(order.train.sample(number, 1), phase.size) for number in range(_MEASURED_SAMPLES)]
         pipeline.vae.eval().requires_grad_(False)
         pipeline.vae.register_to_config(scaling_factor=measured_scaling(pipeline.vae, samples))
+
+
+def _checkpoints(out: Path, phase: Phase) -> Checkpoints:
+    return Checkpoints(out / "checkpoints" / phase.name, phase.keeping.keep)
 
 
 def _held_out(order: Order, size: int, frames: int) -> list[TrainingSample]:

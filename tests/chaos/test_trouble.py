@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ import pytest
 
 from storage.maintenance import fsck
 from storage.store import ArtifactStore
+from tests.disks import grow, mounted
 from tests.integration.conftest import Headswap, headswap, speech_frames
 from tests.nights import Going, ObjectStore, digests, executed, inside, object_store, short_night
 
@@ -198,62 +198,37 @@ def test_a_store_that_comes_back_is_waited_for(
     check_results(tmp_path, undisturbed)
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
-    """Mounts file systems of a given size; skipped where that is not permitted."""
-    mounted: list[Path] = []
-
-    def make(size: str) -> Path:
-        folder = tmp_path / f"disk-{len(mounted)}"
-        folder.mkdir()
-        done = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], capture_output=True, text=True, check=False
-        )
-        if done.returncode:
-            pytest.skip(f"mounting is not permitted here: {done.stderr.strip()}")
-        mounted.append(folder)
-        return folder
-
-    yield make
-    for folder in mounted:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
-def grow(disk: Path, size: str) -> None:
-    subprocess.run(["mount", "-o", f"remount,size={size}", str(disk)], check=True)
-
-
 def test_a_full_disk_fails_what_it_cannot_hold_and_the_same_command_goes_on_with_more_room(
-    headswap: Headswap, catalogue: Path, undisturbed: Path, tmp_path: Path, small_disk: Callable[[str], Path]
+    headswap: Headswap, catalogue: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
-    disk = small_disk("1500k")
-    where = ("--store", disk / "store", "--out", tmp_path / "out", "--engine", "direct", "--workers", "1", "--json")
-    full = headswap("run", catalogue, *where, *QUICK)
-    assert full.status == 1, full.err
-    failures = [job["failure"] for job in full.document["jobs"] if job["status"] == "failed"]
-    assert {failure["code"] for failure in failures} == {"store_full"}
-    assert all("space" in failure["remedy"].lower() for failure in failures)
-    assert executed(full.document) > 0
-    grow(disk, "64m")
-    again = headswap("run", catalogue, *where)
-    assert again.status == 0, again.err
-    check_results(tmp_path, undisturbed)
-    assert sum(total["cached"] for total in again.document["stages"].values()) > 0, "what was committed is not done again"
+    with mounted(tmp_path / "disk", "1500k") as disk:
+        where = ("--store", disk / "store", "--out", tmp_path / "out", "--engine", "direct", "--workers", "1", "--json")
+        full = headswap("run", catalogue, *where, *QUICK)
+        assert full.status == 1, full.err
+        failures = [job["failure"] for job in full.document["jobs"] if job["status"] == "failed"]
+        assert {failure["code"] for failure in failures} == {"store_full"}
+        assert all("space" in failure["remedy"].lower() for failure in failures)
+        assert executed(full.document) > 0
+        grow(disk, "64m")
+        again = headswap("run", catalogue, *where)
+        assert again.status == 0, again.err
+        check_results(tmp_path, undisturbed)
+        assert sum(total["cached"] for total in again.document["stages"].values()) > 0, "what was committed is not done again"
 
 
 @pytest.mark.slow
 def test_results_that_do_not_fit_are_kept_in_the_store(
-    headswap: Headswap, catalogue: Path, undisturbed: Path, tmp_path: Path, small_disk: Callable[[str], Path]
+    headswap: Headswap, catalogue: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
-    disk = small_disk("16k")
-    where = ("--store", tmp_path / "store", "--out", disk / "out", "--engine", "direct", "--workers", "1", "--json")
-    full = headswap("run", catalogue, *where, *QUICK)
-    assert full.status == 1, full.err
-    assert {job["failure"]["code"] for job in full.document["jobs"] if job["failure"]} == {"output_failed"}
-    assert full.document["report"] is None
-    grow(disk, "64m")
-    again = headswap("run", catalogue, *where)
-    assert again.status == 0, again.err
-    assert executed(again.document) == 0, "only put where they belong"
-    for name in ("a.mp4", "b.mp4"):
-        assert (disk / "out" / name).read_bytes() == (undisturbed / "out" / name).read_bytes()
+    with mounted(tmp_path / "disk", "16k") as disk:
+        where = ("--store", tmp_path / "store", "--out", disk / "out", "--engine", "direct", "--workers", "1", "--json")
+        full = headswap("run", catalogue, *where, *QUICK)
+        assert full.status == 1, full.err
+        assert {job["failure"]["code"] for job in full.document["jobs"] if job["failure"]} == {"output_failed"}
+        assert full.document["report"] is None
+        grow(disk, "64m")
+        again = headswap("run", catalogue, *where)
+        assert again.status == 0, again.err
+        assert executed(again.document) == 0, "only put where they belong"
+        for name in ("a.mp4", "b.mp4"):
+            assert (disk / "out" / name).read_bytes() == (undisturbed / "out" / name).read_bytes()

@@ -406,9 +406,9 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_names_the_last_good_checkpoi
 
 def test_a_damaged_checkpoint_is_told_with_the_one_before_it(finished: Path, tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path / "phase", keep=2)
-    source = Checkpoints(finished / "checkpoints" / "motion", keep=2)
+    source = Checkpoints(finished / "checkpoints" / "motion", keep=2).load(2)
     for step in (1, 2):
-        checkpoints.save(source.load(step))
+        checkpoints.save(replace(source, step=step))
     file = checkpoints.path(2) / "weights.safetensors"
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(ModelError, match="cannot be read") as caught:
