@@ -144,7 +144,7 @@ def open_store(settings: Any) -> Any:
     if not settings.store:
         raise UsageError(["No store is given."], "Say where intermediates are kept: --store FOLDER_OR_URL, or HEADSWAP_STORE.")
     scratch = Path(settings.scratch) if settings.scratch else None
-    return ArtifactStore.open(settings.store, scratch=scratch, storage_options=settings.storage_options)
+    return ArtifactStore.open(settings.store, scratch=scratch, **settings.hidden())
 
 
 def registry_of(settings: Any) -> Any:
@@ -354,7 +354,7 @@ def retry(
     from flows.retrying import unfinished
 
     settings = settings_of(config, None, store=store_url)
-    changes = {"engine": engine and str(engine), "workers": workers, "storage_options": settings.storage_options}
+    changes = {"engine": engine and str(engine), "workers": workers, **settings.hidden()}
     with open_store(settings) as store:
         again = unfinished(store, run_id, changes)
         if not again.jobs:
@@ -388,7 +388,7 @@ def report(
 
     settings = settings_of(config, None, store=store_url)
     with open_store(settings) as store:
-        page = rebuild_report(store, run_id, out, settings.storage_options)
+        page = rebuild_report(store, run_id, out, settings.hidden())
     if as_json:
         print_json({"report": page})
     else:
@@ -564,6 +564,8 @@ def train(
     from flows.training import StepLines, print_training, run_training
 
     settings = settings_of(config, None)
+    if not settings.store:  # what is said of a store is said of the data then
+        settings = settings.model_copy(update={"store": data})
     told = run_training(
         str(preset),
         data,
@@ -575,7 +577,7 @@ def train(
         head_model=head_model,
         device=device,
         workers=workers,
-        storage_options=settings.storage_options,
+        storage_options=settings.storage_options_of(data),
         tell=None if as_json else StepLines(error_console),
     )
     if told is not None:  # of several processes the first one speaks

@@ -53,10 +53,10 @@ class Place:
         """The file system and the folder in it; UsageError where there is no such kind of place."""
         try:
             system, root = fsspec.core.url_to_fs(self.url, **self.options)
-        except (ValueError, ImportError) as error:
+        except (ValueError, ImportError, TypeError) as error:
             raise UsageError(
                 [f"A data set cannot be written to {self.url}: {error}."],
-                "Give --out a folder or a URL such as s3://bucket/data.",
+                "Give --out a folder or a URL such as s3://bucket/data, and storage_options and place_options what it takes.",
             ) from error
         return system, root.rstrip("/")
 

@@ -276,7 +276,7 @@ def check_store(settings: Settings) -> Iterable[Check]:
         yield Check("store", "warning", "none is given", "Give --store, or set HEADSWAP_STORE, to have it checked.")
         return
     try:
-        with ArtifactStore.open(settings.store, storage_options=settings.storage_options or None) as store:
+        with ArtifactStore.open(settings.store, **settings.hidden()) as store:
             yield from _check_protocol(store)
             if store.is_local:
                 yield _space("store space", Path(store.url.removeprefix("file://")), "Run `headswap gc`, or move the store.")

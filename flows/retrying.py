@@ -27,7 +27,7 @@ class Again:
 
 
 def settings_of_record(store: ArtifactStore, record: Mapping[str, Any], changes: Mapping[str, Any]) -> Settings:
-    """The settings a run was given, with changes; what is secret (``storage_options``) was not recorded and is one of these."""
+    """The settings a run was given, with changes; what is secret (``Settings.hidden``) was not recorded and is one of these."""
     values = {**record["settings"], "store": store.url}
     # Runs of versions that did not know it had none, whatever their pipeline says by now.
     values.get("stages", {}).get("render", {}).get("diffusion", {}).setdefault("shared_noise", 0.0)
@@ -48,14 +48,12 @@ def unfinished(store: ArtifactStore, run_id: str | None, changes: Mapping[str, A
     return Again(record["run"], record["name"], jobs, settings, record["out"], record)
 
 
-def rebuild_report(
-    store: ArtifactStore, run_id: str | None, out: str | None, storage_options: Mapping[str, Any] | None = None
-) -> str:
+def rebuild_report(store: ArtifactStore, run_id: str | None, out: str | None, hidden: Mapping[str, Any] | None = None) -> str:
     """Write the report page of a recorded run again; of a retry with all the jobs of the run that it went on with.
 
     Args:
-        out: another place than the run's own. storage_options: of these places.
+        out: another place than the run's own. hidden: what the record lacks (``Settings.hidden``).
     """
     record = runs.load_whole(store, run_id)
-    settings = settings_of_record(store, record, {"storage_options": storage_options})
+    settings = settings_of_record(store, record, hidden or {})
     return report_of_record(store, record, settings, out)

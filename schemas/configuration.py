@@ -30,7 +30,7 @@ PREFIX = "HEADSWAP_"
 FILE_VARIABLE = "HEADSWAP_CONFIG"
 """Names the YAML file where no ``--config`` does."""
 
-_HIDDEN = ("storage_options",)
+_HIDDEN = ("storage_options", "place_options")
 """May hold credentials: never shown."""
 
 
@@ -184,7 +184,11 @@ class Settings(_Section):
     scratch_bytes: int = Field(50 * 2**30, ge=2**20, description="most that local copies of remote media may take")
     storage_options: dict[str, Any] = Field(
         default_factory=dict,
-        description="for fsspec, of places like the store's, as JSON in a variable or flag; never shown",
+        description="for fsspec, of the store and what lies beside it, as JSON in a variable or flag; never shown",
+    )
+    place_options: dict[str, dict[str, Any]] = Field(
+        default_factory=dict,
+        description="for fsspec, of other places, by the beginning of their addresses (`s3://media`); never shown",
     )
     worker_memory: int = Field(8 * 2**30, ge=2**28, description="bytes of memory at which a worker process is stopped")
     limits: Limits = Limits()
@@ -196,8 +200,12 @@ class Settings(_Section):
     _origins: dict[str, str] = PrivateAttr(default_factory=dict)
 
     def storage_options_of(self, url: str) -> dict[str, Any]:
-        """For fsspec, of a place: ``storage_options`` are the store's, and hold for other places of the same kind."""
-        return options_for(url, self.store, self.storage_options)
+        """For fsspec, of a place: ``place_options``, or ``storage_options`` beside the store (``schemas.places.options_for``)."""
+        return options_for(url, self.store, self.storage_options, self.place_options)
+
+    def hidden(self) -> dict[str, Any]:
+        """What a run's record lacks, for it may hold credentials."""
+        return {name: getattr(self, name) for name in _HIDDEN}
 
     def parameters(self, stage: str, job: Job | None = None) -> parameters.StageParameters:
         """Parameters of a stage; with a job, its own choice of subject and renderer stands over the configuration's.

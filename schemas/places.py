@@ -1,20 +1,52 @@
-"""Which places share access: credentials and endpoints are given once, for the store, and serve what lies beside it."""
+"""Which options open a place: those of the store also what lies beside it, others what a person names them for."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
-_ALIASES = {"s3a": "s3", "gcs": "gs"}
+_ALIASES = {"s3a": "s3", "gcs": "gs", "az": "abfs", "ssh": "sftp"}
 """Schemes by which fsspec knows another one."""
 
+_BUCKETS = frozenset({"s3", "gs", "abfs", "hf"})
+"""Schemes whose addresses begin with a bucket: which machine is asked is an option. With others it may be in the address, and a
+catalogue is untrusted input: its addresses must not decide to whom the store's credentials are shown."""
 
-def options_for(url: str, store: str | None, storage_options: Mapping[str, Any]) -> dict[str, Any]:
-    """For fsspec, to open ``url``: the store's options where both have the same scheme (``s3``, ``sftp``, ...), else none.
+
+def options_for(
+    url: str, store: str | None, storage_options: Mapping[str, Any], place_options: Mapping[str, Mapping[str, Any]] | None = None
+) -> dict[str, Any]:
+    """For fsspec, to open ``url``.
+
+    The first of these that holds: what is said of a place that it lies in, the longest one; the store's options where it lies
+    beside the store (another bucket of the same service; else the same scheme, machine and user); none. Of a chained address
+    (``zip://a.mp4::s3://bucket/b.zip``) the options of each of its links, by the link's scheme.
 
     Args:
-        url: of a catalogue, a medium, a folder of results. store: where the options are for; None means that there is none.
+        url: of a catalogue, a medium, a folder of results.
+        store: where ``storage_options`` are for; None means that there is none.
+        place_options: by the beginning of addresses (``s3://bucket``, ``s3://bucket/media``).
     """
+    if "::" in url:
+        links = [link for link in url.split("::") if "://" in link]
+        found = {link.partition("://")[0]: options_for(link, store, storage_options, place_options) for link in links}
+        return {scheme: options for scheme, options in found.items() if options}
+    said = [place for place in place_options or {} if _lies_in(url, place)]
+    if said:
+        return dict((place_options or {})[max(said, key=len)])
+    return dict(storage_options) if store is not None and _machine(url) == _machine(store) is not None else {}
+
+
+def _lies_in(url: str, place: str) -> bool:
+    return f"{url}/".startswith(f"{place.rstrip('/')}/")
+
+
+def _machine(url: str) -> tuple[str, str] | None:
+    """Who is asked for an address, as whom: scheme, and what the address says of machine and user; None for a path."""
     scheme, remote, _ = url.partition("://")
-    beside = _ALIASES.get((store or "").partition("://")[0], (store or "").partition("://")[0])
-    return dict(storage_options) if remote and _ALIASES.get(scheme, scheme) == beside else {}
+    if not remote or scheme in ("file", "local"):
+        return None
+    scheme, authority = _ALIASES.get(scheme, scheme), urlsplit(url).netloc.lower()
+    # abfs://container@account.dfs.core.windows.net/...
+    return scheme, authority.partition("@")[2] if scheme in _BUCKETS else authority

@@ -241,6 +241,12 @@ def _remote(url: str, storage_options: Mapping[str, Any] | None) -> tuple[Any, s
         raise MediaError(
             "file_unsupported", f"{url} cannot be opened: {error}.", "Use a local path, s3:// or https:// address."
         ) from error
+    except TypeError as error:
+        raise MediaError(
+            "file_unsupported",
+            f"{url} cannot be opened with these options: {error}.",
+            "See that storage_options and place_options hold what such a place takes (docs/configuration.md).",
+        ) from error
 
 
 def may_pass(error: BaseException | None) -> bool:

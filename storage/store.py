@@ -52,10 +52,15 @@ class ArtifactStore:
     """
 
     def __init__(
-        self, backend: Backend, scratch: Path | None = None, storage_options: Mapping[str, object] | None = None
+        self,
+        backend: Backend,
+        scratch: Path | None = None,
+        storage_options: Mapping[str, object] | None = None,
+        place_options: Mapping[str, Mapping[str, object]] | None = None,
     ) -> None:
         self.backend = backend
         self._storage_options = dict(storage_options or {})
+        self._place_options = dict(place_options or {})
         self.url = backend.url
         self.is_local = isinstance(backend, LocalBackend)
         self._scratch_parent = scratch
@@ -63,7 +68,12 @@ class ArtifactStore:
 
     @classmethod
     def open(
-        cls, url: str | Path, *, scratch: Path | None = None, storage_options: dict[str, object] | None = None
+        cls,
+        url: str | Path,
+        *,
+        scratch: Path | None = None,
+        storage_options: dict[str, object] | None = None,
+        place_options: Mapping[str, Mapping[str, object]] | None = None,
     ) -> ArtifactStore:
         """Open a store, making its root where that is possible.
 
@@ -71,13 +81,14 @@ class ArtifactStore:
             url: a local path or any fsspec URL (``s3://bucket/prefix``, ``memory://name``).
             scratch: local folder for work in progress; inside the root of a local store, else in the system's temporary folder.
             storage_options: handed to fsspec; credentials come from the environment where it has none.
+            place_options: of other places, for ``options_for``.
 
         Raises:
             StoreError: ``store_unreachable`` or ``store_denied``, with the address and a remedy.
         """
         backend = open_backend(str(url), storage_options or {})
         backend.prepare()
-        return cls(backend, Path(scratch) if scratch is not None else None, storage_options)
+        return cls(backend, Path(scratch) if scratch is not None else None, storage_options, place_options)
 
     def _forget_process(self) -> None:
         self._owner = os.getpid()
@@ -87,10 +98,15 @@ class ArtifactStore:
         self._manifests: OrderedDict[str, tuple[Entry, Manifest]] = OrderedDict()
 
     def __getstate__(self) -> dict[str, object]:
-        return {"backend": self.backend, "scratch": self._scratch_parent, "storage_options": self._storage_options}
+        return {
+            "backend": self.backend,
+            "scratch": self._scratch_parent,
+            "storage_options": self._storage_options,
+            "place_options": self._place_options,
+        }
 
     def __setstate__(self, state: dict[str, object]) -> None:
-        self.__init__(state["backend"], state["scratch"], state["storage_options"])  # type: ignore[misc]
+        self.__init__(**state)  # type: ignore[misc]
 
     def __enter__(self) -> ArtifactStore:
         return self
@@ -102,8 +118,8 @@ class ArtifactStore:
         return f"ArtifactStore({self.url!r})"
 
     def options_for(self, url: str) -> dict[str, object]:
-        """For fsspec, to open another place: the store's own options where that is of the store's kind."""
-        return options_for(url, self.url, self._storage_options)
+        """For fsspec, to open another place: what is said of it, or the store's own options (``schemas.places.options_for``)."""
+        return options_for(url, self.url, self._storage_options, self._place_options)
 
     # Scratch
 

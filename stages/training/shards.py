@@ -107,6 +107,8 @@ class ShardSamples:
             self._system, self._root = fsspec.core.url_to_fs(url, **dict(storage_options or {}))
         except (ValueError, ImportError) as error:
             raise UsageError([f"The data set {url} cannot be read: {error}."], "Give a folder or a URL.") from error
+        except TypeError as error:
+            raise _wrong_options(url, error) from error
         self.manifest, self._prepared = self._read_manifest()
         self._format = self.manifest["format"]
         prepared = int(self.manifest["size"])
@@ -271,7 +273,11 @@ class ShardSamples:
     def _read_manifest(self) -> tuple[dict[str, Any], str]:
         """The description of the data set and its digest, 32 hex digits."""
         path = f"{self._root}/{MANIFEST}"
-        if not self._system.exists(path):
+        try:
+            is_there = self._system.exists(path)
+        except TypeError as error:  # of a web server, which is asked only now
+            raise _wrong_options(self.url, error) from error
+        if not is_there:
             raise UsageError(
                 [f"There is no finished data set in {self.url}: {MANIFEST} is missing."],
                 "Make one: headswap dataset prepare CATALOGUE --store URL --out URL",
@@ -306,6 +312,13 @@ class ShardSamples:
             return pq.read_table(io.BytesIO(self._cat(path)))
         except (pa.ArrowException, OSError) as error:
             raise damaged(path, str(error)) from error
+
+
+def _wrong_options(url: str, error: TypeError) -> UsageError:
+    return UsageError(
+        [f"The data set {url} cannot be read with these options: {error}."],
+        "See that storage_options and place_options hold what such a place takes (docs/configuration.md).",
+    )
 
 
 def window_of(records: Sequence[FrameRecord], size: int) -> Window:

@@ -27,16 +27,20 @@ from storage.store import ArtifactStore
 from tests.flows.conftest import Night, job
 
 OPTIONS = {"endpoint_url": "http://storage.example"}
+HIDDEN: dict[str, Any] = {
+    "storage_options": OPTIONS,
+    "place_options": {"s3://footage": {"endpoint_url": "http://archive.example"}},
+}
 
 
-def test_storage_options_are_not_recorded_but_reach_the_run_that_goes_on(tmp_path: Path) -> None:
+def test_options_of_places_are_not_recorded_but_reach_the_run_that_goes_on(tmp_path: Path) -> None:
     store = ArtifactStore.open(tmp_path / "store")
-    settings = load_settings({"store": store.url, "storage_options": OPTIONS})
+    settings = load_settings({"store": store.url, **HIDDEN})
     one = job("one", tmp_path / "a.png", tmp_path / "b.mp4").model_dump(mode="json")
     runs.RunRecorder(store, "run", {"name": "night", "out": "s3://results", "jobs": [one], "settings": settings.recorded()})
-    assert "storage.example" not in json.dumps(store.read_document("runs/run/run.json"))
-    assert unfinished(store, None, {"storage_options": OPTIONS, "workers": None}).settings.storage_options == OPTIONS
-    assert unfinished(store, None, {}).settings.storage_options == {}
+    assert ".example" not in json.dumps(store.read_document("runs/run/run.json"))
+    assert unfinished(store, None, {**HIDDEN, "workers": None}).settings.hidden() == HIDDEN
+    assert unfinished(store, None, {}).settings.hidden() == {"storage_options": {}, "place_options": {}}
 
 
 @pytest.fixture
@@ -46,7 +50,7 @@ def configuration(tmp_path: Path) -> Path:
     one = job("one", tmp_path / "a.png", tmp_path / "b.mp4").model_dump(mode="json")
     asked = {"name": "night", "out": "s3://results", "jobs": [one], "settings": load_settings({"store": store.url}).recorded()}
     runs.RunRecorder(store, "run", asked)
-    (tmp_path / "night.yaml").write_text(yaml.safe_dump({"store": str(tmp_path / "store"), "storage_options": OPTIONS}))
+    (tmp_path / "night.yaml").write_text(yaml.safe_dump({"store": str(tmp_path / "store"), **HIDDEN}))
     return tmp_path / "night.yaml"
 
 
@@ -63,7 +67,7 @@ def test_commands_about_a_store_find_it_in_the_configuration(configuration: Path
     assert json.loads(ended.stdout)[name].endswith(told)
 
 
-def test_a_retry_and_a_report_take_the_storage_options_of_the_configuration(
+def test_a_retry_and_a_report_take_the_options_of_places_from_the_configuration(
     configuration: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Settings] = []
@@ -80,7 +84,7 @@ def test_a_retry_and_a_report_take_the_storage_options_of_the_configuration(
     monkeypatch.setattr(retrying, "report_of_record", written)
     for command in ("retry", "report"):
         assert invoke(command, "--config", str(configuration)).exit_code == 0
-    assert [settings.storage_options for settings in seen] == [OPTIONS, OPTIONS]
+    assert [settings.hidden() for settings in seen] == [HIDDEN, HIDDEN]
 
 
 def ran(night: Night, targets: Mapping[str, Path], out: str, name: str = "page", called: str = "night") -> catalogue.RunResult:

@@ -233,6 +233,36 @@ def test_performers_are_rendered_and_trained_on(recipe: Path, tmp_path: Path, sh
     assert "1 synthetic performers (seed 0) rendered at 64 pixels" in (Path(told["pipeline"]) / "README.md").read_text()
 
 
+@pytest.mark.parametrize(
+    ("store", "data", "taken"),
+    [(None, "s3://sets/one", True), ("s3://work", "s3://sets/one", True), ("store", "s3://sets/one", False)],
+)
+def test_data_are_read_with_the_options_of_the_store_or_their_own_where_there_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: str | None, data: str, taken: bool
+) -> None:
+    options = {"endpoint_url": "http://storage.example"}
+    seen: list[Any] = []
+    monkeypatch.setattr(training, "run_training", lambda *arguments, **more: seen.append(more["storage_options"]))
+    (tmp_path / "night.yaml").write_text(yaml.safe_dump({"storage_options": options, **({"store": store} if store else {})}))
+    command = ["train", "--preset", "demo", "--data", data, "--out", str(tmp_path / "run")]
+    ended = CliRunner().invoke(app, [*command, "--config", str(tmp_path / "night.yaml")])
+    assert ended.exit_code == 0, ended.output
+    assert seen == [options if taken else {}]
+
+
+def test_options_that_the_place_of_the_data_does_not_take_are_told(recipe: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="with these options") as caught:
+        run_training(
+            "tiny",
+            "http://127.0.0.1:9/set",
+            tmp_path / "run",
+            ModelRegistry(tmp_path / "models"),
+            recipe_file=recipe,
+            storage_options={"key": "k"},
+        )
+    assert "place_options" in caught.value.remedy
+
+
 def test_the_command_ends_with_status_two_on_a_wrong_order(tmp_path: Path) -> None:
     arguments = ["train", "--preset", "full", "--data", "performers:colour=red", "--out", str(tmp_path / "out")]
     result = CliRunner().invoke(app, arguments)

@@ -122,6 +122,17 @@ def test_values_are_read_as_their_setting_wants_them(tmp_path: Path) -> None:
     assert options.value == "(set, not shown)"
 
 
+def test_options_of_places_are_named_by_addresses_with_dots_and_never_shown(tmp_path: Path) -> None:
+    file = tmp_path / "night.yaml"
+    file.write_text("store: s3://work\nplace_options:\n  s3://old.foot.age: {secret: hush}\n  s3://public: {}\n")
+    for settings in (
+        load_settings(file=file),
+        load_settings({"store": "s3://work", "place_options": '{"s3://old.foot.age": {"secret": "hush"}}'}),
+    ):
+        assert settings.storage_options_of("s3://old.foot.age/a.mp4") == {"secret": "hush"}
+        assert "hush" not in str(settings.describe()) + str(settings.recorded())
+
+
 def test_assignments_become_flags() -> None:
     flags = parse_assignments(["stages.encode.crf=18", "stages.track.subject=face=1.png"])
     assert load_settings(flags).stages.track.subject == "face=1.png"

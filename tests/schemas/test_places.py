@@ -15,12 +15,59 @@ OPTIONS = {"key": "secret"}
         ("s3://media/a.mp4", "s3://bucket/store", True),
         ("s3://media/a.mp4", "s3a://bucket/store", True),
         ("gcs://media/a.mp4", "gs://bucket/store", True),
+        ("az://media/a.mp4", "abfs://bucket/store", True),
+        ("abfs://media@ours.dfs.core.windows.net/a.mp4", "abfs://store@ours.dfs.core.windows.net/x", True),
+        ("abfs://media@theirs.dfs.core.windows.net/a.mp4", "abfs://store@ours.dfs.core.windows.net/x", False),
+        ("abfs://media@theirs.dfs.core.windows.net/a.mp4", "abfs://store/x", False),
+        ("ssh://nas/a.mp4", "sftp://NAS/store", True),
+        ("sftp://nas.evil.example/a.mp4", "sftp://nas/store", False),
+        ("sftp://nas:2222/a.mp4", "sftp://nas/store", False),
+        ("sftp://ada@nas/a.mp4", "sftp://nas/store", False),
+        ("ftp://elsewhere/a.mp4", "ftp://nas/store", False),
+        ("smb://nas/a.mp4", "sftp://nas/store", False),
         ("https://example.org/a.mp4", "s3://bucket/store", False),
         ("/media/a.mp4", "s3://bucket/store", False),
         ("/media/a.mp4", "/store", False),
+        ("file:///media/a.mp4", "file:///store", False),
         ("a.mp4", None, False),
-        ("simplecache::s3://media/a.mp4", "s3://bucket/store", False),
+        ("s3://media/a.mp4", None, False),
     ],
 )
-def test_the_options_of_the_store_open_places_of_its_kind_alone(url: str, store: str | None, shared: bool) -> None:
+def test_the_options_of_the_store_open_what_lies_beside_it_alone(url: str, store: str | None, shared: bool) -> None:
     assert options_for(url, store, OPTIONS) == (OPTIONS if shared else {})
+
+
+@pytest.mark.parametrize(
+    ("url", "found"),
+    [
+        ("simplecache::s3://media/a.mp4", {"s3": OPTIONS}),
+        ("zip://a.mp4::s3a://media/b.zip", {"s3a": OPTIONS}),
+        ("zip://a.mp4::https://example.org/b.zip", {}),
+        ("zip://a.mp4::/media/b.zip", {}),
+    ],
+)
+def test_links_of_a_chained_address_get_theirs(url: str, found: dict[str, dict[str, str]]) -> None:
+    assert options_for(url, "s3://bucket/store", OPTIONS) == found
+
+
+@pytest.mark.parametrize(
+    ("url", "found"),
+    [
+        ("s3://footage/a.mp4", {"profile": "archive"}),
+        ("s3://footage/new/a.mp4", {"profile": "new"}),
+        ("s3://footage", {"profile": "archive"}),
+        ("s3://footage-2/a.mp4", OPTIONS),
+        ("s3://public/a.mp4", {}),
+        ("https://cdn.example/a.mp4", {"headers": "x"}),
+        ("https://cdn.example.evil/a.mp4", {}),
+        ("simplecache::s3://footage/a.mp4", {"s3": {"profile": "archive"}}),
+    ],
+)
+def test_what_is_said_of_a_place_holds_for_what_lies_in_it(url: str, found: dict[str, object]) -> None:
+    places = {
+        "s3://footage/": {"profile": "archive"},
+        "s3://footage/new": {"profile": "new"},
+        "s3://public": {},
+        "https://cdn.example": {"headers": "x"},
+    }
+    assert options_for(url, "s3://bucket/store", OPTIONS, places) == found

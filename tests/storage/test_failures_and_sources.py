@@ -258,6 +258,24 @@ def test_media_beside_the_store_are_reached_with_its_options_also_by_who_got_the
         assert handed.options_for("https://example.org/a.mp4") == handed.options_for("/media/a.mp4") == {}
 
 
+def test_what_is_said_of_other_places_goes_with_the_store_to_another_process(tmp_path: Path) -> None:
+    places = {"s3://footage": {"endpoint_url": "https://archive.example.org"}}
+    with ArtifactStore.open(tmp_path, place_options=places) as store:
+        handed = pickle.loads(pickle.dumps(store))
+        assert handed.options_for("s3://footage/a.mp4") == places["s3://footage"]
+        assert handed.options_for("s3://elsewhere/a.mp4") == {}
+
+
+def test_options_that_a_place_does_not_take_are_told_as_such(tmp_path: Path) -> None:
+    with (
+        ArtifactStore.open(tmp_path, place_options={"ftp://ada@nas": {"username": "bob"}}) as store,
+        pytest.raises(MediaError, match="with these options") as caught,
+    ):
+        sources.digest_of("ftp://ada@nas/a.mp4", store)
+    assert (caught.value.code, caught.value.retryable) == ("file_unsupported", False)
+    assert "place_options" in caught.value.remedy
+
+
 def test_digest_of_a_remote_file_is_that_of_its_content(remote_media: Place) -> None:
     with remote_media.open() as store:
         assert sources.digest_of(remote_url(remote_media, "a.mp4"), store) == digest_bytes(b"a" * 1000)
