@@ -354,7 +354,14 @@ def retry(
     from flows.retrying import unfinished
 
     settings = settings_of(config, None, store=store_url)
-    changes = {"engine": engine and str(engine), "workers": workers, **settings.hidden()}
+    signing = ("provenance.certificate", "provenance.key")
+    told = any(settings.origin(name) != "default" for name in signing)  # a certificate may have expired since, or lie elsewhere
+    changes = {
+        "engine": engine and str(engine),
+        "workers": workers,
+        "provenance": settings.provenance.model_dump() if told else None,
+        **settings.hidden(),
+    }
     with open_store(settings) as store:
         again = unfinished(store, run_id, changes)
         if not again.jobs:

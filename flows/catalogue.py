@@ -96,6 +96,8 @@ def run_jobs(
     planner = Planner(jobs, store, settings, registry or ModelRegistry(Path(settings.models).expanduser()))
     require_pipelines(planner)
     require_signable(planner)
+    told: list[str] = []
+    planner.note = told.append  # nobody observes yet
     devices = devices_of(planner)
     run_id = new_run_id(name)
     wanted = report_name if whole is None else whole.get("report_folder", FOLDER)
@@ -123,6 +125,8 @@ def run_jobs(
     try:
         with pool:  # gives up processes, and the models in them, before the page is made
             planner.note = observers.note
+            for text in told:
+                planner.note(text)
             if whole is not None:
                 _note_other_precision(planner, whole)
             planner.survey()

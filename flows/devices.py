@@ -67,8 +67,11 @@ def devices_of(planner: Planner) -> tuple[str, ...]:
     }
     if not wanted:
         return ()
-    from stages.networks.runtime import choose_precision, find_device
+    from stages.networks.runtime import choose_precision, find_device, unserved_gpus
 
+    if settings.device == "auto":
+        for why in unserved_gpus().values():
+            planner.note(f"{why}: it is left alone.")
     names = device_names(settings)
     problems: list[ModelError] = []
     for name in names:

@@ -184,7 +184,7 @@ def check_processor(settings: Settings) -> Iterable[Check]:
 def check_accelerator(settings: Settings) -> Iterable[Check]:
     import torch  # only here: seconds that the other commands should not pay
 
-    from stages.networks.runtime import find_device, gpu_count, unusable_gpus, without_kernels
+    from stages.networks.runtime import find_device, gpu_count, unserved_gpus, unusable_gpus
 
     count = gpu_count()
     why = unusable_gpus()
@@ -204,7 +204,7 @@ def check_accelerator(settings: Settings) -> Iterable[Check]:
     elif count:
         devices = [torch.cuda.get_device_properties(number) for number in range(count)]
         told = "; ".join(f"{device.name}, {_size(device.total_memory)}" for device in devices)
-        unserved = [why for number in range(count) if (why := without_kernels(torch.device("cuda", number)))]
+        unserved = unserved_gpus().values()
         if unserved:
             remedy = "They are left alone; install a PyTorch that is built for them."
             yield Check("accelerator", "warning", f"{told}: {'; '.join(unserved)}", remedy)

@@ -92,9 +92,15 @@ def run_training(
     import torch
     from accelerate import PartialState
 
+    from stages.networks.runtime import without_kernels
     from stages.training.identity_network import load_identity_network
     from stages.training.run import Order, measured, train
     from stages.training.terms import Ingredient, of_data
+
+    if device == "auto" and torch.cuda.is_available():
+        mine = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))  # set by torchrun and accelerate launch
+        if why := without_kernels(mine):
+            raise UsageError([f"{why}."], "Hide it (CUDA_VISIBLE_DEVICES), or train on the CPU with --device cpu.")
 
     network, entry = registry.path("arcface"), registry.entry("arcface")
     order = Order(

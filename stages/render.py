@@ -6,9 +6,8 @@ itself is a renderer's business (``stages.renderer``).
 
 from __future__ import annotations
 
-import itertools
+import contextlib
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
 from typing import Generic, TypeVar
 
 import cv2
@@ -106,11 +105,14 @@ class Render(Stage):
             sections = target.sections()
             if sections:
                 with _renderer(work, work.parameters, target) as renderer:
-                    for scene, result in itertools.chain.from_iterable(map(renderer.render, sections)):
-                        crops.write(scene.frame, result.picture)
-                        rows[scene.frame] = _row(scene, result)
-                        if work.parameters.renderer == "warp":
-                            work.progress(1)
+                    for section in sections:
+                        # Networks that compute ahead end before the renderer does, also where writing fails.
+                        with contextlib.closing(renderer.render(section)) as drawn:
+                            for scene, result in drawn:
+                                crops.write(scene.frame, result.picture)
+                                rows[scene.frame] = _row(scene, result)
+                                if work.parameters.renderer == "warp":
+                                    work.progress(1)
         columns = {name: np.asarray([row[name] for row in rows.values()]) for name in _untouched()}
         work.output.write_table(RENDERED, {"frame": np.asarray(list(rows), np.int32), **columns})
 
@@ -190,7 +192,7 @@ def ring_statistics(picture: NDArray[np.uint8], ring: NDArray[np.bool_]) -> NDAr
     return np.concatenate([mean[:, 0], deviation[:, 0]]).astype(np.float32)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _renderer(work: Work, parameters: RenderParameters, target: Target) -> Iterator[Renderer]:
     retarget, track = work.inputs.one("retarget", "job").digest, work.inputs.one("track", "target").digest
     masks = tuple(artifact.digest for artifact in work.inputs.all("masks", "source"))

@@ -6,7 +6,7 @@ Two kinds stand beside each other: ``stages.warp.renderer.WarpRenderer`` and, wh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -96,6 +96,9 @@ class Generated:
 class Renderer(Protocol):
     """Generates crops."""
 
-    def render(self, section: Section) -> Iterator[tuple[Scene, Generated]]:
-        """Every wanted frame's scene with what became of it, in order. What is held at a time does not grow with the length."""
+    def render(self, section: Section) -> Generator[tuple[Scene, Generated], None, None]:
+        """Every wanted frame's scene with what became of it, in order. What is held at a time does not grow with the length.
+
+        Whoever does not take them all closes the generator, before the renderer is given back.
+        """
         ...

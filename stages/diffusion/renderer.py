@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Generator, Hashable, Iterator
 from contextlib import closing, contextmanager
 
 import numpy as np
@@ -118,7 +118,7 @@ class DiffusionRenderer:
         self._portrait = portrait
         self._source = loaded.source(source, lambda: reference_of(portrait, loaded.picture_size))
 
-    def render(self, section: Section) -> Iterator[tuple[Scene, Generated]]:
+    def render(self, section: Section) -> Generator[tuple[Scene, Generated], None, None]:
         """See ``Renderer``. Scenes are read twice, for the conditions and for the composite, rather than held in between."""
         size = self._loaded.picture_size
         plan = self._options.plan(section.shot, section.frames)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -106,15 +106,18 @@ def served_gpus() -> list[str]:
 
     One that does not answer is among them: whoever works on it is told.
     """
-    names = []
+    unserved = unserved_gpus()
+    return [name for name in (f"cuda:{number}" for number in range(gpu_count())) if name not in unserved]
+
+
+def unserved_gpus() -> dict[str, str]:
+    """The GPUs that this PyTorch has no code for, by name, and why."""
+    found = {}
     for number in range(gpu_count()):
-        try:
-            served = without_kernels(torch.device("cuda", number)) is None
-        except ModelError:
-            served = True
-        if served:
-            names.append(f"cuda:{number}")
-    return names
+        with suppress(ModelError):
+            if why := without_kernels(torch.device("cuda", number)):
+                found[f"cuda:{number}"] = why
+    return found
 
 
 def _runs(name: str, capability: tuple[int, int]) -> bool:
@@ -203,9 +206,7 @@ def place(
     dtype = choose_precision(target, precision)
     if any(part.dtype != dtype for part in pipeline.components.values() if isinstance(part, torch.nn.Module)):
         pipeline.to(dtype)
-    if target.type == "cuda":
-        # Else convolutions round what they are given to ten bits: what keys call float32 must be the same on every device.
-        torch.backends.cudnn.allow_tf32 = False
+    exact_float32()
     layout = (
         torch.channels_last if (target.type == "cuda" if channels_last is None else channels_last) else torch.contiguous_format
     )
@@ -215,6 +216,16 @@ def place(
         pipeline.denoising_net.compile(dynamic=False)
         pipeline.vae.decoder.compile(dynamic=False)
     return pipeline
+
+
+def exact_float32() -> None:
+    """Have float32 be what keys and recipes call it, on every device.
+
+    Else newer GPUs round what they are given to ten bits: in convolutions as PyTorch has it, in products of matrices where the
+    environment says so, as vendors' images of PyTorch do.
+    """
+    torch.backends.cudnn.allow_tf32 = False
+    torch.set_float32_matmul_precision("highest")
 
 
 def compiled_where(usual: bool, network: torch.nn.Module) -> AbstractContextManager[object]:

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from schemas.problems import UsageError
+from stages.performers.head import HIDDEN
 
 NEUTRAL = "generic_neutral_mesh.obj"
 MAXIMUM_BYTES = 64 * 2**20
@@ -65,7 +66,10 @@ def packed(folder: Path) -> bytes:
                 raise UsageError(
                     [f"{files[name]} has {len(moved)} vertices, {NEUTRAL} {len(neutral)}."], "Take all files of one version."
                 )
-            found.append((moved - neutral).astype(np.float16))
+            with np.errstate(over="ignore"):
+                found.append((moved - neutral).astype(np.float16))
+            if not np.isfinite(found[-1]).all():
+                raise UsageError([f"{files[name]} moves vertices by more than can be kept."], "Copy it again.")
         return np.stack(found)
 
     file = io.BytesIO()
@@ -126,13 +130,18 @@ class _Faces:
                     for second, third in itertools.pairwise(face[1:]):
                         corners.append([face[0], second, third])
                         names.append(current)
+            self.materials = sorted(set(names))
+            self.material = np.array([self.materials.index(name) for name in names], np.int8)
             self.corners = np.array(corners, np.int32)
             if self.corners.ndim != 3 or self.corners.min() < 0:
                 raise ValueError("no faces, or faces counted from the end")
         except (ValueError, IndexError, OverflowError) as error:
             raise UsageError([f"{path} is no Wavefront file that can be read (f: {error})."], "Copy it again.") from error
-        self.materials = sorted(set(names))
-        self.material = np.array([self.materials.index(name) for name in names], np.int8)
+        if missing := [name for name in HIDDEN if name not in self.materials]:
+            raise UsageError(
+                [f"{path} has no faces of the material {', '.join(missing)}, which performers are rendered without."],
+                "Take the files of the ICT-FaceKit as they are published.",
+            )
 
 
 def _corner(word: str) -> tuple[int, int]:

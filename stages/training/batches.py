@@ -143,13 +143,15 @@ AHEAD = 4
 """Batches whose samples are announced before one is asked for, besides its own."""
 
 
-def coming_numbers(batch: int, rows: int, process: int, processes: int) -> list[int]:
-    """Numbers of the samples in this process' parts of a batch and of the next ``AHEAD``, in this order.
+def coming_numbers(batch: int, batches: int, rows: int, process: int, processes: int) -> list[int]:
+    """Numbers of the samples in this process' parts of a batch and of the next ``AHEAD`` of ``batches``, in this order.
 
     The batch itself is among them for the first of a phase: one by one, its samples would wait behind all of the others.
     """
-    batches = range(batch, batch + 1 + AHEAD)
-    return [number for coming in batches for number in sample_numbers(coming, rows, process, processes)]
+    ahead = range(
+        batch, min(batch + 1 + AHEAD, batches)
+    )  # what a later phase asks for, of another size maybe, it announces itself
+    return [number for coming in ahead for number in sample_numbers(coming, rows, process, processes)]
 
 
 def sample_numbers(batch: int, rows: int, process: int, processes: int) -> range:

@@ -93,6 +93,11 @@ class AutoencoderPhase(_Model):
     optimisation: Optimisation
     keeping: Keeping
 
+    @property
+    def batches(self) -> int:
+        """Batches of the whole phase."""
+        return self.steps * self.optimisation.accumulate
+
     @model_validator(mode="after")
     def _crop_fits(self) -> AutoencoderPhase:
         if self.crop > self.size:
@@ -136,6 +141,11 @@ class DiffusionPhase(_Model):
     schedule: Schedule | None = None
     optimisation: Optimisation
     keeping: Keeping
+
+    @property
+    def batches(self) -> int:
+        """Batches of the whole phase."""
+        return self.steps * self.optimisation.accumulate
 
     @model_validator(mode="after")
     def _parts_fit(self) -> DiffusionPhase:

@@ -25,7 +25,7 @@ from stages.networks.loading import load_pipeline
 from stages.networks.pipeline import HeadSwapPipeline
 from stages.networks.presets import PRESETS, build
 from stages.networks.registered import pipeline_digest, read_sampling, write_sampling
-from stages.networks.runtime import computes_bfloat16
+from stages.networks.runtime import computes_bfloat16, exact_float32
 from stages.networks.sampling import SamplingOptions
 from stages.training.autoencoder import AutoencoderTask, measured_scaling
 from stages.training.batches import resized
@@ -134,8 +134,7 @@ def _no_space(error: BaseException | None) -> bool:
 
 
 def _train(order: Order, resume: bool, tell: Tell | None) -> Path:
-    # A recipe's float32 is float32, also in the convolutions of NVIDIA's newer devices, which would round to ten bits.
-    torch.backends.cudnn.allow_tf32 = False
+    exact_float32()
     folder, source = _start(order)
     # Now: a card or a file that cannot be read must not be found when all is trained.
     ingredients, inherited = _ingredients(order, folder), {} if folder is None else read_sampling(folder)

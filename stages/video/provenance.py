@@ -184,15 +184,16 @@ def credentials(certificate: Path, key: Path) -> tuple[bytes, bytes, str]:
     for path in (certificate, key):
         try:
             content.append(path.read_bytes())
-        except OSError as error:
-            problems.append(f"The file {path} given for signing cannot be read ({error.strerror}).")
+        except (OSError, ValueError) as error:
+            told = error.strerror if isinstance(error, OSError) else error
+            problems.append(f"The file {path} given for signing cannot be read ({told}).")
     if problems:
         raise UsageError(problems, "Correct the path or its permissions, or switch signing off.")
     chain, private = content
     try:
         leaf = x509.load_pem_x509_certificates(chain)[0]
         public = leaf.public_key()
-    except (ValueError, IndexError, UnsupportedAlgorithm) as error:
+    except (ValueError, IndexError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
         raise UsageError([f"{certificate} holds no PEM certificate ({error})."], "Give the chain, the signer first.") from error
     try:
         of_key = serialization.load_pem_private_key(private, password=None).public_key()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -55,7 +55,7 @@ class WarpRenderer:
         self._head = Head(portrait, colourfulness)
         self._gain, self._face = gain, face
 
-    def render(self, section: Section) -> Iterator[tuple[Scene, Generated]]:
+    def render(self, section: Section) -> Generator[tuple[Scene, Generated], None, None]:
         """See ``Renderer``; each frame stands for itself."""
         for scene in section.scenes(section.frames):
             picture, head = compose(self._head, scene, self._gain, self._face)

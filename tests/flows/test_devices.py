@@ -24,7 +24,9 @@ def planner(device: str, renderer: str = "diffusion") -> Planner:
         settings=load_settings({"device": device, "stages.render.diffusion.precision": "float32"}),
         jobs={"job": SimpleNamespace(nodes=[node])},
         parameters=lambda node: parameters,
+        notes=[],
     )
+    made.note = made.notes.append
     return cast(Planner, made)
 
 
@@ -55,6 +57,20 @@ def test_gpus_that_cuda_cannot_use_are_refused_where_they_are_named_and_else_lef
     with pytest.raises(UsageError, match="driver on your system is too old") as caught:
         devices_of(planner("cuda:0,cuda:1"))
     assert len(caught.value.problems) == 2
+
+
+@pytest.mark.usefixtures("two_gpus")
+@pytest.mark.parametrize(("minors", "served"), [({0: 0, 1: 6}, ("cuda:1",)), ({0: 0, 1: 0}, ())])
+def test_gpus_without_code_in_this_pytorch_are_left_alone_and_a_run_says_so(
+    monkeypatch: pytest.MonkeyPatch, minors: dict[int, int], served: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_86"])
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(major=8, minor=minors[device.index]))
+    asking = planner("auto")
+    assert devices_of(asking) == served
+    notes = cast(Any, asking).notes
+    assert len(notes) == 2 - len(served)
+    assert all("is an sm_80: it is left alone" in note for note in notes)
 
 
 @pytest.mark.usefixtures("two_gpus")

@@ -48,7 +48,8 @@ def configuration(tmp_path: Path) -> Path:
     """A configuration, whose store holds a run that has a job left to do."""
     store = ArtifactStore.open(tmp_path / "store")
     one = job("one", tmp_path / "a.png", tmp_path / "b.mp4").model_dump(mode="json")
-    asked = {"name": "night", "out": "s3://results", "jobs": [one], "settings": load_settings({"store": store.url}).recorded()}
+    given = {"store": store.url, "provenance.certificate": "old.pem", "provenance.key": "old.key"}
+    asked = {"name": "night", "out": "s3://results", "jobs": [one], "settings": load_settings(given).recorded()}
     runs.RunRecorder(store, "run", asked)
     (tmp_path / "night.yaml").write_text(yaml.safe_dump({"store": str(tmp_path / "store"), **HIDDEN}))
     return tmp_path / "night.yaml"
@@ -85,6 +86,18 @@ def test_a_retry_and_a_report_take_the_options_of_places_from_the_configuration(
     for command in ("retry", "report"):
         assert invoke(command, "--config", str(configuration)).exit_code == 0
     assert [settings.hidden() for settings in seen] == [HIDDEN, HIDDEN]
+
+
+def test_a_retry_signs_with_the_certificate_of_the_configuration_where_it_names_one(
+    configuration: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Settings] = []
+    monkeypatch.setattr(cli, "run_and_tell", lambda jobs, store, settings, **more: seen.append(settings) or 0)
+    before = configuration.read_text()
+    for said in ("", "provenance: {certificate: new.pem, key: new.key}\n"):
+        configuration.write_text(before + said)
+        assert invoke("retry", "--config", str(configuration)).exit_code == 0
+    assert [settings.provenance.certificate for settings in seen] == ["old.pem", "new.pem"]
 
 
 def ran(night: Night, targets: Mapping[str, Path], out: str, name: str = "page", called: str = "night") -> catalogue.RunResult:

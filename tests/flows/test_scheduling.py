@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,7 @@ from flows.workers import WorkerPool
 from schemas import catalogue
 from schemas.catalogue import Job
 from schemas.problems import HeadswapError, StoreError, UsageError
+from stages.video import provenance
 from storage import sources
 from storage.failures import FailureLog
 from storage.store import ArtifactStore
@@ -345,5 +347,26 @@ def test_a_signature_that_cannot_be_made_is_refused_before_anything_runs(
         require_signable(night.planner(jobs, **{**signing, "provenance.key": str(tmp_path / "none.pem")}))
     assert ["mkv" in problem for problem in caught.value.problems] == [True, False], "all that is wrong, at once"
     assert "none.pem given for signing cannot be read" in caught.value.problems[1]
-    elsewhere = night.planner(jobs[1:], **{**signing, "provenance.key": str(tmp_path / "none.pem")})
-    require_signable(elsewhere, here=False)
+    gone = {**signing, "provenance.key": str(tmp_path / "none.pem")}
+    require_signable(night.planner(jobs[1:], **gone), here=False)
+
+
+def test_what_is_signed_and_delivered_needs_no_key_any_more(
+    night: Night, clips: Clips, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sign(video: Path, output: Path, **options: Any) -> None:
+        output.write_bytes(b"signed")
+
+    monkeypatch.setattr(provenance, "sign", sign)
+    jobs = [job("one", clips("a", 1), clips("b", 5))]
+    chain, key = write_chain(tmp_path)
+    signing = {"provenance.certificate": str(chain), "provenance.key": str(key)}
+    night.run(jobs, **signing)
+    key.unlink()
+    again = night.run(jobs, **signing)
+    assert again.outcomes["one"].status == "cached"
+    assert (night.out / "one.mp4").read_bytes() == b"signed"
+    require_signable(night.planner(jobs, **signing))
+    jobs.append(job("two", clips("a", 1), clips("c", 5)))
+    with pytest.raises(UsageError, match=r"key\.pem given for signing cannot be read"):
+        require_signable(night.planner(jobs, **signing))

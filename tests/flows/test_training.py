@@ -6,9 +6,11 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from typer.testing import CliRunner
 
@@ -231,6 +233,18 @@ def test_performers_are_rendered_and_trained_on(recipe: Path, tmp_path: Path, sh
         head_model=shared / "models" / "ict" / "ict_facekit.npz",
     )
     assert "1 synthetic performers (seed 0) rendered at 64 pixels" in (Path(told["pipeline"]) / "README.md").read_text()
+
+
+def test_a_gpu_that_this_pytorch_has_no_code_for_is_refused_before_anything_is_trained(
+    data: Path, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_90"])
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(major=6, minor=1))
+    with pytest.raises(UsageError, match=r"is built for sm_90, but cuda:0 is an sm_61") as caught:
+        run_training("tiny", str(data), tmp_path / "run", ModelRegistry(tmp_path / "models"), recipe_file=recipe)
+    assert "--device cpu" in caught.value.remedy
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +25,7 @@ from stages.networks.pipeline import HeadSwapPipeline
 from stages.networks.registry import ModelRegistry
 from stages.networks.schedulers import NOISE_SCHEDULE
 from stages.render import Render
-from storage.artifacts import Artifact, ArtifactWriter
+from storage.artifacts import Artifact, ArtifactWriter, PictureWriter
 from tests.pipelines import random_pipeline, register_random
 from tests.stages.swap_artifacts import Job, painted_job
 
@@ -84,7 +85,7 @@ def crops(*artifacts: Artifact) -> np.ndarray:
 
 
 def computing_ahead() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == "computed ahead"]
+    return [thread for thread in threading.enumerate() if thread.name.startswith(("computed ahead", "networks"))]
 
 
 def test_chunks_change_the_picture_by_no_more_than_a_level(job: Job, pipeline: Path, tmp_path: Path) -> None:
@@ -291,6 +292,29 @@ def test_conditions_are_made_in_a_thread_of_their_own_which_ends_with_the_render
         render(job, pipeline, WHOLE, tmp_path)
     assert len(made) == len(sampled) == 1
     assert made != sampled
+    assert not computing_ahead()
+
+
+def test_nothing_is_computed_ahead_any_more_once_a_picture_could_not_be_written_whoever_holds_on_to_what_is_drawn(
+    job: Job, pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[Any] = []
+    draw, write = renderer.DiffusionRenderer.render, PictureWriter.write
+
+    def holding(*arguments: Any) -> Any:
+        held.append(draw(*arguments))
+        return held[-1]
+
+    def fails(self: PictureWriter, frame: int, picture: np.ndarray) -> None:
+        if frame == 2:
+            raise OSError(errno.ENOSPC, "no space left on device")
+        write(self, frame, picture)
+
+    monkeypatch.setattr(renderer.DiffusionRenderer, "render", holding)
+    monkeypatch.setattr(PictureWriter, "write", fails)
+    with pytest.raises(OSError, match="no space left"):
+        render(job, pipeline, WHOLE, tmp_path)
+    assert held
     assert not computing_ahead()
 
 

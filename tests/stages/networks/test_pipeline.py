@@ -494,6 +494,20 @@ def test_a_gpu_that_this_pytorch_is_not_built_for_is_refused_before_anything_run
         assert served_gpus() == ["cuda:0"]
 
 
+def test_what_is_called_float32_is_not_rounded_whatever_the_environment_says() -> None:
+    before = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
+    try:
+        torch.backends.cudnn.allow_tf32 = True
+        torch.set_float32_matmul_precision("high")
+        place(presets.build(presets.TINY), "cpu")
+        assert not torch.backends.cudnn.allow_tf32
+        assert not torch.backends.cuda.matmul.allow_tf32
+        assert torch.get_float32_matmul_precision() == "highest"
+    finally:
+        torch.backends.cudnn.allow_tf32 = before[0]
+        torch.set_float32_matmul_precision(before[1])
+
+
 def test_a_gpu_that_does_not_answer_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     def lost(device: torch.device) -> None:
         raise torch.cuda.DeferredCudaCallError("CUDA call failed lazily at initialization with error: ...")

@@ -69,6 +69,7 @@ def test_what_is_no_kit_is_refused_and_named(kit: Path, tmp_path: Path) -> None:
         (text.replace("v 2.5 ", "v nan ", 1), r"jawOpen\.obj is no Wavefront file"),
         ("\n".join(text.splitlines()[3:]), r"jawOpen\.obj has \d+ vertices"),
         ("", r"jawOpen\.obj is no Wavefront file"),
+        (text.replace("v 2.5 ", "v 1e30 ", 1), r"jawOpen\.obj moves vertices by more"),
     ):
         jaw.write_text(bad)
         with pytest.raises(UsageError, match=said):
@@ -81,6 +82,8 @@ def test_what_is_no_kit_is_refused_and_named(kit: Path, tmp_path: Path) -> None:
         text.replace("f 5/1", "f 5"),
         text.replace("f 5/1", f"f {10**11}/1"),
         text.replace("f 5/1", "f 5/9"),
+        text.replace(f"usemtl {HIDDEN[0]}", "usemtl M_Other"),
+        text + "\n".join(f"usemtl M_{number}\nf 1/1 2/2 3/3" for number in range(200)),
     ):
         neutral.write_text(bad)
         with pytest.raises(UsageError, match=r"generic_neutral_mesh\.obj"):

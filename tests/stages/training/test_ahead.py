@@ -128,9 +128,9 @@ def test_workers_do_not_begin_a_thread_a_core_each(monkeypatch: pytest.MonkeyPat
 def test_samples_are_announced_in_the_order_in_which_they_are_asked_for(processes: int) -> None:
     asked = [number for batch in range(9) for number in sample_numbers(batch, 3, processes - 1, processes)]
     announced: list[int] = []
-    for batch in range(9 - AHEAD):
-        announced += [number for number in coming_numbers(batch, 3, processes - 1, processes) if number not in announced]
-        assert announced[: len(asked)] == asked[: 3 * (batch + 1 + AHEAD)]
+    for batch in range(9):
+        announced += [number for number in coming_numbers(batch, 9, 3, processes - 1, processes) if number not in announced]
+        assert announced == asked[: 3 * (batch + 1 + AHEAD)], "nothing beyond the phase, which nobody would ask for"
 
 
 def test_kept_samples_too_are_announced_in_the_order_in_which_they_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
