@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.text import Text
 
 from schemas.configuration import Settings, usable_cores
-from schemas.problems import HeadswapError, ModelError
+from schemas.problems import HeadswapError, ModelError, UsageError
 from stages.networks.registry import ModelRegistry
 from storage.store import ArtifactStore
 
@@ -67,6 +67,7 @@ def check_up(settings: Settings, registry: ModelRegistry) -> list[Check]:
         ("scratch", lambda: check_scratch(settings)),
         ("store", lambda: check_store(settings)),
         ("models", lambda: check_models(settings, registry)),
+        ("signing", lambda: check_signing(settings)),
         ("settings", lambda: list_settings(settings)),
     ]
     for name, part in parts:
@@ -282,6 +283,20 @@ def check_store(settings: Settings) -> Iterable[Check]:
                 yield _space("store space", Path(store.url.removeprefix("file://")), "Run `headswap gc`, or move the store.")
     except HeadswapError as error:
         yield Check("store", "failed", error.message, error.remedy)
+
+
+def check_signing(settings: Settings) -> Iterable[Check]:
+    """Can the certificate and the key sign that results are to be signed with?"""
+    signing = settings.provenance
+    if signing.certificate is None or signing.key is None:
+        return
+    from stages.video.provenance import try_signing  # loads a native library that few runs need
+
+    try:
+        try_signing(Path(signing.certificate), Path(signing.key))
+        yield Check("signing", "ok", f"{signing.certificate} and {signing.key} can sign")
+    except UsageError as error:
+        yield Check("signing", "failed", " ".join(error.problems), error.remedy)
 
 
 def check_models(settings: Settings, registry: ModelRegistry) -> Iterable[Check]:

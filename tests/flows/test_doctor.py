@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 from rich.console import Console
 
 from flows import doctor
@@ -13,6 +15,7 @@ from flows.doctor import Check, print_checks
 from schemas.configuration import load_settings
 from stages.networks.registry import ModelRegistry
 from storage.store import ArtifactStore
+from tests.signing import write_chain
 
 
 def states(checks: object) -> dict[str, str]:
@@ -124,6 +127,30 @@ def test_a_gpu_beside_those_that_are_there_fails(monkeypatch: pytest.MonkeyPatch
     (check,) = doctor.check_accelerator(load_settings({"device": "cuda:0,cuda:1"}))
     assert check.state == "failed"
     assert "no device 'cuda:1' here, but cuda:0" in check.detail
+
+
+def test_gpus_without_code_in_this_pytorch_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_90"])
+    gpu = SimpleNamespace(name="Old GPU", total_memory=2**33, major=6, minor=1)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: gpu)
+    (check,) = doctor.check_accelerator(load_settings())
+    assert check.state == "warning"
+    assert "Old GPU" in check.detail
+    assert "cuda:0 is an sm_61" in check.detail
+    assert "left alone" in check.remedy
+
+
+def test_a_certificate_that_can_sign_or_cannot_is_told(tmp_path: Path) -> None:
+    assert list(doctor.check_signing(load_settings())) == []
+    chain, key = write_chain(tmp_path)
+    signing = {"provenance.certificate": str(chain), "provenance.key": str(key)}
+    (check,) = doctor.check_signing(load_settings(signing))
+    assert check.state == "ok"
+    key.write_text("no key")
+    (check,) = doctor.check_signing(load_settings(signing))
+    assert (check.state, "holds no private key" in check.detail, bool(check.remedy)) == ("failed", True, True)
 
 
 def test_damaged_and_forbidden_models_are_told(tmp_path: Path) -> None:

@@ -6,7 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import Result
+from typer.testing import CliRunner
 
+from cli import app
 from schemas.problems import UsageError
 from stages.networks.model_entries import KNOWN
 from stages.performers.head import HIDDEN, HeadModel
@@ -57,6 +60,27 @@ def test_a_packed_kit_is_the_head_model(kit: Path, tmp_path: Path) -> None:
     np.testing.assert_array_equal(model.expression[:, 7], [[-1, 0, 0], [2, 0, 0]])
     assert len(model.triangles) == 3
     assert packed(kit / "FaceXModel") == (tmp_path / "ict.npz").read_bytes()
+
+
+def test_the_command_writes_what_can_be_registered_or_says_why_not(
+    kit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HEADSWAP_MODELS", str(tmp_path / "models"))
+
+    def call(*arguments: str) -> Result:
+        return CliRunner().invoke(app, ["models", *arguments])
+
+    out = tmp_path / "new" / "ict.npz"
+    packing = call("pack-ict", str(kit), str(out))
+    assert packing.exit_code == 0
+    assert f"headswap models add ict {out}" in packing.stdout
+    refused = call("add", "ict", str(out))
+    assert refused.exit_code == 1, "made-up files are not those on record"
+    assert call("add", "ict", str(out), "--allow-unknown-digest").exit_code == 0
+    (tmp_path / "file").write_text("no folder")
+    nowhere = call("pack-ict", str(kit), str(tmp_path / "file" / "ict.npz"))
+    assert nowhere.exit_code == 2
+    assert "cannot be written" in nowhere.output.replace("\n", " ")
 
 
 def test_what_is_no_kit_is_refused_and_named(kit: Path, tmp_path: Path) -> None:
