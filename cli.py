@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from flows.streams import PatientConsole, outlive_readers
 from schemas.problems import HeadswapError, UsageError
 
 app = typer.Typer(
@@ -39,8 +39,8 @@ app.add_typer(face_model_app, name="face-model")
 dataset_app = typer.Typer(help="Training data.", no_args_is_help=True)
 app.add_typer(dataset_app, name="dataset")
 
-out_console = Console(soft_wrap=True)
-error_console = Console(stderr=True, soft_wrap=True)
+out_console = PatientConsole(soft_wrap=True)
+error_console = PatientConsole(stderr=True, soft_wrap=True)
 
 DONE, FAILED, WRONG_USAGE, STOPPED, TERMINATED = 0, 1, 2, 130, 143
 
@@ -781,6 +781,7 @@ def _terminate(number: int, frame: object) -> None:
 
 def main() -> None:
     signal.signal(signal.SIGTERM, _terminate)
+    outlive_readers()
     app()
 
 

@@ -256,7 +256,7 @@ def _finish(future: Future[Outcome], work: Callable[[], Outcome]) -> None:
         future.set_result(work())
     except HeadswapError as error:
         future.set_exception(error)
-    except Exception as error:  # noqa: BLE001 - a fault of the pool itself must not hang the run
+    except BaseException as error:  # noqa: BLE001 - a fault of the pool itself must not hang the run, whatever it raises
         wrapped = HeadswapError("internal_error", f"The worker pool failed: {error}.", "Please report this with the trace.")
         wrapped.trace = "".join(traceback.format_exception(error))
         future.set_exception(wrapped)

@@ -55,7 +55,7 @@ class Render(Stage):
     """The generated crops of a chunk."""
 
     name = "render"
-    version = 15
+    version = 16
     scope = Scope.JOB_CHUNK
     parameters = RenderParameters
     inputs = (

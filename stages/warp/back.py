@@ -23,7 +23,7 @@ LENGTH = 1.25
 NAPE, LOWEST = -1.1, -4.0
 """Height in model space at which the head's back has given way to the neck, and the lowest at which hair behind it may end."""
 
-GIVES_WAY, TIPS = 0.3, 0.15
+GIVES_WAY, TIPS = 0.3, 0.06
 """Height in model space over which the back gives way to the neck, and over which hanging hair ends."""
 
 STRAND, BAND = 0.12, 0.1
@@ -31,6 +31,10 @@ STRAND, BAND = 0.12, 0.1
 
 BELOW_EAR, GAP = -0.6, 2
 """Height in model space from which that is asked (above, an ear may lie before the hair), and bands that an earring may hide."""
+
+NARROWER, NARROWS, CROPPED = 0.6, (0.2, 1.0), 0.3
+"""How much less deep the back is at the nape, below which heights in model space (turned round) it becomes so, and how much lower
+than the ears hair has to hang for it not to: cropped hair follows the skull, longer one falls from where that is widest."""
 
 TURNED = (np.deg2rad(4.0), np.deg2rad(14.0))
 """Out-of-plane rotation against the source from which the back comes forth, and from which on it is all there."""
@@ -51,8 +55,15 @@ STEPS, SPACING = 6, 5
 EDGE = 0.8
 """Blur of the drawn sheet, pixels: its border is a fold, which the rasteriser draws in steps."""
 
-MARGINS, LEAST_LEFT = (7, 4, 2), 0.25
-"""Borders that are tried to be taken from the hair, pixels, and what share of it must be left."""
+MARGINS, LEAST_LEFT = (14, 7, 4, 2), 0.25
+"""Borders that are tried to be taken from hair where it ends at skin or clothes, pixels, and what share of it must be left."""
+
+RIM = 2
+"""Border that is taken from it where it ends at the background, pixels."""
+
+ACROSS, DOWN = 6, 2
+"""How many pixels across the head and down become one where its hair is continued: the back is lit as the hair beside it at its
+own height is, not as the crown above."""
 
 LEAST_HAIR = 0.05
 """Share of a head that must be hair; of less, the back has the colour of the forehead."""
@@ -71,8 +82,11 @@ class BackOfHead:
         pose = portrait.pose
         centre = pose.project(SKULL_CENTRE[None])[0]
         height = _height(portrait.matte.shape, pose, float(centre[2]))
-        self._end = _end(portrait, height)
-        mask = (portrait.matte > 0.5) & (height > self._end)
+        ends = _ends(portrait, height)
+        # As low as on the shorter side: the other one may be a braid.
+        self._has_long_hair = max(ends) < NAPE + GIVES_WAY - BAND / 2
+        end = max(*ends, LOWEST) if self._has_long_hair else NAPE
+        mask = (portrait.matte > 0.5) & (height > end)
         # Of a head seen from the side the far end is the other ear, not the back.
         length = 1 + (LENGTH - 1) * max(float(pose.rotation[2, 2]), 0) ** 2
         depth, belts = _inflated(mask, portrait.matte > 0.5)
@@ -86,6 +100,8 @@ class BackOfHead:
         inside = [mask[rows, columns] for columns, rows in _pixels(points[triangles].mean(1), mask.shape)]
         self._triangles = triangle_rows(triangles[np.array(inside)])
         columns, rows = _pixels(points, mask.shape).T
+        cropped = np.clip(1 - (BELOW_EAR - min(ends)) / CROPPED, 0, 1)
+        depth *= 1 - NARROWER * cropped * smooth_step(-height, *NARROWS)
         self._pose = pose
         self._coordinates = points.astype(np.float32)
         # As in the mesh, hair below the jaw hangs straight from where the head carries the jaw's height.
@@ -97,7 +113,7 @@ class BackOfHead:
             np.stack([pose.lift(np.column_stack([at, centre[2] + behind * depth[rows, columns]])) for at in (points, carried)])
             for behind in (0.0, length)
         )
-        low, over = (self._end, TIPS) if self._end < NAPE else (NAPE, GIVES_WAY)
+        low, over = (end, TIPS) if self._has_long_hair else (NAPE, GIVES_WAY)
         fade = np.clip((height - low) / over, 0, 1)[..., None]
         layers = np.concatenate([_colours(portrait) * fade, 255 * fade], axis=2)
         self._texture = np.clip(layers + 0.5, 0, 255).astype(np.uint8)
@@ -108,8 +124,8 @@ class BackOfHead:
 
     @property
     def hangs(self) -> bool:
-        """Whether hair hangs below the nape, where it is behind neck and body."""
-        return self.covers_something and self._end < NAPE
+        """Whether hair hangs down to the nape or lower, where it is behind neck and body."""
+        return self.covers_something and self._has_long_hair
 
     def share(self, shown: Pose) -> float:
         """How far it has come forth in a pose, of its depth, 0..1."""
@@ -162,9 +178,10 @@ def _height(shape: tuple[int, ...], pose: Pose, depth: float) -> Array:
     return np.asarray(pose.lift(places.reshape(-1, 3))[:, 1].reshape(shape))
 
 
-def _end(portrait: Portrait, height: Array) -> float:
-    """Height in model space at which the sheet ends: at the nape, or where hair hangs down on both sides of the face plainly
-    lower, as low as on the shorter side (the other one may be a braid). ``height``: of every pixel."""
+def _ends(portrait: Portrait, height: Array) -> tuple[float, float]:
+    """Height in model space down to which hair hangs on each side of the face, ``BELOW_EAR`` where none does.
+
+    ``height``: of every pixel."""
     hair = (portrait.labels == HAIR) & (portrait.matte > 0.5)
     axis = portrait.pose.rotation[:2, 0] * FLIP[:2]
     axis = axis / max(float(np.linalg.norm(axis)), 1e-6)
@@ -174,8 +191,8 @@ def _end(portrait: Portrait, height: Array) -> float:
     sides = across < ears.min(), across > ears.max()
     bands = np.floor((BELOW_EAR - height) / BAND).astype(np.int64)
     least = STRAND * BAND * portrait.pose.scale**2
-    end = max(_lowest(np.bincount(bands[hair & side & (bands >= 0)]) >= least) for side in sides)
-    return max(end, LOWEST) if end < NAPE - GIVES_WAY else NAPE
+    left, right = (_lowest(np.bincount(bands[hair & side & (bands >= 0)]) >= least) for side in sides)
+    return left, right
 
 
 def _lowest(enough: NDArray[np.bool_]) -> float:
@@ -219,13 +236,20 @@ def _pixels(points: Array, shape: tuple[int, ...]) -> NDArray[np.int64]:
     return np.clip(points.round(), 0, [shape[1] - 1, shape[0] - 1]).astype(np.int64)
 
 
-def _deep_inside(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """A mask without its border, where ears and skin mingle with the hair, as long as something is left."""
+def _deep_inside(mask: NDArray[np.bool_], solid: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """A mask of hair without its border to the rest of what is ``solid``, as long as something is left: there ears and skin
+    mingle with the hair, and it lies in the shadow of the face. Narrow hair beside a face is what its back continues, so less is
+    taken from it at the background."""
+    whole = mask & _shrunk(solid, RIM)
     for margin in MARGINS:
-        inner = cv2.erode(mask.astype(np.uint8), np.ones((2 * margin + 1,) * 2, np.uint8)) > 0
+        inner = whole & _shrunk(mask | ~solid, margin)
         if inner.sum() > LEAST_LEFT * mask.sum():
             return inner
     return mask
+
+
+def _shrunk(mask: NDArray[np.bool_], margin: int) -> NDArray[np.bool_]:
+    return cv2.erode(mask.astype(np.uint8), np.ones((2 * margin + 1,) * 2, np.uint8)) > 0
 
 
 def _colours(portrait: Portrait) -> NDArray[np.float32]:
@@ -237,10 +261,10 @@ def _colours(portrait: Portrait) -> NDArray[np.float32]:
         brows = np.asarray(portrait.landmarks[topology.BROWS], np.float64)
         forehead = _height(solid.shape, portrait.pose, float(brows[:, 2].mean())) > portrait.pose.lift(brows)[:, 1].mean()
         known = solid & (portrait.labels == FACE) & forehead
-    known = _deep_inside(known)
-    half = (portrait.colours.shape[1] // 2, portrait.colours.shape[0] // 2)
-    small = cv2.resize(portrait.colours, half, interpolation=cv2.INTER_AREA)
-    sure = cv2.resize(known.astype(np.uint8) * 255, half, interpolation=cv2.INTER_AREA) == 255
+    known = _deep_inside(known, solid)
+    less = (portrait.colours.shape[1] // ACROSS, portrait.colours.shape[0] // DOWN)
+    small = cv2.resize(portrait.colours, less, interpolation=cv2.INTER_AREA)
+    sure = cv2.resize(known.astype(np.uint8) * 255, less, interpolation=cv2.INTER_AREA) == 255
     if not sure.any():
         small[:], sure[:] = np.median(portrait.colours[solid] if solid.any() else portrait.colours.reshape(-1, 3), axis=0), True
     smooth = cv2.resize(membrane(small, sure), portrait.colours.shape[1::-1], interpolation=cv2.INTER_LINEAR)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ from storage.maintenance import fsck
 from storage.store import ArtifactStore
 from tests.disks import grow, mounted
 from tests.integration.conftest import Headswap, headswap, speech_frames
-from tests.nights import Going, ObjectStore, digests, executed, inside, object_store, short_night
+from tests.nights import ROOT, Going, ObjectStore, digests, executed, inside, object_store, short_night
 
 __all__ = ["headswap", "speech_frames"]
 
@@ -88,6 +89,25 @@ def test_a_run_that_is_asked_to_stop_ends_at_once_and_goes_on_later(
     assert stopped["unfinished"]
     again = headswap("run", catalogue, *places(tmp_path), "--json")
     assert again.status == 0, again.err
+    check_same(tmp_path, undisturbed)
+
+
+@pytest.mark.parametrize("engine", ["direct", pytest.param("prefect", marks=pytest.mark.slow)])
+def test_a_run_whose_progress_nobody_reads_any_more_completes(
+    headswap: Headswap, catalogue: Path, undisturbed: Path, tmp_path: Path, engine: str
+) -> None:
+    script = '"$@" 2>&1 | head -1; exit ${PIPESTATUS[0]}'
+    command = headswap.command("run", catalogue, *places(tmp_path, engine))
+    done = subprocess.run(
+        ["bash", "-c", script, "bash", *command],
+        env=headswap.environment,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0
     check_same(tmp_path, undisturbed)
 
 

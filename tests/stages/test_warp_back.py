@@ -50,8 +50,21 @@ def test_a_head_is_longer_than_wide_and_no_longer_than_heads_are() -> None:
     assert 1.02 * frontal < turned < 1.35 * frontal
 
 
+def cropped(at: Pose | None = None) -> Portrait:
+    """The painted head with hair that ends at the ears; as it is painted, it is a bob that ends at the nape."""
+    source = portrait(at)
+    y, x = np.mgrid[:SIZE, :SIZE] + 0.5
+    height = source.pose.lift(np.stack([x, y, 0 * x], axis=-1).reshape(-1, 3))[:, 1].reshape(SIZE, SIZE)
+    gone = (source.labels == HAIR) & (height < -0.6)
+    return replace(
+        source,
+        labels=np.where(gone, BACKGROUND_LABEL, source.labels).astype(np.uint8),
+        matte=np.where(gone, 0, source.matte).astype(np.float32),
+    )
+
+
 def test_it_is_not_there_in_the_sources_own_pose_and_flat_with_a_raised_chin() -> None:
-    back = BackOfHead(portrait())
+    back = BackOfHead(cropped())
     assert back.draw(pose(), (SIZE, SIZE)) is None
     raised, lowered = (pose(nod=nod) for nod in (-30, 30))
     assert raised.project(np.array([[0.0, -1.6, 0.2]]))[0, 1] < lowered.project(np.array([[0.0, -1.6, 0.2]]))[0, 1]  # the chin
@@ -107,8 +120,9 @@ def test_a_raised_hand_behind_the_ear_is_no_neck() -> None:
 
 
 def hanging(*sides: int, low: float = -1.75, high: float = 0.3, at: Pose | None = None) -> Portrait:
-    """The painted head with hair beside its face from one height in model space down to another, left (-1) or right (1)."""
-    source = portrait(at)
+    """The painted head with hair beside its face from one height in model space down to another, left (-1) or right (1); on one
+    side alone, or far below, beside cropped hair."""
+    source = portrait(at) if len(sides) == 2 and high > 0 else cropped(at)
     labels, colours, matte = source.labels.copy(), source.colours.copy(), source.matte.copy()
     ears = source.pose.lift(np.asarray(source.landmarks[topology.EARS], np.float64))[:, 0]
     for side in sides:
@@ -149,18 +163,43 @@ def lowest(source: Portrait, turn: float) -> float:
 
 @pytest.mark.parametrize("turn", [-35.0, 35.0])
 def test_hair_that_hangs_on_both_sides_hangs_behind_and_a_braid_on_one_side_does_not(turn: float) -> None:
-    short, braid, long = (lowest(source, turn) for source in (portrait(), hanging(1), hanging(-1, 1)))
+    short, braid, long = (lowest(source, turn) for source in (cropped(), hanging(1), hanging(-1, 1)))
     assert short == braid == pytest.approx(-0.9, abs=0.2)
     assert long == pytest.approx(-1.6, abs=0.2)
 
 
+@pytest.mark.parametrize("turn", [-35.0, 35.0])
+def test_cropped_hair_follows_the_skull_down_to_the_nape_and_longer_hair_does_not(turn: float) -> None:
+    at = pose(turn=turn)
+    widths = {}
+    for name, source in (("cropped", cropped()), ("bob", portrait())):
+        drawn = whole(BackOfHead(source), at)[..., 3] > 128
+        rows = at.project(np.array([[0.0, -0.1, -1.0], [0.0, -0.75, -1.0]]))[:, 1].round().astype(int)
+        widths[name] = [int(drawn[row].sum()) for row in rows]
+    assert widths["cropped"][0] == pytest.approx(widths["bob"][0], abs=2)
+    assert widths["cropped"][1] < widths["bob"][1] - 8
+
+
 def test_patches_taken_for_hair_below_a_short_one_are_none_of_it() -> None:
-    assert lowest(hanging(-1, 1, high=-1.9, low=-2.1), 35) == lowest(portrait(), 35)
+    assert lowest(hanging(-1, 1, high=-1.9, low=-2.1), 35) == lowest(cropped(), 35)
+
+
+@pytest.mark.parametrize("turn", [-35.0, 35.0])
+def test_a_bob_that_ends_at_the_nape_ends_there_too_behind_and_not_in_a_veil(turn: float) -> None:
+    bob = portrait()
+    assert BackOfHead(bob).hangs
+    at = pose(turn=turn)
+    drawn = whole(BackOfHead(bob), at)[..., 3]
+    end = lowest(bob, turn)
+    assert end == pytest.approx(-1.15, abs=0.1)
+    above, below = (round(at.project(np.array([[0.0, end + step, -1.0]]))[0, 1]) for step in (0.15, -0.15))
+    assert drawn[above].max() > 240
+    assert drawn[below].max() < 30
 
 
 @pytest.mark.parametrize("roll", [-25.0, 25.0])
 def test_hair_that_follows_a_tilted_head_hangs_behind_it_too(roll: float) -> None:
-    assert not BackOfHead(portrait(pose(roll=roll))).hangs
+    assert not BackOfHead(cropped(pose(roll=roll))).hangs
     assert not BackOfHead(hanging(1, at=pose(roll=roll))).hangs
     assert BackOfHead(hanging(-1, 1, at=pose(roll=roll))).hangs
 

@@ -1,0 +1,81 @@
+"""Whoever reads what is printed may go away: nothing else is lost by it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows.streams import _Outliving
+
+ROOT = Path(__file__).resolve().parents[2]
+
+PROGRAM = """
+import logging, sys, threading
+from rich.console import Console
+from flows.streams import PatientConsole, outlive_readers
+
+outlive_readers()
+patient, foreign = PatientConsole(stderr=True), Console(stderr=True)
+logging.basicConfig()
+
+def work():
+    for number in range(2000):
+        patient.print("progress", number)
+        foreign.print("of a library", number)  # rich's own console ends the thread where a pipe breaks
+        logging.warning("told")
+        print("bare", file=sys.stderr, flush=True)
+    done.append(True)
+
+done = []
+thread = threading.Thread(target=work)
+thread.start()
+thread.join()
+print("the result" if done else "the thread was ended")
+"""
+
+
+def test_work_goes_on_when_the_reader_of_the_progress_has_ended() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ}
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stderr.readline()
+    process.stderr.close()
+    assert process.stdout.read() == "the result\n"
+    assert process.wait(timeout=60) == 0
+
+
+def test_results_that_nobody_reads_end_the_command_without_a_word() -> None:
+    program = "from flows.streams import PatientConsole\nc = PatientConsole()\nfor n in range(100000): c.print(n)"
+    with subprocess.Popen(
+        [sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait(timeout=60) == 0
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_under_the_log_loses_lines_alone(number: int) -> None:
+    class Full:
+        name = "log"
+
+        def fail(self, *arguments: Any) -> int:
+            raise OSError(number, "no space left on device")
+
+        write = flush = fail
+
+    stream: Any = _Outliving(Full())  # type: ignore[arg-type]
+    assert stream.write("line") == 4
+    stream.flush()
+    assert stream.name == "log"
