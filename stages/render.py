@@ -55,7 +55,7 @@ class Render(Stage):
     """The generated crops of a chunk."""
 
     name = "render"
-    version = 16
+    version = 17
     scope = Scope.JOB_CHUNK
     parameters = RenderParameters
     inputs = (
