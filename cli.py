@@ -138,13 +138,13 @@ def settings_of(
     return load_settings(given, os.environ, config, defaults=defaults)
 
 
-def open_store(settings: Any) -> Any:
+def open_store(settings: Any, *, existing: bool = False) -> Any:
     from storage.store import ArtifactStore
 
     if not settings.store:
         raise UsageError(["No store is given."], "Say where intermediates are kept: --store FOLDER_OR_URL, or HEADSWAP_STORE.")
     scratch = Path(settings.scratch) if settings.scratch else None
-    return ArtifactStore.open(settings.store, scratch=scratch, **settings.hidden())
+    return ArtifactStore.open(settings.store, scratch=scratch, existing=existing, **settings.hidden())
 
 
 def registry_of(settings: Any) -> Any:
@@ -332,7 +332,7 @@ def status(
     """How a run went, or goes: jobs done, cached, failed with reasons."""
     from flows.summary import print_status, status_document
 
-    with open_store(settings_of(config, None, store=store_url)) as store:
+    with open_store(settings_of(config, None, store=store_url), existing=True) as store:
         document = status_document(store, run_id)
     if as_json:
         print_json(document)
@@ -362,7 +362,7 @@ def retry(
         "provenance": settings.provenance.model_dump() if told else None,
         **settings.hidden(),
     }
-    with open_store(settings) as store:
+    with open_store(settings, existing=True) as store:
         again = unfinished(store, run_id, changes)
         if not again.jobs:
             if as_json:
@@ -394,7 +394,7 @@ def report(
     from flows.retrying import rebuild_report
 
     settings = settings_of(config, None, store=store_url)
-    with open_store(settings) as store:
+    with open_store(settings, existing=True) as store:
         page = rebuild_report(store, run_id, out, settings.hidden())
     if as_json:
         print_json({"report": page})
@@ -417,7 +417,7 @@ def inspect(
     from flows.inspection import inspect_from_store
 
     settings = settings_of(config, assignments, store=store_url)
-    with open_store(settings) as store:
+    with open_store(settings, existing=True) as store:
         pictures = inspect_from_store(clip, store, settings, registry_of(settings), out, subject=subject)
     if as_json:
         print_json({"pictures": [str(path) for path in pictures]})
@@ -740,7 +740,7 @@ def gc(
     """Remove what no manifest reaches (and, with --retention, intermediates that are not wanted any more)."""
     from flows.upkeep import collect_garbage, print_garbage
 
-    with open_store(settings_of(config, None, store=store_url)) as store:
+    with open_store(settings_of(config, None, store=store_url), existing=True) as store:
         document = collect_garbage(store, retention=retention, dry_run=dry_run, minimum_age_hours=minimum_age_hours)
     print_json(document) if as_json else print_garbage(document, out_console)
     return DONE
@@ -757,7 +757,7 @@ def fsck(
     """Hash everything again and compare with what was committed."""
     from flows.upkeep import check_store, print_check
 
-    with open_store(settings_of(config, None, store=store_url)) as store:
+    with open_store(settings_of(config, None, store=store_url), existing=True) as store:
         document = check_store(store, repair=repair, stages=stage)
     print_json(document) if as_json else print_check(document, out_console)
     return FAILED if document["damaged"] and not repair else DONE

@@ -158,9 +158,9 @@ def _note_other_precision(planner: Planner, whole: Mapping[str, Any]) -> None:
 
 
 def _run(batch: Batch, settings: Settings, *, run_id: str, name: str) -> None:
-    everything_cached = all(plan.record is not None for plan in batch.planner.jobs.values())
+    nothing_to_do = all(plan.record is not None or plan.failure is not None for plan in batch.planner.jobs.values())
     # A server of its own would take longer to start than all the rest, to show nobody that there was nothing to do.
-    if settings.engine == "prefect" and not (everything_cached and "PREFECT_API_URL" not in os.environ):
+    if settings.engine == "prefect" and not (nothing_to_do and "PREFECT_API_URL" not in os.environ):
         from flows.prefect_engine import run_with_prefect  # Prefect takes seconds to import
 
         run_with_prefect(batch, run_id=run_id, name=name)

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from schemas.catalogue import Catalogue, Job, edits_of, read_catalogue, resolve, safe_id
 from schemas.problems import ModelError, UsageError
 from stages.networks.registry import ModelRegistry
+from storage.sources import local_path
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 CONTAINERS = (".mp4", ".mkv", ".mov")
@@ -69,9 +70,10 @@ def single_job(
         options_for: of fsspec, for the address of a file of edits. The rest as in a catalogue's row.
 
     Raises:
-        UsageError: no rights, an output that is no video file, edits that cannot be made, ...
+        UsageError: no rights, files that are not there, an output that is no video file, edits that cannot be made, ...
     """
-    problems = []
+    problems: list[str] = []
+    remedies: list[str] = []
     if not rights.strip():
         problems.append(
             "No rights are given: say on what ground the source's likeness is used, for instance "
@@ -79,23 +81,35 @@ def single_job(
         )
     if output.suffix.lower() not in CONTAINERS:
         problems.append(f"The output {output} must end in one of {', '.join(CONTAINERS)}.")
-    if problems:
-        raise UsageError(problems)
     here = str(Path.cwd() / "-")
-    job = _checked(
-        {
-            "id": safe_id(output.stem),
-            "source": resolve(source, here),
-            "target": resolve(target, here),
-            "rights": rights,
-            "renderer": renderer and str(renderer),
-            "edits": resolve(edits, here) if edits and not edits.lstrip().startswith("{") else edits,
-            "subject": resolve(subject, here) if subject and subject != "largest" and not subject.isdigit() else subject,
-            "seed": seed,
-            "output": output.name,
-        }
-    )
-    edits_of(job, storage_options=options_for(job.edits or ""))
+    given = {
+        "source": resolve(source, here),
+        "target": resolve(target, here),
+        "subject": resolve(subject, here) if subject and subject != "largest" and not subject.isdigit() else subject,
+        "edits": resolve(edits, here) if edits and not edits.lstrip().startswith("{") else edits,
+    }
+    for what, address in given.items():
+        asked = what in ("source", "target") or (what == "subject" and address not in (None, subject))
+        local = local_path(address) if asked and address else None
+        if local is not None and not local.exists():
+            problems.append(f"The {what} {local} does not exist.")
+    try:
+        job = _checked(
+            {
+                "id": safe_id(output.stem),
+                **given,
+                "rights": rights.strip() or "not given",
+                "renderer": renderer and str(renderer),
+                "seed": seed,
+                "output": output.with_suffix(output.suffix if output.suffix.lower() in CONTAINERS else ".mp4").name,
+            }
+        )
+        edits_of(job, storage_options=options_for(job.edits or ""))
+    except UsageError as error:
+        problems += error.problems
+        remedies += [error.remedy] if error.remedy else []
+    if problems:
+        raise UsageError(problems, " ".join(remedies))
     return job
 
 

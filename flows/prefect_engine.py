@@ -5,9 +5,11 @@ Prefect orchestrates, shows and retries; the store decides what is done (a resul
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from typing import Any
 
 import psutil
@@ -31,6 +33,9 @@ from schemas.problems import HeadswapError
 
 SERVER_MARK = "_HEADSWAP_SERVER_OF"
 """Variable that an ephemeral server inherits. Not one of the HEADSWAP_ variables, which are settings."""
+
+RUN_LOGGERS = ("prefect.flow_runs", "prefect.task_runs")
+"""What Prefect says of flows and tasks."""
 
 TASKS_PER_FLOW = 900
 """Prefect's server stays quick below about 1,000 task runs in one flow run."""
@@ -61,7 +66,8 @@ def run_with_prefect(batch: Batch, *, run_id: str, name: str) -> None:
         failed = sum(outcome.status == "failed" for outcome in batch.outcomes.values())
         return Failed(message=f"{failed} of {jobs} jobs failed") if failed else Completed(message=f"{jobs} jobs")
 
-    outcome = run_catalogue(name, len(batch.planner.jobs), return_state=True)
+    with _quiet_once_stopped(batch):
+        outcome = run_catalogue(name, len(batch.planner.jobs), return_state=True)
     missing = [job for job in batch.planner.jobs if job not in batch.outcomes]
     if missing:
         # The flow itself broke (its server went away, say): nothing committed is lost, but jobs were not run.
@@ -71,6 +77,23 @@ def run_with_prefect(batch: Batch, *, run_id: str, name: str) -> None:
             "Give the same command again to go on; --engine direct needs no server.",
             retryable=True,
         )
+
+
+@contextmanager
+def _quiet_once_stopped(batch: Batch) -> Iterator[None]:
+    """Inside, Prefect logs nothing once a run was asked to stop: it takes that for a crash of every flow and task."""
+
+    def wanted(record: logging.LogRecord) -> bool:
+        return not batch.stopping.is_set()
+
+    loggers = [logging.getLogger(name) for name in RUN_LOGGERS]
+    for logger in loggers:
+        logger.addFilter(wanted)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeFilter(wanted)
 
 
 def shards_of(plans: Sequence[JobPlan], chunks_of: Callable[[JobPlan], int] = lambda plan: 1) -> list[list[JobPlan]]:

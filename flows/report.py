@@ -116,7 +116,8 @@ class RunReport:
     """What the page says about a run.
 
     Attributes:
-        name: of the catalogue. run_id: of the run. jobs: in the order of the catalogue. seconds: wall clock of the run.
+        name: of the catalogue. run_id: of the run. jobs: in the order of the catalogue. seconds: wall clock of the run, where it
+            is known.
         output: folder or URL of the results (a report beside results on another machine lies in a folder of it).
         settings: in force, flat names to values. notes: sentences about the run as a whole.
         started: when, for people to read; empty where that is not wanted. stages: seconds of work per stage over all jobs.
@@ -125,7 +126,7 @@ class RunReport:
     name: str
     run_id: str
     jobs: Sequence[JobReport]
-    seconds: float = 0.0
+    seconds: float | None = None
     output: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
     notes: Sequence[str] = ()
@@ -166,7 +167,7 @@ def build_report(run: RunReport, out: Path, *, store: ArtifactStore | None = Non
         counts={status: sum(job.status == status for job in run.jobs) for status in ("done", "cached", "failed", "skipped")},
         grades={grade: sum(job.verdict.get("grade") == grade for job in run.jobs) for grade in ("good", "check", "poor")},
         frames=sum(job.frames for job in run.jobs),
-        duration=duration(run.seconds),
+        duration=None if run.seconds is None else duration(run.seconds),
         settings=sorted((str(name), _text(value)) for name, value in run.settings.items()),
         stages=[(name, duration(seconds)) for name, seconds in run.stages.items()],
         details=[(k, embedded(detail)) for k, detail in enumerate(details)],

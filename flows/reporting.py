@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import html
 import json
 import shutil
@@ -76,7 +77,7 @@ def write_report(
     *,
     name: str,
     run_id: str,
-    seconds: float,
+    seconds: float | None,
     folder: str = FOLDER,
     step_seconds: Mapping[Node, float] | None = None,
     started: str = "",
@@ -174,11 +175,20 @@ def report_of_record(store: ArtifactStore, record: Mapping[str, Any], settings: 
         name=record["name"],
         folder=claimed_folder(place, record["name"], settings, record.get("report_folder", FOLDER)),
         run_id=record["run"],
-        seconds=0.0,
+        seconds=_wall_clock(record),
         step_seconds=stages,
         started=str(record.get("started", "")),
         notes=[tried_again(record["asked_again"])] if "asked_again" in record else [],
     )
+
+
+def _wall_clock(record: Mapping[str, Any]) -> float | None:
+    """Seconds from the beginning to the end of a recorded run; None of one that was killed, which recorded no end."""
+    try:
+        began, ended = (datetime.datetime.fromisoformat(record[name]) for name in ("started", "ended"))
+    except (KeyError, TypeError, ValueError):
+        return None
+    return max((ended - began).total_seconds(), 0.0)
 
 
 def _columns(store: ArtifactStore, manifest: Manifest) -> dict[str, npt.NDArray[Any]]:

@@ -11,6 +11,7 @@ from rich.markup import escape
 from flows import pipeline
 from flows.planning import JOB_RECORD
 from flows.progress import size
+from schemas.names import suggestion
 from schemas.problems import UsageError
 from storage.artifacts import Manifest
 from storage.maintenance import fsck, gc, usage
@@ -87,7 +88,14 @@ def _of_finished_jobs(store: ArtifactStore) -> Callable[[Manifest], bool]:
 
 
 def check_store(store: ArtifactStore, *, repair: bool = False, stages: Iterable[str] | None = None) -> dict[str, Any]:
-    """Hash everything again."""
+    """Hash everything again.
+
+    Raises:
+        UsageError: there is no stage of a name.
+    """
+    known = (*pipeline.STAGES, JOB_RECORD)
+    if unknown := [name for name in stages or () if name not in known]:
+        raise UsageError([f"--stage {name}: there is no such stage; {suggestion(name, known)}" for name in unknown])
     report = fsck(store, repair=repair, stages=stages)
     return {
         "store": store.url,
@@ -111,6 +119,8 @@ def print_garbage(document: dict[str, Any], console: Console) -> None:
             f"{document['too_young']} artifacts stay because they are younger than {document['minimum_age_hours']:g} hours; "
             "where no run is going on, --minimum-age-hours 0 gives them up too"
         )
+    if document["left"]:
+        console.print("in the store now:" if document["dry_run"] else "left in the store:")
     for name, stage in document["left"].items():
         console.print(f"  {name:10} {stage['artifacts']:6} artifacts  {size(stage['bytes'])}", highlight=False)
 

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from schemas.places import options_for
+from schemas.problems import UsageError
 from storage import scratch as scratch_folders
 from storage.artifacts import Artifact, ArtifactWriter, FolderFiles
 from storage.backends import Backend, Entry
@@ -74,6 +75,7 @@ class ArtifactStore:
         scratch: Path | None = None,
         storage_options: dict[str, object] | None = None,
         place_options: Mapping[str, Mapping[str, object]] | None = None,
+        existing: bool = False,
     ) -> ArtifactStore:
         """Open a store, making its root where that is possible.
 
@@ -82,12 +84,20 @@ class ArtifactStore:
             scratch: local folder for work in progress; inside the root of a local store, else in the system's temporary folder.
             storage_options: handed to fsspec; credentials come from the environment where it has none.
             place_options: of other places, for ``options_for``.
+            existing: whether there has to be one already; then nothing is made.
 
         Raises:
             StoreError: ``store_unreachable`` or ``store_denied``, with the address and a remedy.
+            UsageError: nothing lies where a store has to be.
         """
         backend = open_backend(str(url), storage_options or {})
-        backend.prepare()
+        if not (existing and isinstance(backend, LocalBackend)):
+            backend.prepare()
+        if existing and not backend.subfolders(""):
+            raise UsageError(
+                [f"There is no store at {backend.url}: nothing lies there."],
+                "Check --store, or the configuration that names it; `headswap run` makes one.",
+            )
         return cls(backend, Path(scratch) if scratch is not None else None, storage_options, place_options)
 
     def _forget_process(self) -> None:

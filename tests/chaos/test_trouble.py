@@ -156,8 +156,9 @@ def test_a_stopped_run_with_prefect_goes_on_and_leaves_no_server(
     if number == signal.SIGKILL:
         psutil.wait_procs(going.workers(), timeout=10)
         going.children = []
-    status, out, _ = going.end(seconds=60)
+    status, out, err = going.end(seconds=60)
     assert (status, out) == ({signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}[number], "")
+    assert "ERROR" not in err, "to be stopped is no crash"
     again = headswap("run", catalogue, *places(tmp_path, "prefect"), "--json")
     assert again.status == 0, again.err
     assert executed(again.document) <= len(digests(ArtifactStore.open(tmp_path / "store"))) - before

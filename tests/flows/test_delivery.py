@@ -282,6 +282,9 @@ def test_swap_takes_store_and_engine_from_wherever_settings_come_from(tmp_path: 
     seen: list[Any] = []
     monkeypatch.setattr(cli, "run_and_tell", lambda jobs, store, settings, **more: seen.append((jobs[0], store, settings)) or 0)
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.png", "b.mp4"):
+        (tmp_path / name).touch()
     command = [
         "swap",
         "a.png",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,20 +96,41 @@ def test_every_command_that_reports_prints_one_document(night: Night, tmp_path: 
 
 
 def test_wrong_usage_is_2_with_every_problem_and_a_document_where_one_is_asked_for(night: Night, tmp_path: Path) -> None:
-    wrong = inside(night.headswap, "swap", "s.png", "t.mp4", "-o", tmp_path / "result.txt")
+    wrong = inside(
+        night.headswap, "swap", "s.png", "t.mp4", "-o", tmp_path / "result.txt", "--subject", "ada", "--edit", "none.yaml"
+    )
     assert wrong.status == 2
-    assert "rights" in wrong.err
-    assert "result.txt" in wrong.err
+    for named in ("rights", "result.txt", "s.png", "t.mp4", "ada", "none.yaml"):
+        assert named in wrong.err
     assert wrong.out == ""
-    wrong = inside(night.headswap, "status", "--json", "--store", tmp_path / "empty")
-    assert wrong.status == 2
-    assert "no run" in wrong.document["error"]["message"]
     wrong = night("run", night.catalogue, "--set", "stages.encode.crff=3", "--set", "worker=2")
     assert wrong.status == 2
     assert "stages.encode.crff" in wrong.err
     assert "stages.encode.crf" in wrong.err
     assert "worker" in wrong.err
     assert night("plan", tmp_path / "none.csv", "--json").status == 2
+
+
+@pytest.mark.parametrize("command", ["status", "retry", "report", "gc", "fsck", "inspect"])
+def test_a_store_that_is_not_there_is_told_and_not_made(night: Night, tmp_path: Path, command: str) -> None:
+    arguments = (command, "a") if command == "inspect" else (command,)
+    wrong = inside(night.headswap, *arguments, "--json", "--store", tmp_path / "mistyped")
+    assert wrong.status == 2
+    assert str(tmp_path / "mistyped") in wrong.document["error"]["message"]
+    assert not (tmp_path / "mistyped").exists()
+
+
+def test_a_stage_that_there_is_not_cannot_be_checked(night: Night) -> None:
+    wrong = night("fsck", "--stage", "rendr", "--stage", "job")
+    assert wrong.status == 2
+    assert "did you mean 'render'" in wrong.err
+
+
+def test_a_page_that_is_written_again_tells_how_long_the_run_took(night: Night, tmp_path: Path) -> None:
+    assert night("report", "--out", tmp_path).status == 0
+    (page,) = tmp_path.rglob("index.html")
+    (told,) = re.findall(r"<b>([^<]*)</b> run time", page.read_text())
+    assert told != "0.0 s"
 
 
 def test_settings_come_from_flags_over_variables_over_a_file(night: Night, tmp_path: Path) -> None:
