@@ -38,6 +38,9 @@ _TELLS_REFERENCES = frozenset({"h264"})
 _START_FRAMES = 3
 """Decoded to learn the rotation and whether the first packets give pictures at all (a file may start inside a group)."""
 
+_ONE_IN = 20
+"""At most one picture in so many may be left out for want of a time stamp of its own; where it is more, the video is refused."""
+
 
 @dataclass(frozen=True)
 class VideoIndex:
@@ -174,7 +177,7 @@ def video_index(path: Path, limits: Limits | None = None) -> VideoIndex:
     """Index of a video file, kept in memory until the file changes.
 
     Raises:
-        MediaError: file_missing, file_empty, not_media, no_frames, unsupported, too_large.
+        MediaError: file_missing, file_empty, not_media, no_frames, bad_timestamps, unsupported, too_large.
     """
     limits = limits or Limits()
     check_file(path, limits)
@@ -198,13 +201,15 @@ def _indexed(path: Path, size: int, modified: int, limits: Limits) -> VideoIndex
     start = _first_frames(path)
     if not start:
         raise MediaError("no_frames", f"No picture in {path} can be decoded.", "Check the file, or convert it to H.264 in MP4.")
-    notes = []
+    notes: list[str] = []
     plain = scan.plain and [frame.pts for frame in start] == sorted(scan.pts)[: len(start)]
     if plain:
         pts, duration, keys = scan.pts, scan.durations, scan.keys
     else:
-        pts, duration, keys = _decoded_timestamps(path, scan.corrupt)
-        missing = len(scan.pts) + scan.undated - len(pts)
+        decoded = _decoded_timestamps(path, scan.corrupt)
+        pts, duration, keys = decoded.pts, decoded.durations, decoded.keys
+        notes += _without_times(path, decoded)
+        missing = len(scan.pts) + scan.undated - len(pts) - decoded.repeated - decoded.undated
         if missing > 0 and not scan.truncated:
             notes.append(f"{missing} packets of the video give no picture and are left out.")
     if scan.truncated:
@@ -379,23 +384,63 @@ def _first_frames(path: Path) -> list[VideoFrame]:
         return frames
 
 
-def _decoded_timestamps(path: Path, corrupt: set[int]) -> tuple[list[int], list[int], list[int]]:
-    """Timestamps, durations and key frames by decoding everything: for files whose packets do not tell."""
-    pts: list[int] = []
-    durations: list[int] = []
-    keys: list[int] = []
+@dataclass
+class _Decoded:
+    pts: list[int]
+    durations: list[int]
+    keys: list[int]
+    repeated: int
+    """Whole pictures whose timestamp an earlier one has already."""
+    undated: int
+    """Whole pictures without a timestamp."""
+
+
+def _decoded_timestamps(path: Path, corrupt: set[int]) -> _Decoded:
+    """Timestamps, durations and key frames by decoding everything: for files whose packets do not tell.
+
+    Of pictures with the same timestamp only the first counts, as in ``native_frames``.
+    """
+    found = _Decoded([], [], [], 0, 0)
     seen: set[int] = set()
     with open_container(path) as container:
         stream = picture_stream(container, path)
         for frame in decode_packets(container, stream):
-            if frame.pts is None or frame.pts in seen or frame.pts in corrupt or frame.is_corrupt:
+            if frame.is_corrupt or frame.pts in corrupt:
                 continue
-            seen.add(frame.pts)
-            pts.append(frame.pts)
-            durations.append(frame.duration or 0)
-            if frame.key_frame:
-                keys.append(frame.pts)
-    return pts, durations, keys
+            if frame.pts is None:
+                found.undated += 1
+            elif frame.pts in seen:
+                found.repeated += 1
+            else:
+                seen.add(frame.pts)
+                found.pts.append(frame.pts)
+                found.durations.append(frame.duration or 0)
+                if frame.key_frame:
+                    found.keys.append(frame.pts)
+    return found
+
+
+def _without_times(path: Path, decoded: _Decoded) -> list[str]:
+    """Notes on the few pictures left out because their timestamp repeats or is missing; an error where they are many."""
+    repeated, undated = decoded.repeated, decoded.undated
+    pictures = len(decoded.pts) + repeated + undated
+    if (repeated + undated) * _ONE_IN > pictures:
+        reasons = []
+        if repeated:
+            reasons.append(f"{repeated} of its {pictures} pictures repeat the time stamp of another")
+        if undated:
+            reasons.append(f"{undated} of its {pictures} pictures have no time stamp")
+        raise MediaError(
+            "bad_timestamps",
+            f"{path} does not say when its pictures are shown: {', '.join(reasons)}.",
+            "Write new time stamps, with the video's true frame rate in the place of 25: ffmpeg -r 25 -i IN -c:a copy OUT.mp4",
+        )
+    notes = []
+    if repeated:
+        notes.append(f"Pictures left out because their time stamps repeat those of others: {repeated}.")
+    if undated:
+        notes.append(f"Pictures left out because they have no time stamps: {undated}.")
+    return notes
 
 
 def _durations(pts: np.ndarray, stated: np.ndarray, time_base: Fraction, frame_rate: Fraction) -> np.ndarray:

@@ -17,6 +17,7 @@ from stages.video.decode import timestamps
 from stages.video.pictures import read_picture
 from tests.integration.conftest import Headswap, write_catalogue
 from tests.media import cut_off, moving_pictures, write_video
+from tests.stages.video.retiming import retimed
 
 FRAMES = 10
 
@@ -41,6 +42,8 @@ def media(tmp_path_factory: pytest.TempPathFactory, examples: Path, speech_frame
     found["cut_off"] = cut_off(found["whole"], folder / "cut_off.mp4")
     video("streamable", faces * 4, options={"g": "8"}, container_options={"movflags": "faststart"})
     found["cut_in_the_middle"] = cut_off(found["streamable"], folder / "cut_in_the_middle.mp4", 0.6)
+    video("in_order", faces * 4, options={"bf": "0"})
+    found["one_time"] = retimed(found["in_order"], folder / "one_time.mp4", [0] * (4 * FRAMES))
     video("no_face", moving_pictures(FRAMES, 320, 240))
     nobody = [np.full_like(faces[0], 90)] * FRAMES
     video("face_in_some", [*nobody[:6], *faces, *nobody[:6]])
@@ -81,6 +84,7 @@ FAILS = {
     "empty": "file_empty",
     "text": "not_media",
     "cut_off": "truncated",
+    "one_time": "bad_timestamps",
     "no_face": "no_face",
     "source_without_face": "no_face",
 }

@@ -16,6 +16,7 @@ from stages.ingest import Ingest, stream_facts
 from storage.artifacts import Artifact, ArtifactWriter
 from storage.tables import array
 from tests.media import cut_off, moving_picture, moving_pictures, write_video
+from tests.stages.video.retiming import retimed
 
 
 def ingest(path: Path, folder: Path, **parameters: int | float) -> Artifact:
@@ -71,6 +72,17 @@ def test_the_frames_before_the_cut_off_end_are_kept_and_noted(tmp_path: Path) ->
     assert facts.truncated
     assert facts.frames == artifact.table("frames").num_rows
     assert 20 < facts.frames < 50
+
+
+def test_a_frame_whose_time_stamp_repeats_is_left_out_and_noted(tmp_path: Path) -> None:
+    whole = write_video(tmp_path / "whole.mp4", moving_pictures(40))
+    path = retimed(whole, tmp_path / "clip.mp4", [k - (k == 20) for k in range(40)])
+    artifact = ingest(path, tmp_path / "out")
+    seconds = array(artifact.table("frames"), "seconds")
+    assert np.allclose(seconds, np.delete(np.arange(40) / 25, 20))
+    assert artifact.facts["damaged_frames"] == []
+    (note,) = stream_facts(artifact.facts["stream"]).notes
+    assert "time stamps repeat" in note
 
 
 def test_progress_counts_every_frame(tmp_path: Path) -> None:

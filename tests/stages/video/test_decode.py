@@ -17,6 +17,7 @@ from schemas.problems import MediaError, UsageError
 from stages.video.decode import Limits, StreamFacts, open_clip, probe, timestamps
 from stages.video.native import native_frames
 from tests.media import cut_off, moving_picture, moving_pictures, write_video
+from tests.stages.video.retiming import retimed
 
 
 def difference(a: np.ndarray, b: np.ndarray) -> float:
@@ -123,6 +124,54 @@ def test_a_damaged_frame_repeats_its_neighbour_and_keeps_the_numbers(tmp_path: P
     path.write_bytes(bytes(data))
     found = list(native_frames(path))
     assert [number for number, _ in found] == list(range(20))
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".ts"])
+@pytest.mark.parametrize(
+    ("times", "repeated"),
+    [
+        ([0] * 40, 39),
+        ([k // 2 * 2 for k in range(40)], 20),
+        ([k - (k % 3 == 2) for k in range(40)], 13),
+        ([k - (k in (10, 20, 30)) for k in range(40)], 3),
+    ],
+)
+def test_a_video_whose_time_stamps_repeat_is_refused(tmp_path: Path, suffix: str, times: list[int], repeated: int) -> None:
+    whole = write_video(tmp_path / "whole.mp4", moving_pictures(40), options={"g": "12", "bf": "0"})
+    path = retimed(whole, tmp_path / f"clip{suffix}", times)
+    with pytest.raises(MediaError) as caught:
+        probe(path)
+    assert caught.value.code == "bad_timestamps"
+    assert str(path) in caught.value.message
+    assert f"{repeated} of its 40 pictures repeat the time stamp of another" in caught.value.message
+    assert "ffmpeg -r 25 -i" in caught.value.remedy
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".ts"])
+@pytest.mark.parametrize("left_out", [(20,), (12,), (13,), (12, 30)])
+@pytest.mark.parametrize("settings", ["keyint=12:bframes=0", "keyint=12:bframes=3"])
+def test_a_few_pictures_with_the_time_stamp_of_another_are_left_out_and_noted(
+    tmp_path: Path, suffix: str, left_out: tuple[int, ...], settings: str
+) -> None:
+    whole = write_video(tmp_path / "whole.mp4", moving_pictures(40), options={"x264-params": settings})
+    path = retimed(whole, tmp_path / f"clip{suffix}", [k - (k in left_out) for k in range(40)])
+    facts = probe(path)
+    assert facts.notes == (f"Pictures left out because their time stamps repeat those of others: {len(left_out)}.",)
+    with open_clip(whole, decoder="pyav") as clip:
+        expected = [picture for number, picture in clip.iterate() if number not in left_out]
+    with open_clip(path) as clip:
+        assert (clip.frames, clip.decoder) == (len(expected), "pyav")
+        for number in (*range(clip.frames), 13, 4, 30, 0, 12, 11, 10, 37, 29):
+            assert np.array_equal(clip.read(number), expected[number]), number
+    for start in (10, 11, 12, 13, 29):
+        assert np.array_equal(next(native_frames(path, range(start, 38)))[1].to_ndarray(format="rgb24"), expected[start]), start
+
+
+def test_a_video_without_time_stamps_is_refused(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "bare.h264", moving_pictures(20))
+    with pytest.raises(MediaError, match="20 of its 20 pictures have no time stamp") as caught:
+        probe(path)
+    assert caught.value.code == "bad_timestamps"
 
 
 def test_facts_survive_the_way_through_json(tmp_path: Path) -> None:
