@@ -15,7 +15,8 @@ from typing import Any, Literal
 
 from rich.console import Console
 
-from schemas.problems import UsageError
+from schemas.names import suggestion
+from schemas.problems import HeadswapError, UsageError
 from stages.networks.registry import ModelRegistry
 from stages.networks.weights import check_weights
 from stages.training.ahead import SamplesAhead
@@ -71,21 +72,21 @@ def run_training(
         processes other than the first, where several train.
 
     Raises:
-        UsageError: every problem of the order at once: of the last phase too, which may begin days later.
+        UsageError: every problem of the order at once: of the last phase too, which may begin days later. Where the recipe cannot
+            be read, what can be known without it.
         HeadswapError: see ``stages.training.run.train``, ``open_samples`` and ``SamplesAhead``.
     """
     out = Path(os.path.abspath(out))  # "." has no name that clips could lie beside; a link's own name is kept
-    recipe = (_recorded_recipe(out) if resume and recipe_file is None else None) or chosen_recipe(recipe_file, preset)
-    problems = _order_problems(recipe, preset, data, out, start, device)
-    remedies: list[str] = []
+    recipe, problems, remedies = _recipe_of(out, preset, recipe_file, resume)
+    problems += _order_problems(recipe, preset, data, out, start, device)
     clips = out.with_name(f"{out.name}-clips") if out.name else out
-    opener = functools.partial(open_samples, data, recipe, registry, clips, head_model, storage_options)
     if not data.startswith(PERFORMERS):
-        for error in _data_problems(recipe, opener):
-            problems += error.problems
+        for error in _data_problems(recipe, data, storage_options, alone=not problems):
+            problems += error.problems if isinstance(error, UsageError) else [error.message]
             remedies.append(error.remedy)
-    if problems:
-        raise UsageError(problems, " ".join([*dict.fromkeys(filter(None, remedies)), "See docs/training.md."]))
+    if problems or recipe is None:
+        raise UsageError(problems, " ".join(dict.fromkeys([*filter(None, remedies), "See docs/training.md."])))
+    opener = functools.partial(open_samples, data, recipe, registry, clips, head_model, storage_options)
     train_source, held_out, told = opener()
 
     # Only here: PyTorch takes seconds to load.
@@ -135,6 +136,14 @@ def run_training(
     }
 
 
+def _recipe_of(out: Path, preset: str, asked: Path | None, resume: bool) -> tuple[Recipe | None, list[str], list[str]]:
+    """The recipe to train by; or none, with what is wrong with it and what to do about it."""
+    try:
+        return (_recorded_recipe(out) if resume and asked is None else None) or chosen_recipe(asked, preset), [], []
+    except UsageError as error:
+        return None, list(error.problems), [error.remedy]
+
+
 def _recorded_recipe(out: Path) -> Recipe | None:
     """The recipe that a run goes on by: the one that ships may have become another since it began."""
     from stages.training.run_record import recorded_recipe  # with PyTorch, which takes seconds to load
@@ -142,16 +151,19 @@ def _recorded_recipe(out: Path) -> Recipe | None:
     return recorded_recipe(out)
 
 
-def _order_problems(recipe: Recipe, preset: str, data: str, out: Path, start: Path | None, device: str) -> list[str]:
-    """All that is wrong with an order, but for what its data hold."""
-    problems = _package_problems(recipe, out)
-    if recipe.preset != preset:
+def _order_problems(recipe: Recipe | None, preset: str, data: str, out: Path, start: Path | None, device: str) -> list[str]:
+    """All that is wrong with an order, but for what its data hold; without a recipe what can be known all the same."""
+    problems = [] if recipe is None else _package_problems(recipe, out)
+    if recipe is not None and recipe.preset != preset:
         problems.append(f"The recipe {recipe.name} is for the preset {recipe.preset}, not {preset}.")
     if not out.name:
         problems.append(f"--out {out} is the root of a file system: name a folder for the run.")
     if device not in ("auto", "cpu"):
         problems.append(f"There is no device {device!r} for training: choose auto or cpu.")
-    if start is not None and recipe.start == "random":
+    if recipe is None:
+        if start is not None and not start.is_dir():
+            problems.append(f"There is no folder {start} to start from.")
+    elif start is not None and recipe.start == "random":
         problems.append(f"The recipe {recipe.name} begins with random weights; --start {start} would not be used.")
     elif start is not None:
         from stages.training.checks import start_problems  # with PyTorch, which takes seconds to load
@@ -162,7 +174,9 @@ def _order_problems(recipe: Recipe, preset: str, data: str, out: Path, start: Pa
     if data.startswith(PERFORMERS):
         chosen, wrong = performer_options(data)
         problems += wrong
-        if not wrong and chosen["frames"] < recipe.longest_window:
+        if recipe is None:
+            return problems
+        if 2 <= chosen["frames"] < recipe.longest_window:
             told = f"{recipe.longest_window} frames, performances have {chosen['frames']}"
             problems.append(f"{data}: the recipe {recipe.name} trains on windows of {told}: give frames={recipe.longest_window}.")
         size = recipe.largest_size
@@ -188,14 +202,34 @@ def _package_problems(recipe: Recipe, out: Path) -> list[str]:
     ]
 
 
-def _data_problems(recipe: Recipe, opener: Opener) -> list[UsageError]:
-    """Why a recipe cannot be trained on a prepared data set: it does not open, or a split has no windows that are long enough."""
+def _data_problems(
+    recipe: Recipe | None, data: str, storage_options: Mapping[str, Any] | None, *, alone: bool
+) -> list[HeadswapError]:
+    """Why a recipe cannot be trained on a prepared data set: it does not open, or a split has no windows that are long enough.
+
+    Args:
+        recipe: None: whether it opens is all that can be known. data, storage_options: see ``run_training``.
+        alone: nothing else is wrong with the order, so that what is no mistake in it (the network, damage) is raised as it is.
+    """
     try:
-        splits = opener()[:2]
-    except UsageError as error:
+        splits = _open_shards(data, recipe, storage_options)
+    except HeadswapError as error:
+        if alone and not isinstance(error, UsageError):
+            raise
         return [error]
-    frames = recipe.longest_window
-    return [split.no_window(frames) for split in splits if isinstance(split, ShardSamples) and split.longest < frames]
+    frames = 1 if recipe is None else recipe.longest_window
+    return [split.no_window(frames) for split in splits if split.longest < frames]
+
+
+def _open_shards(
+    data: str, recipe: Recipe | None, storage_options: Mapping[str, Any] | None
+) -> tuple[ShardSamples, ShardSamples]:
+    seed, size = (0, None) if recipe is None else (recipe.seed, recipe.largest_size)
+    shards, kept = (
+        ShardSamples(data, split, seed=seed, size=size, augmentation=augmentation, storage_options=dict(storage_options or {}))
+        for split, augmentation in _shard_splits()
+    )
+    return shards, kept
 
 
 def open_samples(
@@ -217,12 +251,7 @@ def open_samples(
     """
     size = recipe.largest_size
     if not data.startswith(PERFORMERS):
-        shards, kept = (
-            ShardSamples(
-                data, split, seed=recipe.seed, size=size, augmentation=augmentation, storage_options=dict(storage_options or {})
-            )
-            for split, augmentation in _shard_splits()
-        )
+        shards, kept = _open_shards(data, recipe, storage_options)
         told = (
             f"a prepared data set of {shards.frames} frames of {len(shards.people)} people, {kept.frames} frames of"
             f" {len(kept.people)} people held out; crops of {size} pixels; {FOREIGN_REFERENCES:.0%} of the references from"
@@ -271,17 +300,23 @@ def _performer_splits() -> tuple[tuple[Literal["train", "held_out"], Augmentatio
 
 def performer_options(data: str) -> tuple[dict[str, int], list[str]]:
     """What a URL like ``performers:seed=1,people=5,performances=6,held_out=1,frames=48`` says, and all that is wrong with it."""
-    chosen, problems = dict(_COUNTS), []
+    chosen, problems, wrong = dict(_COUNTS), [], set()
     for part in filter(None, data.removeprefix(PERFORMERS).split(",")):
         name, _, value = part.partition("=")
         if name not in _COUNTS:
-            problems.append(f"{data}: there is no setting {name!r}; there are {', '.join(_COUNTS)}.")
+            problems.append(f"{data}: there is no setting {name!r}; {suggestion(name, _COUNTS)}")
         elif not value.isascii() or not value.isdigit():
             problems.append(f"{data}: {name} must be a whole number, not {value!r}.")
+            wrong.add(name)
         else:
             chosen[name] = int(value)
-    if not problems and (chosen["people"] < 1 or chosen["frames"] < 2 or not 1 <= chosen["held_out"] < chosen["performances"]):
-        problems.append(f"{data}: at least one person, two frames, one performance held out and another one to train on.")
+    for name, least in (("people", 1), ("frames", 2)):
+        if chosen[name] < least:
+            problems.append(f"{data}: {name} must be {least} or more, not {chosen[name]}.")
+    held_out, performances = chosen["held_out"], chosen["performances"]
+    if not wrong & {"held_out", "performances"} and not 1 <= held_out < performances:
+        told = f"{held_out} of {performances} performances are held out"
+        problems.append(f"{data}: {told}; at least one must be, and another one be left to train on.")
     return chosen, problems
 
 

@@ -146,20 +146,26 @@ def run_phase(
 
     if done and accelerator.is_main_process and not metrics.validated(name, done):
         validate_if_due()  # a kill between a checkpoint and its validation must not leave a hole in the log
-    started, begun = time.monotonic(), done
+    spent, counted, fresh = 0.0, 0, True
     with _stopping() as stop:
         while done < steps:
+            started = time.monotonic()
             module.train()
             told = _step(task, module, optimiser, optimisation, accelerator, name, seed, done, steps, checkpoints)
             done += 1
             if averages is not None:
                 averages.step(task.trained.values())
-            if done % keeping.log_every == 0 or done == steps:
-                told["seconds_per_step"] = (time.monotonic() - started) / (done - begun)
+            # Steps since the last line, without checkpoints and validations; the first one waits for much that comes only once.
+            spent, counted = spent + time.monotonic() - started, counted + 1
+            due = done % keeping.log_every == 0 or done == steps
+            if due:
+                told["seconds_per_step"] = spent / counted
                 if accelerator.is_main_process:
                     metrics.write(phase=name, step=done, **{key: round(value, 6) for key, value in told.items()})
                     if tell is not None:
                         tell(name, done, steps, told)
+            if due or fresh:
+                spent, counted, fresh = 0.0, 0, False
             last, stopped = done == steps, _anyone(stop.is_set(), accelerator)
             if accelerator.is_main_process and (done % keeping.save_every == 0 or last or stopped):
                 checkpoints.save(_checkpoint(done, task, optimiser, averages, accelerator))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import yaml
 
+from stages.networks.presets import PRESETS
 from stages.training.recipe import DiffusionPhase, Recipe
 from stages.training.run_record import Change
 from stages.training.terms import Ingredient, together
@@ -35,6 +36,16 @@ class Provenance:
     sampling: Mapping[str, object]
     ingredients: Sequence[Ingredient] = ()
     changes: Sequence[Change] = ()
+
+
+def untrained_size(recipe: Recipe) -> str:
+    """That the pipeline will draw pictures of a size which no phase trains at, in words; empty where one does."""
+    drawn = PRESETS[recipe.preset].picture_size
+    sizes = sorted({phase.size for phase in recipe.phases if isinstance(phase, DiffusionPhase)})
+    if not sizes or drawn in sizes:
+        return ""
+    told = f"only at {', '.join(map(str, sizes))}"
+    return f"Pictures are drawn at {drawn} pixels (preset {recipe.preset}), which no phase of kind diffusion trains at: {told}."
 
 
 def model_card(recipe: Recipe, made: Provenance, recipe_text: str) -> str:
@@ -83,6 +94,8 @@ def _how(recipe: Recipe, made: Provenance) -> list[str]:
         batch, done = phase.batch * phase.optimisation.accumulate, made.steps.get(phase.name, 0)
         lines.append(f"| {phase.name} | {what} | {size} | {frames} | {batch} | {done} of {phase.steps} |")
     lines.append("")
+    if told := untrained_size(recipe):
+        lines += [f"**{told}** What is measured below is measured at the sizes of the phases.", ""]
     if made.changes:
         lines += ["The recipe below is the one that the run ended with. It was changed on the way:", ""]
         lines += [

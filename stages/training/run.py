@@ -18,6 +18,7 @@ from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs
 from safetensors import SafetensorError
+from transformers.utils import logging as transformers_logging
 
 from schemas.problems import StoreError, UsageError
 from stages.durable import appearing
@@ -35,7 +36,7 @@ from stages.training.diffusion import DiffusionTask
 from stages.training.identity_network import OnnxNetwork
 from stages.training.loop import Metrics, Task, Tell, run_phase
 from stages.training.memory import hold_memory
-from stages.training.model_card import Provenance, model_card
+from stages.training.model_card import Provenance, model_card, untrained_size
 from stages.training.recipe import AutoencoderPhase, DiffusionPhase, Phase, Recipe, settled
 from stages.training.run_record import RunRecord, begin, changes_of
 from stages.training.samples import SampleSource, TrainingSample
@@ -166,13 +167,15 @@ def _train(order: Order, resume: bool, tell: Tell | None) -> Path:
             "This machine only emulates bfloat16, which takes longer than float32 (precision: auto in the recipe): %s.",
             ", ".join(slow),
         )
+    if processes.is_main_process and (size := untrained_size(recipe)):
+        _log.warning("%s Give a phase this size, or expect worse pictures than those of the validations.", size)
     for phase in recipe.phases:
         finished = out / "pipelines" / phase.name
         if not finished.is_dir():
             pipeline = _load(folder, recipe)
             _train_phase(order, phase, pipeline, metrics, resume, tell)
             if processes.is_main_process:
-                with appearing(finished) as partial:
+                with appearing(finished) as partial, _without_bars():
                     pipeline.to(torch.device("cpu"))
                     pipeline.save_pretrained(partial)
                 _checkpoints(out, phase).leave(1)  # nothing reads them any more: the last one has the weights without their mean
@@ -221,6 +224,16 @@ def _ingredients(order: Order, start: Path | None) -> list[Ingredient]:
     if order.identity is not None and order.identity_terms is not None and asked:
         found.append(order.identity_terms)
     return [*found, *order.data_terms]
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """Save without bars of transformers between the lines of a run; what others set about bars holds again afterwards."""
+    before = transformers_logging.set_tqdm_hook(lambda kind, given, named: kind(*given, **{**named, "disable": True}))
+    try:
+        yield
+    finally:
+        transformers_logging.set_tqdm_hook(before)
 
 
 def _load(folder: Path | None, recipe: Recipe) -> HeadSwapPipeline:
@@ -322,7 +335,7 @@ def _finish(
         sampling=sampling,
         changes=changes_of(order.out),
     )
-    with appearing(final) as partial:
+    with appearing(final) as partial, _without_bars():
         for network in pipeline.components.values():
             if isinstance(network, torch.nn.Module):  # one by one: a pipeline warns that half precision does not run on a CPU
                 network.half()

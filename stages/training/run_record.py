@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -16,14 +15,17 @@ from pydantic import ValidationError
 from schemas.problems import ModelError, UsageError
 from stages.durable import remove_partial, write_whole
 from stages.training.checkpoints import Checkpoints
-from stages.training.recipe import Recipe
+from stages.training.recipe import Recipe, place
 
 FILE = "run.json"
 
 _log = logging.getLogger(__name__)
 
-_CHANGEABLE = re.compile(r"phases\.(\d+)\.(steps|optimisation\.(?:learning_rate|clip|warmup))")
-"""What of a recipe may be another when a run goes on: it decides how the next steps are taken, not what a checkpoint means."""
+_Path = tuple[str | int, ...]
+"""A place in JSON: keys, and numbers of lists from 0."""
+
+_CHANGEABLE: tuple[_Path, ...] = (("steps",), *(("optimisation", name) for name in ("learning_rate", "clip", "warmup")))
+"""What of a phase may be another when a run goes on: it decides how the next steps are taken, not what a checkpoint means."""
 
 _NAMES = {"data_digest": "the digest of the data", "processes": "the number of processes"}
 
@@ -99,9 +101,8 @@ def begin(out: Path, run: RunRecord, resume: bool) -> None:
         if isinstance(change, Change):
             changes.append(change)
             continue
-        said = (
-            f"{path or _NAMES.get(name, name)}: the run says {_said(before.get(name), path)}, the order {_said(now[name], path)}"
-        )
+        where = place(path, before[name], now[name]) or _NAMES.get(name, name)
+        said = f"{where}: the run says {_said(before[name], path)}, the order {_said(now[name], path)}"
         problems.append(f"{said}{f'; {change}' if change else ''}.")
     if problems:
         raise UsageError(
@@ -162,50 +163,49 @@ def _read(file: Path) -> tuple[dict[str, Any], list[Change]]:
     return content, changes
 
 
-def _change(out: Path, recipe: Recipe, before: Mapping[str, Any], now: Mapping[str, Any], path: str) -> Change | str | None:
+def _change(out: Path, recipe: Recipe, before: Mapping[str, Any], now: Mapping[str, Any], path: _Path) -> Change | str | None:
     """A difference as a change that is allowed; else why it is not, where there is more to say than that it is a difference."""
-    found = _CHANGEABLE.fullmatch(path)
-    if found is None:
+    if path[:1] != ("phases",) or path[2:] not in _CHANGEABLE:
         return None
-    phase = recipe.phases[int(found.group(1))]
-    if before["recipe"]["phases"][int(found.group(1))].get("name") != phase.name:
+    phase = recipe.phases[int(path[1])]
+    if _value(before["recipe"], path[:2]).get("name") != phase.name:
         return None
     if (out / "pipelines" / phase.name).is_dir():
         return f"the phase {phase.name} is finished"
     saved = Checkpoints(out / "checkpoints" / phase.name, phase.keeping.keep).steps()
-    done, field = saved[-1] if saved else 0, found.group(2)
+    done, field = saved[-1] if saved else 0, str(path[-1])
     if field == "steps" and phase.steps < done:
         return f"{done} steps are done"
     values = [_value(told["recipe"], path) for told in (before, now)]
-    return Change(phase.name, done, field.removeprefix("optimisation."), values[0], values[1])
+    return Change(phase.name, done, field, values[0], values[1])
 
 
-def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, _Path]]:
     """Names of what differs, and the place inside it."""
-    found: list[tuple[str, str]] = []
+    found: list[tuple[str, _Path]] = []
 
-    def walk(name: str, path: str, left: Any, right: Any) -> None:
+    def walk(name: str, path: _Path, left: Any, right: Any) -> None:
         if isinstance(left, dict) and isinstance(right, dict):
             for key in sorted(left.keys() | right.keys()):
-                walk(name, f"{path}.{key}" if path else key, left.get(key), right.get(key))
+                walk(name, (*path, key), left.get(key), right.get(key))
         elif isinstance(left, list) and isinstance(right, list) and len(left) == len(right):
-            for place, (one, other) in enumerate(zip(left, right, strict=True)):
-                walk(name, f"{path}.{place}", one, other)
+            for number, (one, other) in enumerate(zip(left, right, strict=True)):
+                walk(name, (*path, number), one, other)
         elif left != right:
             found.append((name, path))
 
     # Runs of earlier versions said less. Another version may put what the data are in other words: the digest decides, if known.
     names = [name for name in now if name in before and name != ("data" if before.get("data_digest") else "data_digest")]
     for name in names:
-        walk(name, "", before[name], now[name])
+        walk(name, (), before[name], now[name])
     return found
 
 
-def _value(content: Any, path: str) -> Any:
-    for part in path.split(".") if path else ():
-        content = content[int(part)] if isinstance(content, list) else (content or {}).get(part)
+def _value(content: Any, path: _Path) -> Any:
+    for part in path:
+        content = content[part] if isinstance(part, int) else (content or {}).get(part)
     return content
 
 
-def _said(content: Any, path: str) -> str:
+def _said(content: Any, path: _Path) -> str:
     return json.dumps(_value(content, path))

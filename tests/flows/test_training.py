@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from dataclasses import replace
@@ -12,12 +13,13 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from rich.console import Console
 from typer.testing import CliRunner
 
 from cli import app
 from flows import training
-from flows.training import performer_options, run_training
-from schemas.problems import ModelError, UsageError
+from flows.training import StepLines, performer_options, run_training
+from schemas.problems import ModelError, StoreError, UsageError
 from stages.networks.loading import load_pipeline
 from stages.networks.presets import TINY, build, denoising_net
 from stages.networks.registry import ModelRegistry
@@ -134,6 +136,46 @@ def test_every_problem_of_an_order_is_told_at_once(recipe: Path, tmp_path: Path)
         assert said in told
 
 
+def test_what_can_be_known_without_a_recipe_is_told_together_with_what_is_wrong_with_it(
+    data: Path, recipe: Path, tmp_path: Path
+) -> None:
+    def problems(recipe_file: Path, of: str, out: Path = tmp_path / "out", **more: Any) -> list[str]:
+        with pytest.raises(UsageError) as caught:
+            run_training("tiny", of, out, ModelRegistry(tmp_path / "models"), recipe_file=recipe_file, device="toaster", **more)
+        assert "docs/training.md" in caught.value.remedy
+        assert not (tmp_path / "out").exists()
+        return list(caught.value.problems)
+
+    def told(found: list[str], *said: str) -> bool:
+        return all(part in problem for part, problem in zip(said, found, strict=True))
+
+    nowhere, start = str(tmp_path / "nowhere"), tmp_path / "no-pipeline"
+    missing, wrong = tmp_path / "nosuch.yaml", written(tmp_path / "wrong.yaml", batch=0, stepz=1)
+    no_recipe, no_device, no_data = "There is no recipe", "'toaster'", "no finished data set"
+    assert told(problems(missing, nowhere, start=start), no_recipe, no_device, f"no folder {start}", no_data)
+    assert told(problems(wrong, nowhere), "motion.batch: must be 1 or more", "motion.stepz", no_device, no_data)
+    assert told(problems(missing, str(data)), no_recipe, no_device), "data that are there are no problem"
+    assert told(problems(missing, "performers:people=0", Path("/")), no_recipe, "root of a file system", no_device, "people")
+    # Damage is no mistake in the order; where there are mistakes it is told with them, else as what it is.
+    damaged = tmp_path / "damaged"
+    shutil.copytree(data, damaged)
+    (damaged / "segments.parquet").write_bytes(b"no table")
+    assert told(problems(missing, str(damaged)), no_recipe, no_device, "segments.parquet")
+    with pytest.raises(StoreError, match=r"segments\.parquet"):
+        run_training("tiny", str(damaged), tmp_path / "out", ModelRegistry(tmp_path / "models"), recipe_file=recipe, device="cpu")
+
+
+def test_the_time_that_is_left_follows_from_the_last_steps() -> None:
+    text = io.StringIO()
+    lines = StepLines(Console(file=text, width=200), every=0.0)
+    lines("motion", 10, 130, {"loss": 0.5, "seconds_per_step": 60.0})
+    lines("motion", 70, 130, {"loss": 0.25, "seconds_per_step": 2.0})
+    assert text.getvalue().splitlines() == [
+        "motion: step 10 of 130, loss 0.5000, 120 min left",
+        "motion: step 70 of 130, loss 0.2500, 2 min left",
+    ]
+
+
 def written(path: Path, **changes: object) -> Path:
     """A recipe whose last phase has other values."""
     content = tiny_recipe(steps=1).model_dump(mode="json")
@@ -212,7 +254,23 @@ def test_performers_are_chosen_by_a_url() -> None:
     assert not problems
     assert chosen == {"seed": 11, "people": 4, "performances": 6, "held_out": 1, "frames": 20}
     assert len(performer_options("performers:size=3,people=many")[1]) == 2
-    assert "held out" in performer_options("performers:held_out=6")[1][0]
+    assert "6 of 6 performances are held out" in performer_options("performers:held_out=6")[1][0]
+
+
+def test_all_that_is_wrong_with_performers_is_told_at_once() -> None:
+    def problems(options: str) -> list[str]:
+        return [problem.removeprefix(f"performers:{options}: ") for problem in performer_options(f"performers:{options}")[1]]
+
+    assert problems("people=0,foo=1") == [
+        "there is no setting 'foo'; known are frames, held_out, people, performances, seed.",
+        "people must be 1 or more, not 0.",
+    ]
+    assert problems("peple=3,frames=1,held_out=0") == [
+        "there is no setting 'peple'; did you mean 'people'?",
+        "frames must be 2 or more, not 1.",
+        "0 of 6 performances are held out; at least one must be, and another one be left to train on.",
+    ]
+    assert problems("held_out=9,performances=x") == ["performances must be a whole number, not 'x'."], "6 is nobody's choice here"
 
 
 def test_performers_need_the_head_model(recipe: Path, tmp_path: Path) -> None:

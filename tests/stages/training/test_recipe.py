@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -62,9 +64,133 @@ def test_every_problem_is_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         read_recipe(path)
     told = "\n".join(caught.value.problems)
-    places = ("phases.1.crop", "phases.2.optimisation.learning_rate", "phases.2.optimisation.lerning", "phases.3.batch", "seed")
-    for place in places:
+    places = (
+        "autoencoder.crop",
+        "single-frames.optimisation.learning_rate",
+        "single-frames.optimisation.lerning",
+        "motion.batch",
+    )
+    for place in (*(f"phases.{place}" for place in places), "seed"):
         assert f"{path}: {place}: " in told
+    assert len(caught.value.problems) == 5
+
+
+def problems_of(path: Path, change: Callable[[Any], object]) -> list[str]:
+    """What is told of a recipe that was changed so, without the file's name, which is always told."""
+    content = yaml.safe_load(recipe_text(tiny_recipe()))
+    change(content)
+    path.write_text(yaml.safe_dump(content))
+    with pytest.raises(UsageError) as caught:
+        read_recipe(path)
+    assert all(problem.startswith(f"{path}: ") for problem in caught.value.problems)
+    return [problem.removeprefix(f"{path}: ") for problem in caught.value.problems]
+
+
+def renamed(place: dict[str, Any], name: str, wrong: str, value: object = None) -> None:
+    before = place.pop(name)
+    place[wrong] = before if value is None else value
+
+
+def test_a_misspelt_name_is_one_problem_with_the_name_that_was_meant(tmp_path: Path) -> None:
+    def change(content: Any) -> None:
+        renamed(content["phases"][1], "head", "hea")
+
+    assert problems_of(tmp_path / "recipe.yaml", change) == [
+        "phases.single-frames.hea: there is no such field; did you mean 'head'?"
+    ]
+
+
+def test_what_stands_under_a_misspelt_name_is_read_all_the_same(tmp_path: Path) -> None:
+    def change(content: Any) -> None:
+        phase = content["phases"][2]
+        renamed(phase["optimisation"], "learning_rate", "lerning_rate", -1)
+        renamed(phase, "optimisation", "optimisaton")
+        renamed(phase, "kind", "kind", "difusion")
+        renamed(content["phases"][0], "kind", "knd")
+
+    assert problems_of(tmp_path / "recipe.yaml", change) == [
+        "phases.autoencoder.knd: there is no such field; did you mean 'kind'?",
+        "phases.motion.kind: 'difusion' is not permitted; did you mean 'diffusion'?",
+        "phases.motion.optimisaton: there is no such field; did you mean 'optimisation'?",
+        "phases.motion.optimisation.lerning_rate: there is no such field; did you mean 'learning_rate'?",
+        "phases.motion.optimisation.learning_rate: must be greater than 0, not -1.",
+    ]
+
+
+def test_a_misspelt_name_that_phases_share_by_an_anchor_is_told_of_each(tmp_path: Path) -> None:
+    text = recipe_text(tiny_recipe())
+    content = yaml.safe_load(text)
+    shared = content["phases"][0]["keeping"]
+    renamed(shared, "save_every", "save_evry")
+    for phase in content["phases"]:
+        phase["keeping"] = shared
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(content))
+    assert "&id001" in path.read_text()
+    with pytest.raises(UsageError) as caught:
+        read_recipe(path)
+    assert list(caught.value.problems) == [
+        f"{path}: phases.{phase['name']}.keeping.save_evry: there is no such field; did you mean 'save_every'?"
+        for phase in content["phases"]
+    ]
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "told"),
+    [
+        (("seed",), "many", "seed: must be a whole number, not 'many'."),
+        (("seed",), None, "seed: must be a whole number, not nothing."),
+        (("preset",), "dmo", "preset: 'dmo' is not permitted; did you mean 'demo'?"),
+        (("validation_guidance",), 80, "validation_guidance: must be 50 or less, not 80."),
+        (("sead",), 1, "sead: there is no such field; did you mean 'seed'?"),
+        ((3,), 1, "3: there is no such field; known are name, phases, "),
+        (("phases",), [], "phases: must be a list of 1 or more, not a list of 0."),
+        (("phases",), "none", "phases: must be a list, not 'none'."),
+        (("phases", 2), "none", "phases.3: must be names and values, not 'none'."),
+        (("phases", 2, "kind"), "film", "phases.motion.kind: 'film' is not permitted; known are autoencoder, diffusion."),
+        (
+            ("phases", 2, "trains"),
+            ["motion"],
+            "phases.motion.trains.1: 'motion' is not permitted; did you mean 'motion_modules'?",
+        ),
+        (("phases", 2, "frames"), 1, "phases.motion: motion modules need windows of two frames or more."),
+        (("phases", 2, "size"), 33, "phases.motion.size: must be a multiple of 32, not 33."),
+        (("phases", 2, "name"), "The Last", "phases.3.name: must be small letters, digits and -, not 'The Last'."),
+        (("phases", 2, "name"), "autoencoder", "two phases have one name."),
+        (("phases", 2, "optimisation"), 3, "phases.motion.optimisation: must be names and values, not 3."),
+        (("phases", 2, "optimisation", "betas"), [0.9], "phases.motion.optimisation.betas.2: must be given."),
+        (
+            ("phases", 2, "optimisation", "eight_bit"),
+            "si",
+            "phases.motion.optimisation.eight_bit: must be true or false, not 'si'.",
+        ),
+    ],
+)
+def test_what_is_wrong_is_told_in_plain_words(tmp_path: Path, place: Any, value: object, told: str) -> None:
+    def change(content: Any) -> None:
+        *path, last = place
+        for part in path:
+            content = content[part]
+        content[last] = value
+
+    (problem,) = problems_of(tmp_path / "recipe.yaml", change)
+    assert problem.startswith(told)
+
+
+@pytest.mark.parametrize(("text", "told"), [("[1]", "a list of 1"), ("", "nothing"), ("demo", "'demo'")])
+def test_a_file_that_holds_no_names_and_values_is_told(tmp_path: Path, text: str, told: str) -> None:
+    (tmp_path / "recipe.yaml").write_text(text)
+    with pytest.raises(UsageError, match=f": must be names and values, not {told}."):
+        read_recipe(tmp_path / "recipe.yaml")
+
+
+def test_phases_are_counted_from_one_where_they_have_no_name_of_their_own(tmp_path: Path) -> None:
+    def change(content: Any) -> None:
+        for number, name in enumerate(("same", "same", "2")):
+            content["phases"][number]["name"] = name
+            del content["phases"][number]["batch"]
+
+    assert problems_of(tmp_path / "recipe.yaml", change) == [f"phases.{number}.batch: must be given." for number in (1, 2, 3)]
 
 
 @pytest.mark.parametrize(

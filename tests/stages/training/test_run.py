@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from transformers.utils import logging as transformers_logging
 
 from schemas.problems import ModelError, UsageError
 from stages.networks.importing import Terms, import_pipeline
@@ -21,11 +25,13 @@ from stages.networks.pose_guider import Normalisation
 from stages.networks.presets import PRESETS, TINY, build, denoising_net
 from stages.networks.registered import read_sampling, write_sampling
 from stages.networks.runtime import computes_bfloat16
+from stages.training import loop
 from stages.training.checkpoints import STATE, Checkpoints
 from stages.training.identity_network import load_identity_network
 from stages.training.loop import layout
+from stages.training.model_card import untrained_size
 from stages.training.recipe import Recipe
-from stages.training.run import Order, measured, train
+from stages.training.run import Order, _without_bars, measured, train
 from stages.training.run_record import FILE, Change, RunRecord, begin, changes_of
 from stages.training.terms import Ingredient
 from tests.stages.training.made_up_networks import write_identity_network
@@ -228,7 +234,8 @@ def test_some_of_a_recipe_may_change_on_the_way_and_is_recorded(tmp_path: Path, 
     assert rates[2] == pytest.approx(1e-4)
     assert json.loads((order.out / "run.json").read_text())["recipe"] == gentler.model_dump(mode="json")
     # What is finished, or already done, does not change any more.
-    with pytest.raises(UsageError, match=r"phases.0.steps: the run says 2, the order 5; the phase single-frames is finished"):
+    told = "phases.single-frames.steps: the run says 2, the order 5; the phase single-frames is finished"
+    with pytest.raises(UsageError, match=re.escape(told)):
         train(replace(order, recipe=single_frames(learning_rate=1e-4, clip=0.5, warmup=1, steps=5)), resume=True)
     shutil.rmtree(order.out / "pipelines")
     with pytest.raises(UsageError, match="the order 1; 2 steps are done"):
@@ -294,9 +301,95 @@ def test_a_run_does_not_go_on_with_another_recipe_or_other_data(finished: Path) 
         train(order_of(finished, tiny_recipe(seed=4, steps=3), data="squares"), resume=True)
     told = "\n".join(caught.value.problems)
     assert "seed: the run says 3, the order 4" in told
-    assert "phases.0.steps: the run says 2, the order 3" in told
+    for phase in ("autoencoder", "single-frames", "motion"):
+        assert f"phases.{phase}.steps: the run says 2, the order 3" in told
     assert 'data: the run says "discs", the order "squares"' in told
     assert 'identity: the run says "sha256:made-up", the order null' in told
+
+
+def test_a_phase_is_named_in_a_difference_as_it_is_in_the_recipe(finished: Path) -> None:
+    recipe = with_phase(tiny_recipe(), 2, batch=2, betas=(0.9, 0.99))
+    recipe = with_phase(recipe, 1, name="another", batch=1)
+    with pytest.raises(UsageError) as caught:
+        train(order_of(finished, recipe), resume=True)
+    differences = [problem for problem in caught.value.problems if problem.startswith("phases")]
+    assert differences == [
+        "phases.2.batch: the run says 2, the order 1.",
+        'phases.2.name: the run says "single-frames", the order "another".',
+        "phases.motion.batch: the run says 1, the order 2.",
+        "phases.motion.optimisation.betas.2: the run says 0.999, the order 0.99.",
+    ]
+
+
+def test_a_size_that_is_drawn_but_never_trained_is_warned_of_and_stands_in_the_card(
+    finished: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    told = "Pictures are drawn at 64 pixels (preset tiny), which no phase of kind diffusion trains at: only at 32."
+    out = train(order_of(tmp_path / "out", single_frames(steps=1), start=saved_pipeline(tmp_path / "start")))
+    assert [record.levelname for record in caplog.records if told in record.getMessage()] == ["WARNING"]
+    assert told in (out / "README.md").read_text()
+    assert "which no phase" not in (finished / "pipeline" / "README.md").read_text()
+    assert untrained_size(tiny_recipe()) == ""
+    assert untrained_size(tiny_recipe(phases=tiny_recipe().phases[:1])) == "", "nothing is drawn"
+    assert "only at 32, 64." in untrained_size(tiny_recipe(preset="demo"))
+
+
+def test_no_bars_of_the_library_are_shown_and_what_others_set_about_bars_holds(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[object] = []
+
+    def hook(kind: Any, given: Any, named: Any) -> Any:
+        seen.append(named["desc"])
+        return kind(*given, **named)
+
+    order = order_of(tmp_path / "out", single_frames(steps=1), start=saved_pipeline(tmp_path / "start"))
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.enable_progress_bar()
+    before = transformers_logging.set_tqdm_hook(hook)
+    try:
+        capfd.readouterr()
+        with _without_bars():
+            build(TINY, seed=3).save_pretrained(tmp_path / "quiet")
+        assert not seen
+        assert "shards" not in capfd.readouterr().err
+        assert transformers_logging.is_progress_bar_enabled()
+        build(TINY, seed=3).save_pretrained(tmp_path / "loud")
+        assert seen == ["Writing model shards"]
+        assert "Writing model shards" in capfd.readouterr().err
+        seen.clear()
+        train(order)
+        assert "Writing model shards" not in seen
+    finally:
+        assert transformers_logging.set_tqdm_hook(before) is hook
+        if not shown:
+            transformers_logging.disable_progress_bar()
+
+
+def test_the_time_a_step_takes_is_that_of_the_last_steps_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    lasting = iter([100.0, 1.0, 1.0, 2.0, 4.0, 6.0])
+
+    def after(seconds: Callable[[], float], function: Callable[..., Any]) -> Callable[..., Any]:
+        def slow(*given: Any, **named: Any) -> Any:
+            clock[0] += seconds()
+            return function(*given, **named)
+
+        return slow
+
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr(loop, "_step", after(lambda: next(lasting), loop._step))
+    monkeypatch.setattr(Checkpoints, "save", after(lambda: 1000.0, Checkpoints.save))
+    monkeypatch.setattr("stages.training.run.validate_diffusion", after(lambda: 5000.0, lambda *given: {"psnr": 1.0}))
+    recipe = single_frames(steps=6)
+    keeping = recipe.phases[0].keeping.model_copy(update={"log_every": 2, "save_every": 1, "validate_every": 1})
+    recipe = recipe.model_copy(update={"phases": (recipe.phases[0].model_copy(update={"keeping": keeping}),)})
+    told: list[float] = []
+    order = order_of(tmp_path / "out", recipe, start=saved_pipeline(tmp_path / "start"))
+    train(order, tell=lambda phase, step, steps, metrics: told.append(metrics["seconds_per_step"]))
+    assert told == [1.0, 1.5, 5.0], "without the pause before the first step, checkpoints and validations"
+    rows = [json.loads(line) for line in (order.out / "metrics.jsonl").read_text().splitlines()]
+    assert [row["seconds_per_step"] for row in rows if "loss" in row] == told
 
 
 def test_other_data_are_other_data_whatever_they_are_called(tmp_path: Path) -> None:
