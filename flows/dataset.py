@@ -10,7 +10,6 @@ import io
 import json
 import os
 import secrets
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -27,11 +26,11 @@ from flows import pipeline
 from flows.clip_stages import ClipRun
 from flows.dataset_frames import Piece, frame_facts, piece_frames
 from flows.dataset_place import Place, failing, is_of_shard
-from flows.dataset_plan import SPLITS, PreparedClip, Shard, excluded_runs, frames_in, plan_shards, split_of, without_frames
+from flows.dataset_plan import SPLITS, PreparedClip, Shard, excluded_runs, frames_in, plan_shards, without_frames
 from flows.planning import Clip, Planner
 from flows.workers import Limits, WorkerPool
 from schemas.configuration import Settings
-from schemas.dataset import DatasetClip, DatasetParameters
+from schemas.dataset import DECIDED_BY, DatasetClip, DatasetParameters, named, split_of
 from schemas.problems import HeadswapError, MediaError
 from stages.networks.registry import ModelRegistry
 from stages.processes import process_pool
@@ -92,7 +91,7 @@ def prepare_dataset(
     if not shards:
         raise HeadswapError(
             "no_usable_frames",
-            f"None of the {len(clips)} clips has a usable run of frames: {_told(prepared)}.",
+            f"None of the {len(clips)} clips has a usable run of frames: {_told(prepared, parameters)}.",
             "Look at clips with `headswap inspect`, or loosen the limits (docs/dataset.md).",
         )
     for remark in without_frames(prepared):
@@ -141,13 +140,28 @@ def _prepare_clips(
     return prepared
 
 
-def _told(prepared: Sequence[PreparedClip]) -> str:
-    reasons: Counter[str] = Counter()
-    for one in prepared:
-        reasons.update({code: frames_in(runs) for code, runs in one.excluded.items()})
-    told = [f"{count} frames: {REASONS[code]}" for code, count in reasons.most_common()]
+def _told(prepared: Sequence[PreparedClip], parameters: DatasetParameters) -> str:
+    excluded = [{code: frames_in(runs) for code, runs in one.excluded.items()} for one in prepared]
+    told = _left_out(excluded, parameters.model_dump(mode="json"))
     told += [f"{one.clip.id}: {one.failure.message}" for one in prepared if one.failure is not None]
     return "; ".join(told) or "they have no frames"
+
+
+def _left_out(excluded: Sequence[Mapping[str, int]], parameters: Mapping[str, Any]) -> list[str]:
+    """How many frames of how many clips are left out, why, and by which parameter; most frames first.
+
+    Args:
+        excluded: of each clip, how many frames by reason. parameters: of the data set, by name.
+    """
+    told = []
+    totals = {code: [of_clip[code] for of_clip in excluded if of_clip.get(code)] for code in REASONS}
+    for code, frames in sorted(totals.items(), key=lambda item: -sum(item[1])):
+        if frames:
+            clips = "1 clip" if len(frames) == 1 else f"{len(frames)} clips"
+            decides = DECIDED_BY.get(code)
+            by = f" (parameter {decides}={parameters[decides]})" if decides else ""
+            told.append(f"{sum(frames)} frames of {clips}, {REASONS[code]}{by}")
+    return told
 
 
 # ---- shards
@@ -347,12 +361,12 @@ def print_dataset(told: Mapping[str, Any], out: str, console: Console) -> None:
             f"{split}: {found['frames']} frames of {found['clips']} clips and {found['people']} people "
             f"in {len(found['shards'])} shards, {found['bytes'] / 2**20:.1f} MiB"
         )
-    left_out = Counter(dict.fromkeys(REASONS, 0))
-    for clip in told["clips"]:
-        left_out.update({code: found["frames"] for code, found in clip.get("excluded", {}).items()})
-    for code, frames in left_out.most_common():
-        if frames:
-            console.print(f"left out: {frames} frames, {REASONS[code]}")
+    excluded = [{code: found["frames"] for code, found in clip.get("excluded", {}).items()} for clip in told["clips"]]
+    for line in _left_out(excluded, told["parameters"]):
+        console.print(f"left out: {line}", markup=False)
+    unused = [clip["id"] for clip in told["clips"] if "failure" not in clip and not clip["used"]]
+    if unused:
+        console.print(f"no usable frames in {len(unused)} of {len(told['clips'])} clips: {named(unused)}", markup=False)
     swapped = [clip["id"] for clip in told["clips"] if clip["rights_said_of"] == "source"]
     if swapped:
         console.print(f"note: the rights of {len(swapped)} targets were given for their sources; see that they hold for both")

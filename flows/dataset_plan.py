@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -13,7 +11,7 @@ import numpy.typing as npt
 
 from flows.clip_stages import Manifests
 from flows.dataset_frames import Piece
-from schemas.dataset import DatasetClip, DatasetParameters
+from schemas.dataset import ClipUse, DatasetClip, DatasetParameters, for_both_splits
 from schemas.problems import HeadswapError
 from stages.training.shard_format import VERSION, ShardFormat
 from storage.keys import digest_value
@@ -72,24 +70,10 @@ def frames_in(runs: Sequence[Sequence[int]]) -> int:
     return sum(stop - start for start, stop in runs)
 
 
-def split_of(identity: str, validation: float) -> str:
-    """``train`` or ``validation``, by a hash of who is shown: the same whatever else is in the data set."""
-    return "validation" if _drawn(identity) < validation else "train"
-
-
-def _drawn(identity: str) -> float:
-    return int.from_bytes(hashlib.blake2b(identity.encode(), digest_size=8).digest(), "big") / 2**64
-
-
 def without_frames(prepared: Sequence[PreparedClip]) -> list[str]:
     """Remarks on splits that have no frames, since `headswap train` needs both, and with which share both would have some."""
     empty = [split for split in SPLITS if not any(one.pieces for one in prepared if one.split == split)]
-    if not empty:
-        return []
-    drawn = sorted({_drawn(one.clip.identity) for one in prepared if one.pieces})
-    shares = (math.floor(drawn[0] * 10**digits + 1) / 10**digits for digits in range(2, 17)) if len(drawn) > 1 else ()
-    share = next((share for share in shares if share <= drawn[-1]), None)
-    more = "it takes two people at least" if share is None else f"prepare it with --parameter validation={share}"
+    more = for_both_splits([ClipUse(one.clip.id, one.clip.identity, bool(one.pieces)) for one in prepared]) if empty else ""
     return [f"The split '{split}' has no frames, and `headswap train` needs both splits: {more}." for split in empty]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from flows import runs
@@ -10,11 +11,15 @@ from flows.retrying import settings_of_record
 from flows.sheets import inspect_clip, inspect_job
 from schemas.catalogue import Job, resolve, safe_id
 from schemas.configuration import Settings
-from schemas.problems import UsageError
+from schemas.names import nearest
+from schemas.problems import HeadswapError, UsageError
 from stages.networks.registry import ModelRegistry
 from storage import sources
 from storage.artifacts import Artifact
 from storage.store import ArtifactStore
+
+MOST_NAMED = 10
+"""Jobs that a message names one by one."""
 
 
 def inspect_from_store(
@@ -23,7 +28,7 @@ def inspect_from_store(
     """Contact sheets of a clip, given by path or URL, or of a job of any recorded run, given by its id.
 
     Raises:
-        UsageError: nothing of it is in the store.
+        UsageError: it is neither a clip nor a job, or nothing of it is in the store.
     """
     found = _recorded_job(store, name)
     if found is not None:
@@ -31,7 +36,14 @@ def inspect_from_store(
         return _job_sheets(job, store, recorded, registry, out)
     url = resolve(name, str(Path.cwd() / "-"))
     planner = Planner([], store, settings, registry)
-    manifests = planner.survey_clip(Clip(url, subject or settings.stages.track.subject))
+    try:
+        manifests = planner.survey_clip(Clip(url, subject or settings.stages.track.subject))
+    except HeadswapError as error:
+        local = sources.local_path(url)
+        if error.code != "file_missing" or local is None or os.path.exists(local):
+            raise
+        problem = f"{name!r} is neither a file ({local} does not exist) nor a job of a recorded run."
+        raise UsageError([problem], _jobs(store, name)) from error
     artifacts = {stage: [store.artifact(manifest) for manifest in some] for stage, some in manifests.items()}
     with sources.open_medium(url, store, settings.scratch_bytes) as media:
         return inspect_clip(artifacts, media, out, name=safe_id(Path(url).stem))
@@ -46,6 +58,18 @@ def _recorded_job(store: ArtifactStore, name: str) -> tuple[Job, Settings] | Non
             if job["id"] == name:
                 return runs.job_of(record, job), settings_of_record(store, record, {})
     return None
+
+
+def _jobs(store: ArtifactStore, name: str) -> str:
+    """Which jobs there are, for somebody who gave the name of none."""
+    newest = next(runs.newest_first(store), None)
+    if newest is None:
+        return f"Give the path of a clip; no run is recorded in {store.url}."
+    ids = [job["id"] for job in newest["jobs"]]
+    near = nearest(name, ids)
+    meant = f"Did you mean {near!r}? " if near else ""
+    more = f" and {len(ids) - MOST_NAMED} more" if len(ids) > MOST_NAMED else ""
+    return f"{meant}The jobs of the newest run, {newest['run']}, are: {', '.join(ids[:MOST_NAMED])}{more}."
 
 
 def _job_sheets(job: Job, store: ArtifactStore, settings: Settings, registry: ModelRegistry, out: Path) -> list[Path]:

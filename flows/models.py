@@ -7,7 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from schemas.problems import HeadswapError
+from schemas.names import nearest
+from schemas.problems import HeadswapError, ModelError, UsageError
 from stages.networks.registered import Registration
 from stages.networks.registry import ModelRegistry
 
@@ -49,14 +50,32 @@ def add(
     """
     source = source.expanduser()
     known = name in registry.entries and name not in registry.pipelines
+    if not known and not source.exists():
+        near = nearest(name, registry.entries)
+        raise ModelError(
+            "model_missing",
+            f"There is no file or folder {source}.",
+            "Check the path: the folder of a pipeline, or the file of a model of `headswap models list`"
+            + (f" (did you mean {near!r}?)." if near and near != name else "."),
+        )
     if known or not (source.is_dir() or name in registry.pipelines):
         return {"name": name, "path": str(registry.add(name, source, allow_unknown_digest=allow_unknown_digest))}
-    from stages.networks.importing import Terms, import_pipeline  # these load PyTorch
+    from stages.networks.convert import find_published  # these load PyTorch
+    from stages.networks.importing import INDEX, Terms, import_pipeline
     from stages.networks.loading import MisfitError
 
     def make(destination: Path) -> Registration:
         terms = Terms(licence, commercial, origin)
-        return import_pipeline(name, source, destination, terms, allow_pickle=allow_pickle, tell=tell)
+        try:
+            return import_pipeline(name, source, destination, terms, allow_pickle=allow_pickle, tell=tell)
+        except UsageError as error:  # it asks for the licence before it looks for the parts
+            if not (source / INDEX).is_file():
+                try:
+                    find_published(source)
+                except ModelError as lacking:
+                    remedy = f"{lacking.remedy} {error.remedy}"
+                    raise UsageError([lacking.message, *error.problems], remedy) from error
+            raise
 
     try:
         path = registry.add_pipeline(name, make)
@@ -72,16 +91,21 @@ def pull(registry: ModelRegistry, name: str, *, accepted: bool, ask: Callable[[s
     """Show the licence, ask, download.
 
     Raises:
-        HeadswapError: the licence was not accepted, or the download failed.
+        HeadswapError: it cannot be pulled, which is told before anything is asked; the licence was not accepted; or the download
+            failed.
     """
     entry = registry.entry(name)
-    terms = entry.licence if entry.commercial else f"{entry.licence} (commercial use is NOT allowed)"
-    tell(f"{name}: {entry.serves}\nfrom {entry.origin}\nlicence: {terms}")
-    if not accepted and not ask("Do you accept this licence?"):
-        raise HeadswapError("licence_not_accepted", f"The licence of {name} was not accepted.", "Nothing was downloaded.")
+    if entry.url:  # without one there is nothing to agree to: the registry refuses, and says how else it is got
+        terms = entry.licence if entry.commercial else f"{entry.licence} (commercial use is NOT allowed)"
+        tell(f"{name}: {entry.serves}\nfrom {entry.origin}\nlicence: {terms}")
+        if not accepted and not ask("Do you accept this licence?"):
+            raise HeadswapError("licence_not_accepted", f"The licence of {name} was not accepted.", "Nothing was downloaded.")
     tell(f"{name} is at {registry.pull(name, accept_licence=True)}")
 
 
 def verify(registry: ModelRegistry, tell: Callable[[str], None] = lambda line: None) -> list[dict[str, Any]]:
-    """Every registered file read again; ``tell`` is given a line before each large one."""
-    return [asdict(status) for status in registry.verify(tell) if status.state != "missing"]
+    """Every registered file read again; ``tell`` is given a line before each large one, and one where none is registered."""
+    found = [asdict(status) for status in registry.verify(tell) if status.state != "missing"]
+    if not found:
+        tell(f"No model is registered in {registry.folder}; `headswap models list` says which there are.")
+    return found

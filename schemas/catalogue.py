@@ -146,7 +146,7 @@ class Catalogue:
     def of(cls, jobs: Sequence[Job], url: str = "") -> Catalogue:
         """A catalogue of jobs made by a program; refuses none and duplicates with ``UsageError``."""
         problems = [] if jobs else ["There is no job in the catalogue."]
-        problems += _duplicates([(f"job {number}", job) for number, job in enumerate(jobs, 1)])
+        problems += _duplicates([_Names(f"job {number}", job.id, job.output) for number, job in enumerate(jobs, 1)])
         if problems:
             raise UsageError(problems)
         text = json.dumps([job.model_dump() for job in jobs], sort_keys=True, separators=(",", ":"))
@@ -194,20 +194,16 @@ def read_catalogue(
     data = read_bounded(location, dict(storage_options or {}), maximum_bytes, "catalogue")
     problems: list[str] = []
     rows = catalogue_rows(location, data, Columns(COLUMNS, REQUIRED, RIGHTS_HINT), problems, maximum_rows)
-    jobs: list[tuple[str, Job]] = []
-    for where, row in rows:
-        job = _job(where, row, location, problems)
-        if job is not None:
-            jobs.append((where, job))
+    read = [_job(where, row, location, problems) for where, row in rows]
     if not rows and not problems:
         problems.append(f"The catalogue {location} has no rows: give one row a job, with the columns {', '.join(REQUIRED)}.")
-    problems += _duplicates(jobs)
+    problems += _duplicates([names for _, names in read])
     if problems:
         raise UsageError(
             shortened(problems),
             remedy=f"Nothing was run. Mend {location} and repeat the command; docs/catalogue.md describes the format.",
         )
-    return Catalogue.of([job for _, job in jobs], location)
+    return Catalogue.of([job for job, _ in read if job is not None], location)
 
 
 def edits_of(job: Job, *, storage_options: Mapping[str, Any] | None = None) -> Edits:
@@ -250,7 +246,23 @@ def resolve(path: str, base: str) -> str:
 # ---- one row
 
 
-def _job(where: str, row: Mapping[str, Any], location: str, problems: list[str]) -> Job | None:
+@dataclass(frozen=True)
+class _Names:
+    """What no other row may have too. Of a row with problems as far as it can be told.
+
+    Attributes:
+        where: the row.
+        id: as it is written, be it permitted or not; empty where it is missing.
+        output: empty where the id decides; None where it cannot be told.
+    """
+
+    where: str
+    id: str
+    output: str | None
+
+
+def _job(where: str, row: Mapping[str, Any], location: str, problems: list[str]) -> tuple[Job | None, _Names]:
+    """A row as a job, None where it has problems, and its names, with which it stands in the way of others even then."""
     values = {name: _text_or_number(name, value) for name, value in row.items() if value is not None}
     values = {name: value for name, value in values.items() if value != "" or name in ("id", "rights")}
     found: list[str] = []
@@ -267,17 +279,22 @@ def _job(where: str, row: Mapping[str, Any], location: str, problems: list[str])
             except ValueError as error:
                 found.append(f"{where}, column {name!r}: {_ended(str(error))}")
                 values.pop(name)
+    wrong: set[str] = set()
     try:
         job = Job.model_validate(values)
     except ValidationError as error:
         for problem in error.errors():
             name = str(problem["loc"][0]) if problem["loc"] else ""
+            wrong.add(name)
             if problem["type"] == "missing" and any(f"column {name!r}" in text for text in found):
                 continue
             found.append(f"{where}, column {name!r}: {_ended(_complaint(name, problem))}")
         job = None
     problems += found
-    return None if found else job
+    identifier, output = values.get("id"), values.get("output", "")
+    unknown = "output" in wrong or (output == "" and "id" in wrong)
+    names = _Names(where, identifier if isinstance(identifier, str) else "", None if unknown else output)
+    return (None if found else job), names
 
 
 def _ended(sentence: str) -> str:
@@ -334,29 +351,32 @@ def check_protocol(path: str) -> None:
             )
 
 
-def _duplicates(jobs: Sequence[tuple[str, Job]]) -> list[str]:
+def _duplicates(rows: Sequence[_Names]) -> list[str]:
     problems: list[str] = []
     ids: dict[str, str] = {}
-    outputs: dict[str, tuple[str, Job]] = {}
-    for where, job in jobs:
+    outputs: dict[str, _Names] = {}
+    for row in rows:
         # Compared without case: both files would be one on the file systems of macOS and Windows.
-        first = ids.setdefault(job.id.casefold(), where)
-        if first != where:
-            problems.append(f"{where}, column 'id': {job.id!r} is taken by {first}; give every job its own id.")
+        first = ids.setdefault(row.id.casefold(), row.where) if row.id else row.where
+        if first != row.where:
+            problems.append(f"{row.where}, column 'id': {row.id!r} is taken by {first}; give every job its own id.")
+            continue
+        if row.output is None:
             continue
         # Without suffixes: a result whose sound does not fit gets another one, which shows only when its target is read.
-        name = str(PurePosixPath(job.output).with_suffix("")) if job.output else job.id
-        earlier, other = outputs.setdefault(name.casefold(), (where, job))
-        if earlier != where:
-            mine, theirs = (one.output or f"{one.id}.mp4" for one in (job, other))
+        name = str(PurePosixPath(row.output).with_suffix("")) if row.output else row.id
+        other = outputs.setdefault(name.casefold(), row)
+        if other is not row:
+            mine, theirs = (one.output or f"{one.id}.mp4" for one in (row, other))
+            owner = f"job {other.id!r} ({other.where})" if other.id else other.where
             if mine.casefold() == theirs.casefold():
-                problem = f"{mine!r} is written by job {other.id!r} ({earlier}) too; give every job its own file."
+                problem = f"{mine!r} is written by {owner} too; give every job its own file."
             else:
                 problem = (
-                    f"{mine!r} and {theirs!r} of job {other.id!r} ({earlier}) differ in their suffixes alone and may become one "
+                    f"{mine!r} and {theirs!r} of {owner} differ in their suffixes alone and may become one "
                     "file: where a sound does not fit, the suffix changes; give every job its own name."
                 )
-            problems.append(f"{where}, column 'output': {problem}")
+            problems.append(f"{row.where}, column 'output': {problem}")
     return problems
 
 

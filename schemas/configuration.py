@@ -317,7 +317,8 @@ def load_settings(
     """Settings from flags, environment and file, in that order of precedence.
 
     Args:
-        flags: by (dotted) name or nested; None means not given. ``{"seed": 3, "stages.encode.crf": 18}``.
+        flags: by (dotted) name or nested; None means not given. ``{"seed": 3, "stages.encode.crf": 18}``. What
+            ``parse_assignments`` found malformed among them is told with the rest.
         environment: usually ``os.environ``. Only names that start with ``HEADSWAP_`` are looked at; ``__`` stands for a
             dot: ``HEADSWAP_STAGES__ENCODE__CRF=18``. An empty value counts as not given.
         file: YAML; where None, the file that ``HEADSWAP_CONFIG`` names.
@@ -338,7 +339,9 @@ def load_settings(
     given += [(name, value, _flag(name)) for name, value in _flatten(flags or {}, known) if value is not None]
     values: dict[str, tuple[Any, str]] = {}
     for name, value, origin in given:
-        if name in known:
+        if isinstance(value, Malformed):
+            problems.append(value.problem)
+        elif name in known:
             values[name] = (_coerced(known[name], value), origin)
         elif name in _sections(known):
             problems.append(f"{origin}: {name} is a group of settings, not one; give {name}.<name>.")
@@ -362,12 +365,25 @@ def load_settings(
     return settings
 
 
-def parse_assignments(texts: Sequence[str], option: str = "--set") -> dict[str, str]:
-    """``["stages.encode.crf=18"]`` to flags for ``load_settings``."""
-    problems = [f"{option} {text}: must be NAME=VALUE, such as stages.encode.crf=18." for text in texts if "=" not in text]
-    if problems:
-        raise UsageError(problems)
-    return {name.strip(): value.strip() for name, _, value in (text.partition("=") for text in texts)}
+@dataclass(frozen=True)
+class Malformed:
+    """In place of a value: what was wrong with an assignment, for ``load_settings`` to tell with everything else."""
+
+    problem: str
+
+
+def parse_assignments(texts: Sequence[str], option: str = "--set") -> dict[str, str | Malformed]:
+    """``["stages.encode.crf=18"]`` to flags for ``load_settings``, which refuses those that are no assignments."""
+    found: dict[str, str | Malformed] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if equals:
+            found[name.strip()] = value.strip()
+        else:
+            # Under a name that no setting has, so that neither hides the other.
+            written = f"{option} {text}"
+            found[written] = Malformed(f"{written}: must be NAME=VALUE, such as stages.encode.crf=18.")
+    return found
 
 
 def shown(value: object) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -96,6 +98,59 @@ class DatasetParameters(BaseModel):
     largest_residual: float = Field(0.12, gt=0, description="distance of landmarks to the face model, in distances of the eyes")
 
 
+DECIDED_BY = {
+    "cut": "beside_cuts",
+    "small": "smallest_crop",
+    "outside": "largest_outside",
+    "cut_off": "largest_below",
+    "covered": "largest_cover",
+    "poor_fit": "largest_residual",
+    "short": "shortest_segment",
+}
+"""By reason for leaving a frame out (``stages.training.selection.REASONS``) the parameter that decides it, where one does."""
+
+MOST_NAMED = 10
+"""Clips that a message names one by one."""
+
+
+def split_of(identity: str, validation: float) -> str:
+    """``train`` or ``validation``, by a hash of who is shown: the same whatever else is in the data set."""
+    return "validation" if _drawn(identity) < validation else "train"
+
+
+def _drawn(identity: str) -> float:
+    return int.from_bytes(hashlib.blake2b(identity.encode(), digest_size=8).digest(), "big") / 2**64
+
+
+@dataclass(frozen=True)
+class ClipUse:
+    """A clip's id, who it shows, and whether any of its frames are in the data set."""
+
+    id: str
+    person: str
+    used: bool
+
+
+def for_both_splits(clips: Sequence[ClipUse]) -> str:
+    """What gives both splits frames, as the end of a sentence: the share of people to keep for validation, or who is missing."""
+    people, usable = {clip.person for clip in clips}, {clip.person for clip in clips if clip.used}
+    drawn = sorted(map(_drawn, usable))
+    shares = (math.floor(drawn[0] * 10**digits + 1) / 10**digits for digits in range(2, 17)) if len(drawn) > 1 else ()
+    share = next((share for share in shares if share <= drawn[-1]), None)
+    if share is not None:
+        return f"prepare it with --parameter validation={share}"
+    if people == usable:
+        return f"it takes two people at least, and there is {len(people)}"
+    without = named([clip.id for clip in clips if clip.person not in usable])
+    return f"it takes two people at least, and of {len(people)} only {len(usable)} has usable frames (none in {without})"
+
+
+def named(ids: Sequence[str]) -> str:
+    """Ids of clips for a message: the first ``MOST_NAMED`` and how many more there are."""
+    more = len(ids) - MOST_NAMED
+    return ", ".join(ids[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
 def dataset_parameters(assignments: Sequence[str], **given: Any) -> DatasetParameters:
     """Parameters from ``NAME=VALUE`` texts and from values that are not None.
 
@@ -147,18 +202,21 @@ def read_clips(url: str | Path, *, storage_options: Mapping[str, Any] | None = N
     shown: dict[tuple[str, str | None], str] = {}
     clips = []
     for where, row in rows:
-        clip = _clip(where, row, location, problems)
-        if clip is None:
-            continue
-        clips.append(clip)
-        first = ids.setdefault(clip.id.casefold(), where)
+        clip, values = _clip(where, row, location, problems)
+        if clip is not None:
+            clips.append(clip)
+        # Rows with other problems stand in each other's way too: mending these must not bring out further ones.
+        name, url = values.get("id", ""), values.get("clip", "")
+        first = ids.setdefault(name.casefold(), where) if name else where
         if first != where:
-            problems.append(f"{where}, column 'id': {clip.id!r} is taken by {first}; give every clip its own id.")
+            problems.append(f"{where}, column 'id': {name!r} is taken by {first}; give every clip its own id.")
+            continue
+        if not url or CONTROL_CHARACTER.search(url):
             continue
         # Twice the same person under two names would be trained on and kept for validation.
-        first = shown.setdefault((clip.clip, _meant(clip.subject)), where)
+        first = shown.setdefault((url, _meant(values.get("subject"))), where)
         if first != where:
-            problems.append(f"{where}, column 'clip': {clip.clip} is named by {first} already; name every clip and subject once.")
+            problems.append(f"{where}, column 'clip': {url} is named by {first} already; name every clip and subject once.")
     if problems:
         raise UsageError(
             shortened(problems), f"Nothing was run. Mend {location} and repeat the command; docs/dataset.md describes the format."
@@ -166,7 +224,8 @@ def read_clips(url: str | Path, *, storage_options: Mapping[str, Any] | None = N
     return tuple(clips)
 
 
-def _clip(where: str, row: Mapping[str, Any], location: str, problems: list[str]) -> DatasetClip | None:
+def _clip(where: str, row: Mapping[str, Any], location: str, problems: list[str]) -> tuple[DatasetClip | None, dict[str, str]]:
+    """A row as a clip, None where it has problems, and its cells with complete paths."""
     values = {name: str(row[name]).strip() for name in COLUMNS if row.get(name) is not None}
     values = {name: value for name, value in values.items() if value}
     missing = [name for name in REQUIRED if name not in values]
@@ -188,7 +247,7 @@ def _clip(where: str, row: Mapping[str, Any], location: str, problems: list[str]
             if problem["type"] != "missing"
         ]
     problems += found
-    return None if found else clip
+    return (None if found else clip), values
 
 
 def _meant(subject: str | None) -> str:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from schemas.dataset import ClipUse, for_both_splits
 from schemas.problems import StoreError, UsageError
 from stages.networks.label_maps import shrunk_labels as shrunk_labels
 from stages.training.augmentation import (
@@ -128,13 +129,7 @@ class ShardSamples:
         self.people = tuple(sorted(self._segments))
         self._suitable: dict[int, tuple[str, ...]] = {}
         if not self.people:
-            larger = "larger" if split == "validation" else "smaller"
-            raise UsageError(
-                [f"The data set {url} has no frames in its split '{split}'."],
-                f"Prepare it again with a {larger} share of people kept for validation, for example --parameter validation=0.2"
-                " (who is kept follows a hash, so few people may need another share), and where clips are short with a smaller"
-                " --parameter shortest_segment.",
-            )
+            raise UsageError([f"The data set {url} has no frames in its split '{split}'."], self._more_frames())
 
     @property
     def digest(self) -> str:
@@ -295,6 +290,24 @@ class ShardSamples:
             )
         # It holds parameters, clips and digests of all shards, and the same command writes the same bytes.
         return dict(found), hashlib.blake2b(data, digest_size=16).hexdigest()
+
+    def _more_frames(self) -> str:
+        """What to do where the split has no frames."""
+        clips = [
+            ClipUse(clip["id"], clip.get("person") or clip["id"], bool(clip.get("used")))
+            for clip in self.manifest.get("clips", ())
+        ]
+        if any(clip.used for clip in clips):
+            return (
+                f"For frames in both splits {for_both_splits(clips)}. Why frames were left out stands in {MANIFEST}; where clips"
+                " are short, a smaller --parameter shortest_segment keeps more."
+            )
+        larger = "larger" if self.split == "validation" else "smaller"
+        return (
+            f"Prepare it again with a {larger} share of people kept for validation, for example --parameter validation=0.2"
+            " (who is kept follows a hash, so few people may need another share), and where clips are short with a smaller"
+            " --parameter shortest_segment."
+        )
 
     def _read_segments(self) -> list[dict[str, Any]]:
         shards = {shard["name"] for shard in self.manifest["splits"].get(self.split, {}).get("shards", [])}

@@ -18,11 +18,12 @@ from cli import app
 from flows import dataset
 from flows.dataset import Place, prepare_dataset, print_dataset
 from flows.dataset_frames import Piece, _reference
-from flows.dataset_plan import PreparedClip, excluded_runs, plan_shards, split_of, without_frames
+from flows.dataset_plan import PreparedClip, excluded_runs, plan_shards, without_frames
 from schemas.configuration import Settings, load_settings
-from schemas.dataset import DatasetClip, DatasetParameters, dataset_parameters, read_clips
+from schemas.dataset import DECIDED_BY, DatasetClip, DatasetParameters, dataset_parameters, read_clips, split_of
 from schemas.problems import HeadswapError, UsageError
 from stages.networks.registry import ModelRegistry
+from stages.training.selection import REASONS
 from stages.training.shards import ShardSamples
 from stages.video.decode import open_clip
 from storage.store import ArtifactStore
@@ -120,6 +121,45 @@ def test_what_was_left_out_is_told_with_its_reason(told: dict[str, Any]) -> None
     print_dataset(told, "OUT", Console(file=shown, width=200))
     assert "no face was found" in shown.getvalue()
     assert "gone.mp4" in shown.getvalue()
+    assert "no usable frames" not in shown.getvalue()  # the others have some, and why gone has none is told
+
+
+def test_what_was_left_out_says_of_how_many_clips_by_which_parameter_and_which_have_nothing_usable() -> None:
+    def clip(name: str, used: int, **excluded: int) -> dict[str, Any]:
+        runs = {code: {"frames": frames, "runs": [[0, frames]]} for code, frames in excluded.items()}
+        return {"id": name, "rights_said_of": "clip", "used": used, "excluded": runs}
+
+    clips = [clip("a", 9, outside=20), clip("b", 0, outside=40, no_face=1), clip("c", 0, no_face=3), clip("d", 9)]
+    told = {"splits": {}, "clips": clips, "parameters": DatasetParameters().model_dump(mode="json"), "written": 0}
+    shown = io.StringIO()
+    print_dataset(told, "OUT", Console(file=shown, width=200))
+    assert shown.getvalue().splitlines() == [
+        "left out: 60 frames of 2 clips, too much of the crop lies outside the picture (parameter largest_outside=0.45)",
+        "left out: 4 frames of 2 clips, no face was found",
+        "no usable frames in 2 of 4 clips: b, c",
+        "OUT: 0 shards written now",
+    ]
+
+
+def test_every_parameter_that_is_named_for_a_reason_can_be_given() -> None:
+    assert set(DECIDED_BY) < set(REASONS)
+    assert set(DECIDED_BY.values()) < set(DatasetParameters.model_fields)
+
+
+def test_a_split_without_frames_is_told_to_a_program_with_the_share_that_the_command_names(studio: Studio) -> None:
+    notes: list[str] = []
+    studio.prepare("one split", note=notes.append)
+    (share,) = {found for note in notes for found in re.findall(r"--parameter validation=[\d.]+\d", note)}
+    with pytest.raises(UsageError, match="split 'validation'") as refused:
+        ShardSamples(str(studio.folder / "one split"), "validation")
+    assert share in refused.value.remedy
+    parameters = PARAMETERS.model_copy(update={"validation": float(share.rpartition("=")[2])})
+    studio.prepare("two splits", parameters=parameters)
+    assert ShardSamples(str(studio.folder / "two splits"), "validation").frames > 0
+    studio.prepare("one person", clips=[one for one in studio.clips if one.id != "two"])
+    with pytest.raises(UsageError, match="split 'validation'") as refused:
+        ShardSamples(str(studio.folder / "one person"), "validation")
+    assert "two people at least, and of 2 only 1 has usable frames (none in gone)" in refused.value.remedy
 
 
 def test_every_shard_carries_the_rights_of_its_clips(studio: Studio, told: dict[str, Any]) -> None:
@@ -265,7 +305,7 @@ def test_an_object_store_holds_the_same_bytes_and_can_be_trained_from(studio: St
 
 def test_a_data_set_without_a_usable_frame_is_refused_with_the_reasons(studio: Studio, told: dict[str, Any]) -> None:
     del told
-    with pytest.raises(HeadswapError, match="too short") as refused:
+    with pytest.raises(HeadswapError, match=r"of 2 clips, .* too short \(parameter shortest_segment=200\)") as refused:
         studio.prepare("none", parameters=PARAMETERS.model_copy(update={"shortest_segment": 200}))
     assert refused.value.code == "no_usable_frames"
 
@@ -348,7 +388,20 @@ def test_a_split_without_frames_is_told_with_a_share_that_gives_both_some() -> N
         (better,) = re.findall(r"--parameter validation=(\S+)\.$", remark)
         assert without_frames(split(people, float(better))) == []
     (alone,) = without_frames(split(1, 0.0))
-    assert "two people" in alone
+    assert alone.endswith("it takes two people at least, and there is 1.")
+
+
+def test_people_without_usable_frames_are_counted_and_their_clips_named() -> None:
+    clips = [_prepared(k, 5, person="ada" if k < 2 else f"person {k}") for k in range(4)]
+    for one in clips[1:]:
+        one.pieces = ()
+    (remark,) = without_frames(clips)
+    assert "The split 'validation' has no frames" in remark
+    assert remark.endswith("it takes two people at least, and of 3 only 1 has usable frames (none in clip2, clip3).")
+    many = [_prepared(k, 5) for k in range(30)]
+    for one in many[1:]:
+        one.pieces = ()
+    assert "clip9, clip10 and 19 more)" in without_frames(many)[0]
 
 
 # ---- catalogues
@@ -385,6 +438,17 @@ def test_every_problem_of_a_catalogue_is_told_at_once(tmp_path: Path) -> None:
     parts = ("'rights': is missing", "'persn'", "person", "cannot name files", "'clip': is missing", "'D' is taken")
     for part in (*parts, "z.mp4 is named by row 4", "s4:// is no known protocol", "control character"):
         assert part in told
+
+
+def test_what_stands_twice_is_told_even_where_the_first_row_has_another_problem(tmp_path: Path) -> None:
+    rows = ["a,x.mp4,", "a,y.mp4,ok", "b,z.mp4,", "c,z.mp4,ok"]
+    (tmp_path / "bad.csv").write_text("\n".join(["id,clip,rights", *rows]))
+    with pytest.raises(UsageError) as refused:
+        read_clips(tmp_path / "bad.csv")
+    assert len(refused.value.problems) == 4
+    told = "\n".join(refused.value.problems)
+    assert "row 2 (line 3), column 'id': 'a' is taken by row 1 (line 2); give every clip its own id." in told
+    assert f"row 4 (line 5), column 'clip': {tmp_path}/z.mp4 is named by row 3 (line 4) already" in told
 
 
 @pytest.mark.parametrize(

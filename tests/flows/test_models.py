@@ -11,11 +11,11 @@ from safetensors.torch import load_file, save_file
 
 from flows.estimates import planned_seconds
 from flows.examples import demo_renderer
-from flows.models import add
+from flows.models import add, pull, verify
 from flows.planning import Node, Planner
 from schemas.catalogue import Job
 from schemas.configuration import load_settings
-from schemas.problems import ModelError, UsageError
+from schemas.problems import HeadswapError, ModelError, UsageError
 from stages.networks import presets
 from stages.networks.presets import TINY
 from stages.networks.registry import ModelRegistry
@@ -91,6 +91,63 @@ def test_the_demo_says_which_renderer_it_takes_and_why(saved: Path, tmp_path: Pa
 def test_a_pipeline_without_a_licence_is_wrong_usage(saved: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="licence"):
         add(ModelRegistry(tmp_path / "models"), "mine", saved)
+
+
+def test_a_folder_that_is_no_pipeline_is_told_together_with_its_missing_licence(tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    registry = ModelRegistry(tmp_path / "models")
+    with pytest.raises(UsageError) as refused:
+        add(registry, "headswap-full", folder)
+    lacking, licence = refused.value.problems
+    assert lacking == f"The folder {folder} lacks reference_unet, denoising_unet, pose_guider, vae, image_encoder."
+    assert licence == f"The licence of {folder} is not given."
+    assert "It must hold reference_unet" in refused.value.remedy
+    assert "--licence TEXT" in refused.value.remedy
+    with pytest.raises(ModelError, match="lacks reference_unet"):
+        add(registry, "headswap-full", folder, licence="x")
+
+
+def test_a_source_that_is_not_there_is_told_and_not_its_name(saved: Path, tmp_path: Path) -> None:
+    registry = ModelRegistry(tmp_path / "models")
+    add(registry, "mine", saved, licence="in-house")
+    missing = tmp_path / "nosuchdir"
+    for name in ("headswap-full", "mine"):
+        with pytest.raises(ModelError) as refused:
+            add(registry, name, missing, licence="x")
+        assert refused.value.code == "model_missing"
+        assert refused.value.message == f"There is no file or folder {missing}."
+        assert "did you mean" not in refused.value.remedy
+    with pytest.raises(ModelError, match=r"no file or folder .*did you mean 'arcface'\?"):
+        add(registry, "arcfase", missing)
+
+
+def test_nobody_is_asked_to_accept_the_licence_of_what_cannot_be_pulled(tmp_path: Path) -> None:
+    asked: list[str] = []
+    told: list[str] = []
+    with pytest.raises(ModelError, match="no address from which ict can be pulled") as refused:
+        pull(ModelRegistry(tmp_path), "ict", accepted=False, ask=lambda text: bool(asked.append(text)) or True, tell=told.append)
+    assert "pack-ict" in refused.value.remedy
+    assert (asked, told) == ([], [])
+
+
+def test_a_licence_is_shown_before_it_is_asked_for_and_nothing_is_downloaded_without(tmp_path: Path) -> None:
+    told: list[str] = []
+    with pytest.raises(HeadswapError) as refused:
+        pull(ModelRegistry(tmp_path), "arcface", accepted=False, ask=lambda text: not told, tell=told.append)
+    assert refused.value.code == "licence_not_accepted"
+    assert "commercial use is NOT allowed" in told[0]
+
+
+def test_verifying_says_where_no_model_is_registered(saved: Path, tmp_path: Path) -> None:
+    told: list[str] = []
+    registry = ModelRegistry(tmp_path / "models", shipped=tmp_path / "nothing")
+    assert verify(registry, told.append) == []
+    assert told == [f"No model is registered in {tmp_path / 'models'}; `headswap models list` says which there are."]
+    add(registry, "mine", saved, licence="in-house")
+    told.clear()
+    assert [entry["name"] for entry in verify(registry, told.append)] == ["mine"]
+    assert told == []
 
 
 def test_an_estimate_counts_the_diffusion_renderers_steps(tmp_path: Path, examples: Path) -> None:

@@ -109,6 +109,7 @@ def test_every_problem_is_reported_at_once_with_row_and_column(tmp_path: Path) -
         "row 2 (line 3), column 'rights': is missing: say on what ground",
         "row 2 (line 3), column 'renderer': 'wrap' is no renderer; did you mean 'warp'?",
         "row 2 (line 3), column 'seed': 'x' is not a whole number",
+        "row 2 (line 3), column 'id': 'a' is taken by row 1 (line 2)",
         "row 3 (line 4), column 'source': is missing",
         "row 3 (line 4), column 'id': 'b/c' cannot name files",
         "'b-c'",
@@ -119,7 +120,38 @@ def test_every_problem_is_reported_at_once_with_row_and_column(tmp_path: Path) -
         "row 6 (line 7), column 'output': 'e.gif' must end in",
     ):
         assert expected in problems
-    assert len(problems.splitlines()) == 10
+    assert len(problems.splitlines()) == 11
+
+
+@pytest.mark.parametrize("rows", [("a,x.png,y.mp4,", "a,z.png,y.mp4,synthetic"), ("a,z.png,y.mp4,synthetic", "A,x.png,y.mp4,")])
+def test_an_id_given_twice_is_told_even_where_one_of_its_rows_has_another_problem(tmp_path: Path, rows: tuple[str, str]) -> None:
+    problems = problems_of(written(tmp_path, "\n".join(["id,source,target,rights", *rows])))
+    assert len(problems) == 2
+    assert "column 'rights': is missing" in problems[0]
+    assert problems[1].startswith("row 2 (line 3), column 'id': ")
+    assert "is taken by row 1 (line 2)" in problems[1]
+
+
+def test_an_id_that_is_not_permitted_is_told_as_given_twice_too(tmp_path: Path) -> None:
+    problems = problems_of(written(tmp_path, "id,source,target,rights\nb/c,s.png,t.mp4,own\nb/c,s.png,t.mp4,own\n"))
+    assert ["'b/c' cannot name files" in problem for problem in problems] == [True, True, False]
+    assert "row 2 (line 3), column 'id': 'b/c' is taken by row 1 (line 2)" in problems[2]
+
+
+def test_an_output_given_twice_is_told_even_where_one_of_its_rows_has_another_problem(tmp_path: Path) -> None:
+    rows = ["a,s.png,t.mp4,,x.mp4", "b,s.png,t.mp4,own,x.mp4", ",s.png,t.mp4,own,y.mp4", "d,s.png,t.mp4,own,Y.mp4"]
+    problems = problems_of(written(tmp_path, "\n".join(["id,source,target,rights,output", *rows])))
+    assert problems[2:] == (
+        "row 2 (line 3), column 'output': 'x.mp4' is written by job 'a' (row 1 (line 2)) too; give every job its own file.",
+        "row 4 (line 5), column 'output': 'Y.mp4' is written by row 3 (line 4) too; give every job its own file.",
+    )
+
+
+@pytest.mark.parametrize("output", ["../a.mp4", "a.gif", "/"])
+def test_an_output_that_is_not_permitted_stands_in_nobody_s_way(tmp_path: Path, output: str) -> None:
+    text = f"id,source,target,rights,output\nb,s.png,t.mp4,own,{output}\na,s.png,t.mp4,own,\n"
+    (problem,) = problems_of(written(tmp_path, text))
+    assert problem.startswith("row 1 (line 2), column 'output': ")
 
 
 @pytest.mark.parametrize(("first", "second"), [("x/s.mp4", "x/S.mov"), ("s.v2.mkv", "s.v2.mp4"), ("", "a.mkv"), ("b.mkv", "")])

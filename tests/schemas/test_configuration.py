@@ -136,8 +136,24 @@ def test_options_of_places_are_named_by_addresses_with_dots_and_never_shown(tmp_
 def test_assignments_become_flags() -> None:
     flags = parse_assignments(["stages.encode.crf=18", "stages.track.subject=face=1.png"])
     assert load_settings(flags).stages.track.subject == "face=1.png"
-    with pytest.raises(UsageError, match="must be NAME=VALUE"):
-        parse_assignments(["crf"])
+    assert problems_of(parse_assignments(["crf"])) == ("--set crf: must be NAME=VALUE, such as stages.encode.crf=18.",)
+
+
+def test_assignments_that_are_none_are_told_with_every_wrong_name_and_value() -> None:
+    texts = ["stages.encode.cfr=3", "workers=many", "nope", "stages.masks.hair=green", "workers", "seed"]
+    # As the command line does: its own flags beside the assignments.
+    problems = problems_of({**parse_assignments(texts), "workers": "few", "seed": 3})
+    assert len(problems) == 6
+    text = "\n".join(problems)
+    for expected in (
+        "--set stages.encode.cfr: there is no setting 'stages.encode.cfr'; in stages.encode, did you mean 'crf'?",
+        "--workers: 'few': input should be a valid integer",
+        "--set nope: must be NAME=VALUE, such as stages.encode.crf=18.",
+        "--set stages.masks.hair: 'green' is not permitted",
+        "--set workers: must be NAME=VALUE",
+        "--set seed: must be NAME=VALUE",
+    ):
+        assert expected in text
 
 
 def test_stages_cannot_count_in_different_crops() -> None:
