@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.streams import PatientConsole, outlive_readers
+from schemas.names import counted
 from schemas.problems import HeadswapError, UsageError
 
 app = typer.Typer(
@@ -618,7 +619,7 @@ def performers_render(
         print_json(told)
     else:
         speed = f", {told['frames_per_second']} frames a second" if told["rendered"] else ""
-        out_console.print(f"{told['clips']} clips in {told['folder']}, {told['rendered']} rendered now{speed}")
+        out_console.print(f"{counted(told['clips'], 'clip')} in {told['folder']}, {told['rendered']} rendered now{speed}")
     return DONE
 
 

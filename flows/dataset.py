@@ -31,6 +31,7 @@ from flows.planning import Clip, Planner
 from flows.workers import Limits, WorkerPool
 from schemas.configuration import Settings
 from schemas.dataset import DECIDED_BY, DatasetClip, DatasetParameters, named, split_of
+from schemas.names import counted
 from schemas.problems import HeadswapError, MediaError
 from stages.networks.registry import ModelRegistry
 from stages.processes import process_pool
@@ -157,7 +158,7 @@ def _left_out(excluded: Sequence[Mapping[str, int]], parameters: Mapping[str, An
     totals = {code: [of_clip[code] for of_clip in excluded if of_clip.get(code)] for code in REASONS}
     for code, frames in sorted(totals.items(), key=lambda item: -sum(item[1])):
         if frames:
-            clips = "1 clip" if len(frames) == 1 else f"{len(frames)} clips"
+            clips = counted(len(frames), "clip")
             decides = DECIDED_BY.get(code)
             by = f" (parameter {decides}={parameters[decides]})" if decides else ""
             told.append(f"{sum(frames)} frames of {clips}, {REASONS[code]}{by}")
@@ -357,10 +358,10 @@ def _clip_told(one: PreparedClip) -> dict[str, Any]:
 def print_dataset(told: Mapping[str, Any], out: str, console: Console) -> None:
     """What became of the clips, on a terminal."""
     for split, found in told["splits"].items():
-        console.print(
-            f"{split}: {found['frames']} frames of {found['clips']} clips and {found['people']} people "
-            f"in {len(found['shards'])} shards, {found['bytes'] / 2**20:.1f} MiB"
-        )
+        frames, clips, shards = counted(found["frames"], "frame"), counted(found["clips"], "clip"), len(found["shards"])
+        people = counted(found["people"], "person", "people")
+        size = f"{found['bytes'] / 2**20:.1f} MiB"
+        console.print(f"{split}: {frames} of {clips} and {people} in {counted(shards, 'shard')}, {size}")
     excluded = [{code: found["frames"] for code, found in clip.get("excluded", {}).items()} for clip in told["clips"]]
     for line in _left_out(excluded, told["parameters"]):
         console.print(f"left out: {line}", markup=False)

@@ -29,6 +29,7 @@ from prefect.tasks import Task
 
 from flows.planning import DELIVER, JobPlan, scope_of
 from flows.scheduling import CHUNKS_PER_GROUP, Batch, Group
+from schemas.names import counted
 from schemas.problems import HeadswapError
 
 SERVER_MARK = "_HEADSWAP_SERVER_OF"
@@ -54,7 +55,7 @@ def run_with_prefect(batch: Batch, *, run_id: str, name: str) -> None:
         failed = [job for job in jobs if batch.outcomes[job].status == "failed"]
         if failed:
             return Failed(message=f"{len(failed)} of {len(jobs)} jobs failed: {', '.join(failed[:10])}")
-        return Completed(message=f"{len(jobs)} jobs")
+        return Completed(message=counted(len(jobs), "job"))
 
     @flow(name="headswap-catalogue", flow_run_name=run_id, validate_parameters=False, persist_result=False)
     def run_catalogue(catalogue: str, jobs: int) -> State[Any]:
@@ -64,7 +65,7 @@ def run_with_prefect(batch: Batch, *, run_id: str, name: str) -> None:
             named = run_shard.with_options(task_runner=runner, flow_run_name=f"{run_id}-shard-{number}")
             named([plan.job.id for plan in shard], return_state=True).result(raise_on_failure=False)
         failed = sum(outcome.status == "failed" for outcome in batch.outcomes.values())
-        return Failed(message=f"{failed} of {jobs} jobs failed") if failed else Completed(message=f"{jobs} jobs")
+        return Failed(message=f"{failed} of {jobs} jobs failed") if failed else Completed(message=counted(jobs, "job"))
 
     with _quiet_once_stopped(batch):
         outcome = run_catalogue(name, len(batch.planner.jobs), return_state=True)

@@ -15,6 +15,7 @@ from rich.text import Text
 from flows.estimates import seconds_per_frame
 from flows.events import Events, JobOutcome, StepResult
 from flows.planning import JobPlan, Node
+from schemas.names import counted
 from storage.failures import Failure
 
 LINE_SECONDS = 10.0
@@ -73,9 +74,9 @@ class ProgressView(Events):
         self._work_total = work_seconds
         cached = sum(plan.record is not None for plan in jobs)
         if self._progress is not None:
-            self._overall = self._progress.add_task(f"{self._jobs} jobs", total=max(work_seconds, 1e-6))
+            self._overall = self._progress.add_task(counted(self._jobs, "job"), total=max(work_seconds, 1e-6))
         elif not self.quiet:
-            self.console.print(f"{self._jobs} jobs, {cached} of them finished before")
+            self.console.print(f"{counted(self._jobs, 'job')}, {cached} of them finished before")
 
     def step_started(self, node: Node, units: int, frames: int) -> None:
         if self._progress is not None:

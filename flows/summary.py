@@ -21,6 +21,7 @@ from flows.progress import duration, size
 from flows.requirements import require_pipelines, require_signable
 from schemas.catalogue import Job
 from schemas.configuration import Settings
+from schemas.names import counted
 from stages.networks.registry import ModelRegistry
 from storage.failures import Failure
 from storage.store import ArtifactStore
@@ -148,7 +149,7 @@ def _precision_notes(planner: Planner) -> list[str]:
 
 def print_plan(document: dict[str, Any], console: Console) -> None:
     states = ", ".join(f"{count} {state}" for state, count in document["states"].items())
-    console.print(f"{len(document['jobs'])} jobs on {document['clips']} clips: {states}")
+    console.print(f"{counted(len(document['jobs']), 'job')} on {counted(document['clips'], 'clip')}: {states}")
     table = Table("stage", "cached", "to run", "failed", "frames", "time", "bytes", box=None)
     for row in document["stages"]:
         unknown = f" + {row['unknown']} unknown" if row["unknown"] and row["to_run"] else ""
@@ -212,7 +213,7 @@ def print_status(document: dict[str, Any], console: Console) -> None:
         highlight=False,
     )
     console.print(
-        f"{document['jobs']} jobs: {document['done']} done, {document['cached']} cached, {document['failed']} failed, "
+        f"{counted(document['jobs'], 'job')}: {document['done']} done, {document['cached']} cached, {document['failed']} failed, "
         f"{len(document['unfinished'])} unfinished"
     )
     for failure in document["failures"]:

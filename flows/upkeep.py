@@ -11,7 +11,7 @@ from rich.markup import escape
 from flows import pipeline
 from flows.planning import JOB_RECORD
 from flows.progress import size
-from schemas.names import suggestion
+from schemas.names import counted, suggestion
 from schemas.problems import UsageError
 from storage.artifacts import Manifest
 from storage.maintenance import fsck, gc, usage
@@ -110,7 +110,7 @@ def check_store(store: ArtifactStore, *, repair: bool = False, stages: Iterable[
 def print_garbage(document: dict[str, Any], console: Console) -> None:
     verb = "would free" if document["dry_run"] else "freed"
     console.print(
-        f"{verb} {size(document['freed_bytes'])}: {len(document['withdrawn'])} artifacts given up, "
+        f"{verb} {size(document['freed_bytes'])}: {counted(len(document['withdrawn']), 'artifact')} given up, "
         f"{len(document['orphans'])} orphaned attempts, {len(document['temporary'])} temporary files, "
         f"{len(document['scratch'])} scratch folders"
     )
@@ -126,7 +126,9 @@ def print_garbage(document: dict[str, Any], console: Console) -> None:
 
 
 def print_check(document: dict[str, Any], console: Console) -> None:
-    console.print(f"{document['checked']} artifacts, {size(document['bytes'])} hashed: {len(document['damaged'])} damaged")
+    console.print(
+        f"{counted(document['checked'], 'artifact')}, {size(document['bytes'])} hashed: {len(document['damaged'])} damaged"
+    )
     for item in document["damaged"]:
         console.print(f"  [red]{item['kind']}[/] {item['stage']}/{escape(item['key'])} {escape(item['path'])}", highlight=False)
     if document["withdrawn"]:

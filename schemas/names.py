@@ -1,4 +1,4 @@
-"""Suggesting the name that was probably meant, the same way for columns, settings, models and stages."""
+"""Names and numbers in messages: the name that was probably meant, the same way for columns, settings, models and stages."""
 
 from __future__ import annotations
 
@@ -12,6 +12,11 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     by_fold = {known_name.casefold().replace("-", "_"): known_name for known_name in names}
     found = difflib.get_close_matches(name.casefold().replace("-", "_"), list(by_fold), n=1, cutoff=0.6)
     return by_fold[found[0]] if found else None
+
+
+def counted(count: int, one: str, more: str = "") -> str:
+    """``1 job``, ``2 jobs``; ``more`` is the plural where an "s" does not make it."""
+    return f"{count} {one if count == 1 else more or one + 's'}"
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.names import nearest, suggestion
+from schemas.names import counted, nearest, suggestion
 
 KNOWN = ("store", "renderer", "retry.attempts", "hair_segmentation")
 
@@ -17,6 +17,11 @@ KNOWN = ("store", "renderer", "retry.attempts", "hair_segmentation")
 )
 def test_the_nearest_name(wrong: str, right: str | None) -> None:
     assert nearest(wrong, KNOWN) == right
+
+
+def test_one_is_no_plural() -> None:
+    assert [counted(count, "job") for count in (0, 1, 2)] == ["0 jobs", "1 job", "2 jobs"]
+    assert [counted(count, "person", "people") for count in (1, 5)] == ["1 person", "5 people"]
 
 
 def test_without_a_near_name_all_are_listed() -> None:
