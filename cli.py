@@ -570,9 +570,10 @@ def train(
 ) -> int:
     """Train the diffusion renderer by a recipe. With --resume the same command goes on to the bit where it was stopped."""
     from flows.training import StepLines, print_training, run_training
+    from storage.sources import local_path
 
     settings = settings_of(config, None)
-    if not settings.store:  # what is said of a store is said of the data then
+    if not settings.store or local_path(settings.store):  # what is said of a remote store is said of the data then
         settings = settings.model_copy(update={"store": data})
     told = run_training(
         str(preset),

@@ -95,9 +95,9 @@ def run_jobs(
     began = time.perf_counter()
     planner = Planner(jobs, store, settings, registry or ModelRegistry(Path(settings.models).expanduser()))
     require_pipelines(planner)
-    require_signable(planner)
     told: list[str] = []
     planner.note = told.append  # nobody observes yet
+    require_signable(planner, output_url)
     devices = devices_of(planner)
     run_id = new_run_id(name)
     wanted = report_name if whole is None else whole.get("report_folder", FOLDER)

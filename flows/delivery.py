@@ -49,17 +49,8 @@ def deliver(planner: Planner, plan: JobPlan, output_url: str) -> JobOutcome:
     """
     manifests = final_manifests(planner, plan)
     video = planner.store.artifact(manifests["assemble"])
-    name = video_name(video)
-    wanted = output_name(plan.job, name)
-    # Not joined by posixpath: the root folder would become the current one.
-    address = f"{output_url.rstrip('/')}/{wanted}"
-    record = {
-        "video": wanted,
-        "artifact": manifests["assemble"].digest,
-        "signed": planner.settings.provenance.certificate is not None,
-        **dict(cast(dict[str, Any], video.facts.get("provenance", {}))),
-    }
-    _place(planner, plan, video, name, address, record)
+    address, record = _wanted(planner, plan, video, output_url)
+    _place(planner, plan, video, video_name(video), address, record)
     facts: dict[str, Any] = dict(manifests["measure"].facts)
     verdict: dict[str, Any] = facts.get("verdict", {})
     counts: dict[str, Any] = verdict.get("frames", {})
@@ -79,6 +70,32 @@ def deliver(planner: Planner, plan: JobPlan, output_url: str) -> JobOutcome:
         notes=notes,
         artifacts={name: manifest.key for name, manifest in manifests.items()},
     )
+
+
+def is_delivered(planner: Planner, plan: JobPlan, output_url: str) -> bool:
+    """Whether a finished job's video lies where it is wanted, as it is wanted: signed or not."""
+    video = planner.store.artifact(final_manifests(planner, plan)["assemble"])
+    address, record = _wanted(planner, plan, video, output_url)
+    filesystem, path = fsspec.core.url_to_fs(address, **planner.settings.storage_options_of(address))
+    return _is_there(filesystem, path, record)
+
+
+def _wanted(planner: Planner, plan: JobPlan, video: Artifact, output_url: str) -> tuple[str, dict[str, Any]]:
+    """Where a job's video is to lie, and what its provenance record says, but for the bytes."""
+    name = output_name(plan.job, video_name(video))
+    record = {
+        "video": name,
+        "artifact": video.manifest.digest,
+        "signed": planner.settings.provenance.certificate is not None,
+        **dict(cast(dict[str, Any], video.facts.get("provenance", {}))),
+    }
+    # Not joined by posixpath: the root folder would become the current one.
+    return f"{output_url.rstrip('/')}/{name}", record
+
+
+def _is_there(filesystem: Any, path: str, record: dict[str, Any]) -> bool:
+    written = _written(filesystem, path + PROVENANCE_SUFFIX)
+    return written is not None and filesystem.exists(path) and written == {**record, "bytes": filesystem.size(path)}
 
 
 def video_name(video: Artifact) -> str:
@@ -138,10 +155,9 @@ def _place(planner: Planner, plan: JobPlan, video: Artifact, name: str, address:
     """Write the video and its provenance, unless this very video is there already."""
     try:
         filesystem, path = fsspec.core.url_to_fs(address, **planner.settings.storage_options_of(address))
-        beside = path + PROVENANCE_SUFFIX
-        written = _written(filesystem, beside)
-        if written is not None and filesystem.exists(path) and written == {**record, "bytes": filesystem.size(path)}:
+        if _is_there(filesystem, path, record):
             return
+        beside = path + PROVENANCE_SUFFIX
         folder = posixpath.dirname(path)
         filesystem.makedirs(folder, exist_ok=True)
         _remove_left_over(filesystem, folder)

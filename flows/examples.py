@@ -88,11 +88,12 @@ def single_job(
         "subject": resolve(subject, here) if subject and subject != "largest" and not subject.isdigit() else subject,
         "edits": resolve(edits, here) if edits and not edits.lstrip().startswith("{") else edits,
     }
-    for what, address in given.items():
-        asked = what in ("source", "target") or (what == "subject" and address not in (None, subject))
-        local = local_path(address) if asked and address else None
-        if local is not None and not local.exists():
-            problems.append(f"The {what} {local} does not exist.")
+    pictured = subject is not None and subject != "largest" and not subject.isdigit()
+    for what in ("source", "target", *(["subject"] if pictured else [])):
+        address = given[what]
+        local = local_path(address) if address else None
+        if local is not None and (why := _missing(local)):
+            problems.append(f"The {what} {str(local)!r} {why}.")
     try:
         job = _checked(
             {
@@ -101,7 +102,7 @@ def single_job(
                 "rights": rights.strip() or "not given",
                 "renderer": renderer and str(renderer),
                 "seed": seed,
-                "output": output.with_suffix(output.suffix if output.suffix.lower() in CONTAINERS else ".mp4").name,
+                "output": output.name if output.suffix.lower() in CONTAINERS else "told.mp4",
             }
         )
         edits_of(job, storage_options=options_for(job.edits or ""))
@@ -111,6 +112,17 @@ def single_job(
     if problems:
         raise UsageError(problems, " ".join(remedies))
     return job
+
+
+def _missing(path: Path) -> str:
+    """Why a file cannot be read as far as its place is concerned; empty where it is there."""
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return "does not exist"
+    except (OSError, ValueError) as error:
+        return f"cannot be reached ({error.strerror if isinstance(error, OSError) else error})"
+    return ""
 
 
 def _checked(values: dict[str, object]) -> Job:

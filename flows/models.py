@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -50,7 +51,7 @@ def add(
     """
     source = source.expanduser()
     known = name in registry.entries and name not in registry.pipelines
-    if not known and not source.exists():
+    if not known and not os.path.exists(source):
         near = nearest(name, registry.entries)
         raise ModelError(
             "model_missing",

@@ -62,20 +62,28 @@ def require_pipelines(planner: Planner) -> None:
         )
 
 
-def _is_work_left(planner: Planner) -> bool:
+def _is_signing_left(planner: Planner, output_url: str | None) -> bool:
+    from flows.delivery import is_delivered  # which itself imports planning
+
     again = type(planner)([plan.job for plan in planner.jobs.values()], planner.store, planner.settings, planner.registry)
+    again.note = planner.note
     again.survey()
-    return any(plan.record is None for plan in again.jobs.values())
+    try:
+        return output_url is None or any(
+            plan.record is None or not is_delivered(again, plan, output_url) for plan in again.jobs.values()
+        )
+    except Exception:  # noqa: BLE001 - of whatever place: what cannot be read is not known to be signed
+        return True
 
 
-def require_signable(planner: Planner, *, here: bool = True) -> None:
+def require_signable(planner: Planner, output_url: str | None = None, *, here: bool = True) -> None:
     """``UsageError`` with every job whose result is to be signed in a container that cannot hold a signature, and with what is
     wrong with certificate and key: else all work would be done before that is found out.
 
-    Where every job is done a certificate may have expired since: results that are delivered are left as they are.
+    Where every result lies signed where it is wanted, a certificate may have expired since: they are left as they are.
 
     Args:
-        here: whether this machine is to sign; who only plans need not hold the key.
+        output_url: where results go. here: whether this machine is to sign; who only plans need not hold the key.
     """
     provenance = planner.settings.provenance
     if provenance.certificate is None or provenance.key is None:
@@ -93,7 +101,7 @@ def require_signable(planner: Planner, *, here: bool = True) -> None:
         try:
             try_signing(Path(provenance.certificate), Path(provenance.key))
         except UsageError as error:
-            if _is_work_left(planner):
+            if _is_signing_left(planner, output_url):
                 problems += error.problems
                 remedies += [error.remedy] if error.remedy else []
     if problems:

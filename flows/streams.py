@@ -54,7 +54,8 @@ def outlive_readers() -> None:
     Prefect and rich would raise SystemExit in the thread that works. Results on standard output are another matter: a disk that
     has no space for them is told.
     """
-    sys.stderr = cast(TextIO, _Outliving(sys.stderr))
+    if sys.stderr is not None:  # as it is where it was closed before the start (2>&-)
+        sys.stderr = cast(TextIO, _Outliving(sys.stderr))
 
 
 def _let_go(stream: TextIO) -> None:

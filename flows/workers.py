@@ -256,6 +256,9 @@ def _finish(future: Future[Outcome], work: Callable[[], Outcome]) -> None:
         future.set_result(work())
     except HeadswapError as error:
         future.set_exception(error)
+    except KeyboardInterrupt as error:  # without processes the work is done where Ctrl-C arrives
+        future.set_exception(error)
+        raise
     except BaseException as error:  # noqa: BLE001 - a fault of the pool itself must not hang the run, whatever it raises
         wrapped = HeadswapError("internal_error", f"The worker pool failed: {error}.", "Please report this with the trace.")
         wrapped.trace = "".join(traceback.format_exception(error))

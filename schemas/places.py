@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlsplit
 
 _ALIASES = {"s3a": "s3", "gcs": "gs", "az": "abfs", "ssh": "sftp"}
 """Schemes by which fsspec knows another one."""
@@ -39,14 +38,21 @@ def options_for(
 
 
 def _lies_in(url: str, place: str) -> bool:
-    return f"{url}/".startswith(f"{place.rstrip('/')}/")
+    (scheme, rest), (of_place, beginning) = _split(url), _split(place)
+    return scheme == of_place and f"{rest}/".startswith(f"{beginning.rstrip('/')}/")
+
+
+def _split(url: str) -> tuple[str, str]:
+    """The scheme, by one name where fsspec knows several, and what follows; no scheme for a path."""
+    scheme, remote, rest = url.partition("://")
+    return (_ALIASES.get(scheme, scheme), rest) if remote else ("", url)
 
 
 def _machine(url: str) -> tuple[str, str] | None:
     """Who is asked for an address, as whom: scheme, and what the address says of machine and user; None for a path."""
-    scheme, remote, _ = url.partition("://")
-    if not remote or scheme in ("file", "local"):
+    scheme, rest = _split(url)
+    if scheme in ("", "file", "local"):
         return None
-    scheme, authority = _ALIASES.get(scheme, scheme), urlsplit(url).netloc.lower()
+    authority = rest.partition("/")[0].lower()  # not by urllib, which takes brackets for an address of IPv6 and raises
     # abfs://container@account.dfs.core.windows.net/...
     return scheme, authority.partition("@")[2] if scheme in _BUCKETS else authority

@@ -28,7 +28,7 @@ class Ingest(Stage):
     """
 
     name = "ingest"
-    version = 1
+    version = 2
     scope = Scope.CLIP
     parameters = IngestParameters
     media = ("clip",)

@@ -55,7 +55,7 @@ class Render(Stage):
     """The generated crops of a chunk."""
 
     name = "render"
-    version = 17
+    version = 18
     scope = Scope.JOB_CHUNK
     parameters = RenderParameters
     inputs = (

@@ -28,8 +28,8 @@ class Backend(ABC):
     """Whether picture sequences are stored as folders of files, which people can open, rather than as one tar."""
 
     @abstractmethod
-    def prepare(self) -> None:
-        """Make the root where that is possible, and find out whether it can be used at all."""
+    def prepare(self, *, make: bool = True) -> None:
+        """Make the root where that is wanted and possible, and find out whether it can be used at all."""
 
     @abstractmethod
     def read(self, path: str, start: int = 0, length: int | None = None) -> bytes | None:

@@ -33,10 +33,11 @@ class LocalBackend(Backend):
         self.root = root
         self.url = str(root)
 
-    def prepare(self) -> None:
+    def prepare(self, *, make: bool = True) -> None:
         with translated("opening it", self.url):
-            os.makedirs(self.root, exist_ok=True)
-            if not os.path.isdir(self.root):
+            if make:
+                os.makedirs(self.root, exist_ok=True)
+            if os.path.lexists(self.root) and not os.path.isdir(self.root):
                 raise NotADirectoryError(errno.ENOTDIR, "not a folder", self.url)
 
     def local_path(self, path: str) -> Path:

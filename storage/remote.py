@@ -89,10 +89,12 @@ class RemoteBackend(Backend):
         except OSError as error:
             raise store_error(error, doing, self.url) from error
 
-    def prepare(self) -> None:
+    def prepare(self, *, make: bool = True) -> None:
         try:
             with self._translated("opening it"):
-                self.system.makedirs(self.root, exist_ok=True)
+                system = self.system
+                if make:
+                    system.makedirs(self.root, exist_ok=True)
         except (ImportError, ValueError, NotImplementedError) as error:
             raise StoreError(
                 "store_unreachable",
@@ -276,8 +278,9 @@ class S3Backend(RemoteBackend):
                 raise store_error(OSError(errno.ENOSPC, str(error)), doing, self.url) from error
             raise store_error(error, doing, self.url) from error
 
-    def prepare(self) -> None:
-        """Ask for the bucket: a missing one would otherwise look like an empty store."""
+    def prepare(self, *, make: bool = True) -> None:
+        """Ask for the bucket: a missing one would otherwise look like an empty store. None is made."""
+        del make
         bucket, _, prefix = self._split()
         try:
             with self._translated("opening it"):

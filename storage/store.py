@@ -91,8 +91,7 @@ class ArtifactStore:
             UsageError: nothing lies where a store has to be.
         """
         backend = open_backend(str(url), storage_options or {})
-        if not (existing and isinstance(backend, LocalBackend)):
-            backend.prepare()
+        backend.prepare(make=not existing)
         if existing and not backend.subfolders(""):
             raise UsageError(
                 [f"There is no store at {backend.url}: nothing lies there."],

@@ -120,7 +120,7 @@ def _telling_of_a_full_disk(out: Path) -> Iterator[None]:
             raise
         raise StoreError(
             "disk_full",
-            f"No space is left on the disk of {out}.",
+            f"No space is left on the disk of {_file_of(error) or out}.",
             "Make room there; the same command with --resume goes on from the last checkpoint.",
             retryable=True,
         ) from error
@@ -132,6 +132,14 @@ def _no_space(error: BaseException | None) -> bool:
         return False
     told = isinstance(error, SafetensorError) and any(f"os error {number})" in str(error) for number in _FULL)
     return told or (isinstance(error, OSError) and error.errno in _FULL) or _no_space(error.__cause__ or error.__context__)
+
+
+def _file_of(error: BaseException | None) -> str | None:
+    """The file that an error, or what it was raised for, is about, where that is said."""
+    if error is None:
+        return None
+    named = error.filename if isinstance(error, OSError) else None
+    return str(named) if named else _file_of(error.__cause__ or error.__context__)
 
 
 def _train(order: Order, resume: bool, tell: Tell | None) -> Path:
@@ -178,8 +186,9 @@ def _train(order: Order, resume: bool, tell: Tell | None) -> Path:
                 with appearing(finished) as partial, _without_bars():
                     pipeline.to(torch.device("cpu"))
                     pipeline.save_pretrained(partial)
-                _checkpoints(out, phase).leave(1)  # nothing reads them any more: the last one has the weights without their mean
             processes.wait_for_everyone()
+        if processes.is_main_process:
+            _checkpoints(out, phase).leave(1)  # nothing reads them any more: the last one has the weights without their mean
         folder = finished
     final = out / "pipeline"
     if not final.is_dir() and processes.is_main_process:

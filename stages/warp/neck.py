@@ -45,6 +45,9 @@ SHADE = 0.35
 SIDEWAYS = 1.0
 """How much farther from the chin, in eye distances, the neck of a turned head is looked for on the side of its back."""
 
+SPECK = 0.1
+"""Area, in squares of the eye distance, below which what is labelled neck beside hair is none."""
+
 HUE_LIMIT = 1.25
 """Largest correction for a neck of another hue than its face."""
 
@@ -241,6 +244,21 @@ def collar_beside_skin(labels: Mask, small: NDArray[np.uint8], unit: float) -> M
     return result
 
 
+def specks_as_hair(labels: Mask, unit: float) -> Mask:
+    """A label map in which specks labelled neck beside hair are hair: between its tips something is often taken for skin, and
+    would stay in the air where the hair is taken away.
+
+    Args:
+        labels: uint8 [height, width]. unit: distance of the eye centres, pixels of the label map.
+    """
+    _, numbered, statistics, _ = cv2.connectedComponentsWithStats((labels == NECK).astype(np.uint8), connectivity=4)
+    small = np.flatnonzero(statistics[1:, cv2.CC_STAT_AREA] < SPECK * unit**2) + 1
+    if not len(small):
+        return labels
+    found = np.isin(numbered, np.intersect1d(small, numbered[dilate(labels == HAIR, 2)]))
+    return np.where(found, np.uint8(HAIR), labels)
+
+
 def mirrored_cloth(picture: NDArray[np.uint8], cloth: Mask, wanted: Mask) -> NDArray[np.uint8]:
     """Cloth continued under what covers it: each wanted pixel shows what lies as far on the other side of the cloth's edge.
 
@@ -317,6 +335,7 @@ def underlay(
     points, distance = landmarks[:, :2] / HALF, unit / HALF
     small = cv2.resize(picture, (width // QUARTER, height // QUARTER), interpolation=cv2.INTER_AREA)
     half = collar_beside_skin(collar_as_cloth(half, small, points, distance), small, distance)
+    half = specks_as_hair(half, distance)
     column, left, right = neck_column(half, points, distance)
     old = ((half == HAIR) | (half == FACE)).astype(np.uint8)
     body = ((half == CLOTH) | (half == NECK)).astype(np.uint8)

@@ -366,7 +366,16 @@ def test_what_is_signed_and_delivered_needs_no_key_any_more(
     again = night.run(jobs, **signing)
     assert again.outcomes["one"].status == "cached"
     assert (night.out / "one.mp4").read_bytes() == b"signed"
-    require_signable(night.planner(jobs, **signing))
+    require_signable(night.planner(jobs, **signing), str(night.out))
+    for changed, where in (({}, str(tmp_path / "elsewhere")), ({"provenance.certificate": str(tmp_path / "other.pem")}, "")):
+        with pytest.raises(UsageError, match="given for signing cannot be read"):
+            require_signable(night.planner(jobs, **{**signing, **changed}), where or None)
+    (night.out / "one.mp4").write_bytes(b"another one's")
+    with pytest.raises(UsageError, match="given for signing cannot be read"):
+        require_signable(night.planner(jobs, **signing), str(night.out))
+    night.run(jobs)  # unsigned
+    with pytest.raises(UsageError, match="given for signing cannot be read"):
+        require_signable(night.planner(jobs, **signing), str(night.out))
     jobs.append(job("two", clips("a", 1), clips("c", 5)))
     with pytest.raises(UsageError, match=r"key\.pem given for signing cannot be read"):
         require_signable(night.planner(jobs, **signing))

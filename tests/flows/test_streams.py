@@ -65,6 +65,18 @@ def test_results_that_nobody_reads_end_the_command_without_a_word() -> None:
         assert process.wait(timeout=60) == 0
 
 
+def test_a_standard_error_that_was_closed_before_the_start_is_none() -> None:
+    program = "import sys\nfrom flows.streams import outlive_readers\noutlive_readers()\nprint('still here', sys.stderr)"
+    done = subprocess.run(
+        ["bash", "-c", '"$@" 2>&-', "bash", sys.executable, "-c", program],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "still here None\n")
+
+
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 def test_a_full_disk_under_the_log_loses_lines_alone(number: int) -> None:
     class Full:

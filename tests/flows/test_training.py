@@ -307,7 +307,12 @@ def test_a_gpu_that_this_pytorch_has_no_code_for_is_refused_before_anything_is_t
 
 @pytest.mark.parametrize(
     ("store", "data", "taken"),
-    [(None, "s3://sets/one", True), ("s3://work", "s3://sets/one", True), ("store", "s3://sets/one", False)],
+    [
+        (None, "s3://sets/one", True),
+        ("s3://work", "s3://sets/one", True),
+        ("store", "s3://sets/one", True),
+        ("s3://work", "sftp://sets/one", False),
+    ],
 )
 def test_data_are_read_with_the_options_of_the_store_or_their_own_where_there_is_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: str | None, data: str, taken: bool

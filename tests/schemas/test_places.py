@@ -31,6 +31,9 @@ OPTIONS = {"key": "secret"}
         ("file:///media/a.mp4", "file:///store", False),
         ("a.mp4", None, False),
         ("s3://media/a.mp4", None, False),
+        ("https://[broken/a.mp4", "sftp://nas/store", False),
+        ("sftp://[broken/a.mp4", "sftp://nas/store", False),
+        ("s3://bucket[1]/a.mp4", "s3://bucket/store", True),
     ],
 )
 def test_the_options_of_the_store_open_what_lies_beside_it_alone(url: str, store: str | None, shared: bool) -> None:
@@ -58,6 +61,8 @@ def test_links_of_a_chained_address_get_theirs(url: str, found: dict[str, dict[s
         ("s3://footage", {"profile": "archive"}),
         ("s3://footage-2/a.mp4", OPTIONS),
         ("s3://public/a.mp4", {}),
+        ("s3a://public/a.mp4", {}),
+        ("s3a://footage/a.mp4", {"profile": "archive"}),
         ("https://cdn.example/a.mp4", {"headers": "x"}),
         ("https://cdn.example.evil/a.mp4", {}),
         ("simplecache::s3://footage/a.mp4", {"s3": {"profile": "archive"}}),

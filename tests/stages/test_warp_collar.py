@@ -17,6 +17,7 @@ from stages.warp.neck import (
     collar_beside_skin,
     mirrored_cloth,
     missed_hair,
+    specks_as_hair,
 )
 
 UNIT = 40.0
@@ -132,3 +133,18 @@ def test_hair_cut_by_the_border_goes_on_as_a_dome_where_there_is_room() -> None:
     assert whole[40].max() == 0
     assert (shown[54, 100] == 50).all()
     assert matte[54, 100] == 0
+
+
+def test_specks_of_neck_between_the_tips_of_hair_are_hair_and_necks_and_hands_are_not() -> None:
+    labels, _ = labels_and_landmarks()
+    labels[120:170, 190:230] = HAIR
+    labels[168:178, 200:210] = NECK  # at its tips
+    labels[10:20, 10:20] = NECK  # beside no hair
+    labels[60:110, 200:230] = NECK  # a hand that holds it
+    found = specks_as_hair(labels, UNIT)
+    changed = found != labels
+    assert changed[168:178, 200:210].all()
+    assert changed.sum() == 100
+    assert (found[changed] == HAIR).all()
+    whole = np.where(labels == NECK, CLOTH, labels).astype(np.uint8)
+    assert np.array_equal(specks_as_hair(whole, UNIT), whole)

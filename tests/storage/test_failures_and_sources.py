@@ -266,6 +266,12 @@ def test_what_is_said_of_other_places_goes_with_the_store_to_another_process(tmp
         assert handed.options_for("s3://elsewhere/a.mp4") == {}
 
 
+@pytest.mark.parametrize("url", ["https://[broken/b.mp4", "sftp://[1]/b.mp4"])
+def test_an_address_that_is_none_is_an_error_of_its_medium(tmp_path: Path, url: str) -> None:
+    with ArtifactStore.open(tmp_path) as store, pytest.raises((MediaError, StoreError)):
+        sources.digest_of(url, store)
+
+
 def test_options_that_a_place_does_not_take_are_told_as_such(tmp_path: Path) -> None:
     with (
         ArtifactStore.open(tmp_path, place_options={"ftp://ada@nas": {"username": "bob"}}) as store,
