@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,7 @@ def single_job(
     pictured = subject is not None and subject != "largest" and not subject.isdigit()
     for what in ("source", "target", *(["subject"] if pictured else [])):
         address = given[what]
-        local = local_path(address) if address else None
+        local = local_path(address or ".")
         if local is not None and (why := _missing(local)):
             problems.append(f"The {what} {str(local)!r} {why}.")
     try:
@@ -117,7 +118,8 @@ def single_job(
 def _missing(path: Path) -> str:
     """Why a file cannot be read as far as its place is concerned; empty where it is there."""
     try:
-        path.stat()
+        if stat.S_ISDIR(path.stat().st_mode):
+            return "is a folder"
     except FileNotFoundError:
         return "does not exist"
     except (OSError, ValueError) as error:

@@ -49,7 +49,7 @@ def add(
     Raises:
         HeadswapError: what is wrong, and what to do; everything is then as it was.
     """
-    source = source.expanduser()
+    source = Path(os.path.expanduser(source))
     known = name in registry.entries and name not in registry.pipelines
     if not known and not os.path.exists(source):
         near = nearest(name, registry.entries)
@@ -59,7 +59,7 @@ def add(
             "Check the path: the folder of a pipeline, or the file of a model of `headswap models list`"
             + (f" (did you mean {near!r}?)." if near and near != name else "."),
         )
-    if known or not (source.is_dir() or name in registry.pipelines):
+    if known or not (os.path.isdir(source) or name in registry.pipelines):
         return {"name": name, "path": str(registry.add(name, source, allow_unknown_digest=allow_unknown_digest))}
     from stages.networks.convert import find_published  # these load PyTorch
     from stages.networks.importing import INDEX, Terms, import_pipeline

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
-from urllib.parse import urlsplit
 
 from flows import pipeline
 from flows.devices import precision_settled
@@ -52,7 +51,9 @@ class Clip:
     @property
     def name(self) -> str:
         # A signed address carries credentials behind its "?": they have no place in messages and provenance.
-        path = urlsplit(self.url).path if "://" in self.url else self.url
+        # Cut by hand: urllib raises for brackets, which buckets may have.
+        _, remote, rest = self.url.partition("://")
+        path = rest.partition("?")[0].partition("#")[0].partition("/")[2] if remote else self.url
         return path.rstrip("/").rsplit("/", 1)[-1] or self.url
 
 

@@ -70,7 +70,8 @@ def _is_signing_left(planner: Planner, output_url: str | None) -> bool:
     again.survey()
     try:
         return output_url is None or any(
-            plan.record is None or not is_delivered(again, plan, output_url) for plan in again.jobs.values()
+            plan.failure is None and (plan.record is None or not is_delivered(again, plan, output_url))
+            for plan in again.jobs.values()
         )
     except Exception:  # noqa: BLE001 - of whatever place: what cannot be read is not known to be signed
         return True

@@ -54,8 +54,21 @@ def outlive_readers() -> None:
     Prefect and rich would raise SystemExit in the thread that works. Results on standard output are another matter: a disk that
     has no space for them is told.
     """
-    if sys.stderr is not None:  # as it is where it was closed before the start (2>&-)
-        sys.stderr = cast(TextIO, _Outliving(sys.stderr))
+    sys.stderr = cast(TextIO, _Outliving(sys.stderr or _in_place_of_none()))
+
+
+def _in_place_of_none() -> TextIO:
+    """Nothing, as standard error that was closed before the start (``2>&-``): else a pipe to a worker, or a file of the store,
+    would become number 2, and get what native libraries have to say."""
+    try:
+        os.fstat(2)
+    except OSError:
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        if nothing != 2:
+            os.dup2(nothing, 2)
+            os.close(nothing)
+        os.set_inheritable(2, True)
+    return open(os.devnull, "w", encoding="utf-8")
 
 
 def _let_go(stream: TextIO) -> None:

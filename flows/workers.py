@@ -367,6 +367,7 @@ def _settle(log: Path | None) -> None:
     if log is not None:
         log.parent.mkdir(parents=True, exist_ok=True)
         stream = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        sys.stderr.flush()
+        if sys.stderr is not None:
+            sys.stderr.flush()
         os.dup2(stream, 2)
         os.close(stream)

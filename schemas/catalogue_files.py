@@ -9,9 +9,10 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 import fsspec
@@ -58,10 +59,10 @@ def catalogue_rows(
 def read_bounded(location: str, storage_options: dict[str, Any], maximum_bytes: int, what: str) -> bytes:
     """The content of a file that a person names; UsageError where it cannot be read or is larger than ``maximum_bytes``."""
     local = location.removeprefix("file://")
-    if not is_url(local) and Path(local).is_dir():
+    if not is_url(local) and os.path.isdir(os.path.expanduser(local)):
         raise UsageError([f"The {what} {location} is a folder; give the file itself."])
     try:
-        with fsspec.open(location if is_url(location) else str(Path(local).expanduser()), "rb", **storage_options) as file:
+        with fsspec.open(location if is_url(location) else os.path.expanduser(local), "rb", **storage_options) as file:
             data = file.read(maximum_bytes + 1)
     except FileNotFoundError as error:
         # A web server that cannot be reached is "not found" to fsspec.

@@ -33,13 +33,14 @@ def options_for(
         return {scheme: options for scheme, options in found.items() if options}
     said = [place for place in place_options or {} if _lies_in(url, place)]
     if said:
-        return dict((place_options or {})[max(said, key=len)])
+        return dict((place_options or {})[max(said, key=lambda place: len(_split(place)[1]))])
     return dict(storage_options) if store is not None and _machine(url) == _machine(store) is not None else {}
 
 
 def _lies_in(url: str, place: str) -> bool:
     (scheme, rest), (of_place, beginning) = _split(url), _split(place)
-    return scheme == of_place and f"{rest}/".startswith(f"{beginning.rstrip('/')}/")
+    # "s3://" is the beginning of all that lies there.
+    return scheme == of_place and (not beginning or f"{rest}/".startswith(f"{beginning.rstrip('/')}/"))
 
 
 def _split(url: str) -> tuple[str, str]:

@@ -28,7 +28,7 @@ class Ingest(Stage):
     """
 
     name = "ingest"
-    version = 2
+    version = 1
     scope = Scope.CLIP
     parameters = IngestParameters
     media = ("clip",)

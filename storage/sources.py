@@ -230,7 +230,7 @@ def local_path(url: str | Path) -> Path | None:
     """The file on this machine that an address means, or None where it is elsewhere."""
     scheme, separator, rest = str(url).partition("://")
     if not separator:
-        return Path(url).expanduser()
+        return Path(os.path.expanduser(url))  # pathlib's raises where there is no such user
     return Path(rest) if scheme in ("file", "local") else None
 
 

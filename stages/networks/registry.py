@@ -157,8 +157,8 @@ class ModelRegistry:
                 is not the one on record.
         """
         entry = self.entry(name)
-        source = Path(file).expanduser()
-        if source.is_dir():
+        source = Path(os.path.expanduser(file))
+        if os.path.isdir(source):
             raise ModelError(
                 "model_wrong_kind", f"{source} is a folder; {name} is one {entry.kind} file.", "Give the file itself."
             )

@@ -116,30 +116,29 @@ def _telling_of_a_full_disk(out: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError, RuntimeError) as error:
-        if not _no_space(error):
+        full = _no_space(error)
+        if full is None:
             raise
+        file = (full.filename2 or full.filename) if isinstance(full, OSError) else None
         raise StoreError(
             "disk_full",
-            f"No space is left on the disk of {_file_of(error) or out}.",
+            f"No space is left on the disk of {file or out}.",
             "Make room there; the same command with --resume goes on from the last checkpoint.",
             retryable=True,
         ) from error
 
 
-def _no_space(error: BaseException | None) -> bool:
-    """Whether an error, or what it was raised for, is a full disk: PyTorch hides it behind one of its own."""
-    if error is None:
-        return False
-    told = isinstance(error, SafetensorError) and any(f"os error {number})" in str(error) for number in _FULL)
-    return told or (isinstance(error, OSError) and error.errno in _FULL) or _no_space(error.__cause__ or error.__context__)
-
-
-def _file_of(error: BaseException | None) -> str | None:
-    """The file that an error, or what it was raised for, is about, where that is said."""
-    if error is None:
-        return None
-    named = error.filename if isinstance(error, OSError) else None
-    return str(named) if named else _file_of(error.__cause__ or error.__context__)
+def _no_space(error: BaseException | None) -> BaseException | None:
+    """The error of a full disk that an error is, or was raised for: PyTorch hides it behind one of its own."""
+    seen: list[BaseException] = []
+    while error is not None and error not in seen:
+        if isinstance(error, OSError) and error.errno in _FULL:
+            return error
+        if isinstance(error, SafetensorError) and any(f"os error {number})" in str(error) for number in _FULL):
+            return error
+        seen.append(error)
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _train(order: Order, resume: bool, tell: Tell | None) -> Path:

@@ -45,8 +45,9 @@ SHADE = 0.35
 SIDEWAYS = 1.0
 """How much farther from the chin, in eye distances, the neck of a turned head is looked for on the side of its back."""
 
-SPECK = 0.1
-"""Area, in squares of the eye distance, below which what is labelled neck beside hair is none."""
+SPECK = 0.01
+"""Area, in squares of the eye distance, below which what is labelled neck beside hair is none: a few pixels, less than the least
+of a neck or finger that is seen."""
 
 HUE_LIMIT = 1.25
 """Largest correction for a neck of another hue than its face."""

@@ -50,3 +50,9 @@ def test_addresses_elsewhere_are_not_looked_for(pair: tuple[str, str]) -> None:
     assert (
         made("https://example.org/a.png", "s3://bucket/b.mp4", subject="https://example.org/c.png").target == "s3://bucket/b.mp4"
     )
+
+
+@pytest.mark.parametrize("address", ["", ".", "~nobody-here/a.png"])
+def test_folders_and_homes_of_nobody_are_no_media(pair: tuple[str, str], address: str) -> None:
+    with pytest.raises(UsageError, match="The target"):
+        made(pair[0], address)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 
 from flows.events import Events
@@ -379,3 +380,18 @@ def test_what_is_signed_and_delivered_needs_no_key_any_more(
     jobs.append(job("two", clips("a", 1), clips("c", 5)))
     with pytest.raises(UsageError, match=r"key\.pem given for signing cannot be read"):
         require_signable(night.planner(jobs, **signing))
+
+
+def test_an_address_that_is_odd_or_none_fails_its_own_job(night: Night, clips: Clips) -> None:
+    source = clips("a", 1)
+    fsspec.filesystem("memory").pipe_file("/b[1]/odd.mp4", clips("odd", 5).read_bytes())
+    jobs = [job("good", source, clips("b", 5))]
+    targets = ("https://[broken/b.mp4", "~nobody-here/b.mp4", "memory://b[1]/odd.mp4")
+    jobs += [jobs[0].model_copy(update={"id": name, "target": url}) for name, url in zip(("x", "y", "odd"), targets, strict=True)]
+    outcomes = night.run(jobs).outcomes
+    assert {name: outcome.status for name, outcome in outcomes.items()} == {
+        "good": "done",
+        "x": "failed",
+        "y": "failed",
+        "odd": "done",
+    }

@@ -65,8 +65,18 @@ def test_results_that_nobody_reads_end_the_command_without_a_word() -> None:
         assert process.wait(timeout=60) == 0
 
 
-def test_a_standard_error_that_was_closed_before_the_start_is_none() -> None:
-    program = "import sys\nfrom flows.streams import outlive_readers\noutlive_readers()\nprint('still here', sys.stderr)"
+def test_a_standard_error_that_was_closed_before_the_start_goes_nowhere_and_to_nobody_else() -> None:
+    program = "\n".join(
+        (
+            "import os, subprocess, sys",
+            "from flows.streams import outlive_readers",
+            "outlive_readers()",
+            "print('lost', file=sys.stderr)",
+            "print(os.path.samefile('/dev/fd/2', os.devnull), os.pipe()[0] > 2)",
+            "sys.stdout.flush()",
+            "subprocess.run(['bash', '-c', 'echo lost too >&2 && echo told'], check=True)",
+        )
+    )
     done = subprocess.run(
         ["bash", "-c", '"$@" 2>&-', "bash", sys.executable, "-c", program],
         cwd=ROOT,
@@ -74,7 +84,7 @@ def test_a_standard_error_that_was_closed_before_the_start_is_none() -> None:
         text=True,
         check=False,
     )
-    assert (done.returncode, done.stdout) == (0, "still here None\n")
+    assert (done.returncode, done.stdout) == (0, "True True\ntold\n")
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])

@@ -275,6 +275,9 @@ def test_edits_from_a_file_are_resolved_beside_the_catalogue(tmp_path: Path) -> 
             load_edits(str(written(tmp_path, text, "bad.yaml")))
     with pytest.raises(UsageError, match="does not exist"):
         load_edits(str(tmp_path / "none.yaml"))
+    for odd in ("x" * 300, "~nobody-here/a.yaml"):
+        with pytest.raises(UsageError, match=r"cannot be read|does not exist"):
+            load_edits(odd)
 
 
 def test_bad_inline_edits_are_a_problem_of_their_row(tmp_path: Path) -> None:

@@ -62,6 +62,7 @@ def test_links_of_a_chained_address_get_theirs(url: str, found: dict[str, dict[s
         ("s3://footage-2/a.mp4", OPTIONS),
         ("s3://public/a.mp4", {}),
         ("s3a://public/a.mp4", {}),
+        ("hf://datasets/a.mp4", {"token": "x"}),
         ("s3a://footage/a.mp4", {"profile": "archive"}),
         ("https://cdn.example/a.mp4", {"headers": "x"}),
         ("https://cdn.example.evil/a.mp4", {}),
@@ -73,6 +74,7 @@ def test_what_is_said_of_a_place_holds_for_what_lies_in_it(url: str, found: dict
         "s3://footage/": {"profile": "archive"},
         "s3://footage/new": {"profile": "new"},
         "s3://public": {},
+        "hf://": {"token": "x"},
         "https://cdn.example": {"headers": "x"},
     }
     assert options_for(url, "s3://bucket/store", OPTIONS, places) == found
