@@ -352,17 +352,10 @@ def retry(
     as_json: JsonOption = False,
 ) -> int:
     """Try a run's failed and unfinished jobs again, bad inputs included; what is committed is not done again."""
-    from flows.retrying import unfinished
+    from flows.retrying import changes_by, unfinished
 
     settings = settings_of(config, None, store=store_url)
-    signing = ("provenance.certificate", "provenance.key")
-    told = any(settings.origin(name) != "default" for name in signing)  # a certificate may have expired since, or lie elsewhere
-    changes = {
-        "engine": engine and str(engine),
-        "workers": workers,
-        "provenance": settings.provenance.model_dump() if told else None,
-        **settings.hidden(),
-    }
+    changes = {"engine": engine and str(engine), "workers": workers, **changes_by(settings)}
     with open_store(settings, existing=True) as store:
         again = unfinished(store, run_id, changes)
         if not again.jobs:
@@ -570,11 +563,8 @@ def train(
 ) -> int:
     """Train the diffusion renderer by a recipe. With --resume the same command goes on to the bit where it was stopped."""
     from flows.training import StepLines, print_training, run_training
-    from storage.sources import local_path
 
     settings = settings_of(config, None)
-    if not settings.store or local_path(settings.store):  # what is said of a remote store is said of the data then
-        settings = settings.model_copy(update={"store": data})
     told = run_training(
         str(preset),
         data,
@@ -586,7 +576,7 @@ def train(
         head_model=head_model,
         device=device,
         workers=workers,
-        storage_options=settings.storage_options_of(data),
+        storage_options=settings.storage_options_of_data(data),
         tell=None if as_json else StepLines(error_console),
     )
     if told is not None:  # of several processes the first one speaks

@@ -58,7 +58,8 @@ from stages.training.augmentation import (
     compose,
 )
 from stages.training.performer_data import PerformerSamples, Split
-from stages.training.recipe import Recipe, chosen_recipe
+from stages.training.recipe import Recipe
+from stages.training.recipe_files import chosen_recipe
 from stages.training.run import Order, train
 from stages.training.samples import TrainingSample
 from stages.training.validation import generate, head_psnr

@@ -25,7 +25,8 @@ from benchmarks.trained import registry
 from schemas.problems import HeadswapError
 from stages.metrics.masks import peak_signal_to_noise
 from stages.networks.loading import load_pipeline
-from stages.training.recipe import Recipe, chosen_recipe
+from stages.training.recipe import Recipe
+from stages.training.recipe_files import chosen_recipe
 from stages.training.run import Order, train
 
 PICTURES, SHOWN = 24, 8

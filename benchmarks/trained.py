@@ -16,7 +16,8 @@ from stages.networks.loading import load_pipeline
 from stages.networks.pipeline import HeadSwapPipeline
 from stages.networks.registry import ModelRegistry
 from stages.networks.runtime import find_device
-from stages.training.recipe import Recipe, chosen_recipe
+from stages.training.recipe import Recipe
+from stages.training.recipe_files import chosen_recipe
 from stages.training.samples import SampleSource
 
 

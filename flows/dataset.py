@@ -30,8 +30,8 @@ from flows.dataset_plan import SPLITS, PreparedClip, Shard, excluded_runs, frame
 from flows.planning import Clip, Planner
 from flows.workers import Limits, WorkerPool
 from schemas.configuration import Settings
-from schemas.dataset import DECIDED_BY, DatasetClip, DatasetParameters, named, split_of
-from schemas.names import counted
+from schemas.dataset import DECIDED_BY, DatasetClip, DatasetParameters, split_of
+from schemas.names import counted, named
 from schemas.problems import HeadswapError, MediaError
 from stages.networks.registry import ModelRegistry
 from stages.processes import process_pool

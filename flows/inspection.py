@@ -11,15 +11,12 @@ from flows.retrying import settings_of_record
 from flows.sheets import inspect_clip, inspect_job
 from schemas.catalogue import Job, resolve, safe_id
 from schemas.configuration import Settings
-from schemas.names import nearest
+from schemas.names import named, nearest
 from schemas.problems import HeadswapError, UsageError
 from stages.networks.registry import ModelRegistry
 from storage import sources
 from storage.artifacts import Artifact
 from storage.store import ArtifactStore
-
-MOST_NAMED = 10
-"""Jobs that a message names one by one."""
 
 
 def inspect_from_store(
@@ -68,8 +65,7 @@ def _jobs(store: ArtifactStore, name: str) -> str:
     ids = [job["id"] for job in newest["jobs"]]
     near = nearest(name, ids)
     meant = f"Did you mean {near!r}? " if near else ""
-    more = f" and {len(ids) - MOST_NAMED} more" if len(ids) > MOST_NAMED else ""
-    return f"{meant}The jobs of the newest run, {newest['run']}, are: {', '.join(ids[:MOST_NAMED])}{more}."
+    return f"{meant}The jobs of the newest run, {newest['run']}, are: {named(ids)}."
 
 
 def _job_sheets(job: Job, store: ArtifactStore, settings: Settings, registry: ModelRegistry, out: Path) -> list[Path]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from schemas.names import nearest
-from schemas.problems import HeadswapError, ModelError, UsageError
+from schemas.problems import HeadswapError, ModelError
 from stages.networks.registered import Registration
 from stages.networks.registry import ModelRegistry
 
@@ -61,22 +61,12 @@ def add(
         )
     if known or not (os.path.isdir(source) or name in registry.pipelines):
         return {"name": name, "path": str(registry.add(name, source, allow_unknown_digest=allow_unknown_digest))}
-    from stages.networks.convert import find_published  # these load PyTorch
-    from stages.networks.importing import INDEX, Terms, import_pipeline
+    from stages.networks.importing import Terms, import_pipeline  # these load PyTorch
     from stages.networks.loading import MisfitError
 
     def make(destination: Path) -> Registration:
         terms = Terms(licence, commercial, origin)
-        try:
-            return import_pipeline(name, source, destination, terms, allow_pickle=allow_pickle, tell=tell)
-        except UsageError as error:  # it asks for the licence before it looks for the parts
-            if not (source / INDEX).is_file():
-                try:
-                    find_published(source)
-                except ModelError as lacking:
-                    remedy = f"{lacking.remedy} {error.remedy}"
-                    raise UsageError([lacking.message, *error.problems], remedy) from error
-            raise
+        return import_pipeline(name, source, destination, terms, allow_pickle=allow_pickle, tell=tell)
 
     try:
         path = registry.add_pipeline(name, make)

@@ -63,9 +63,12 @@ def require_pipelines(planner: Planner) -> None:
 
 
 def _is_signing_left(planner: Planner, output_url: str | None) -> bool:
-    from flows.delivery import is_delivered  # which itself imports planning
+    """Whether any result does not lie signed where it is wanted, or that cannot be told. Looked up beside the planner, for which
+    all this is to be found out with the run."""
+    from flows.delivery import is_delivered  # which imports planning, as this is imported by it
+    from flows.planning import Planner
 
-    again = type(planner)([plan.job for plan in planner.jobs.values()], planner.store, planner.settings, planner.registry)
+    again = Planner([plan.job for plan in planner.jobs.values()], planner.store, planner.settings, planner.registry)
     again.note = planner.note
     again.survey()
     try:

@@ -37,6 +37,13 @@ def settings_of_record(store: ArtifactStore, record: Mapping[str, Any], changes:
     return Settings.model_validate(values)
 
 
+def changes_by(settings: Settings) -> dict[str, Any]:
+    """What of a configuration holds for a run that goes on: what its record lacks, and certificate and key where it names some,
+    for the run's own may have expired since, or lie elsewhere."""
+    named = any(settings.origin(name) != "default" for name in ("provenance.certificate", "provenance.key"))
+    return {**settings.hidden(), "provenance": settings.provenance.model_dump() if named else None}
+
+
 def unfinished(store: ArtifactStore, run_id: str | None, changes: Mapping[str, Any]) -> Again:
     """Jobs of a run that failed or never ended."""
     record = runs.load_whole(store, run_id)

@@ -22,7 +22,8 @@ from stages.networks.weights import check_weights
 from stages.training.ahead import SamplesAhead
 from stages.training.augmentation import FOREIGN_REFERENCES, NO_AUGMENTATION, Augmentation
 from stages.training.performer_data import SMALLEST_SIZE, PerformerSamples
-from stages.training.recipe import Recipe, chosen_recipe
+from stages.training.recipe import Recipe
+from stages.training.recipe_files import chosen_recipe
 from stages.training.samples import SampleSource
 from stages.training.shards import ShardSamples
 from storage.keys import digest_value

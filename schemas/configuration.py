@@ -23,7 +23,7 @@ from schemas import parameters
 from schemas.catalogue import Job
 from schemas.names import suggestion
 from schemas.parameters import DiffusionParameters, Precision
-from schemas.places import options_for
+from schemas.places import is_remote, options_for
 from schemas.problems import UsageError
 
 PREFIX = "HEADSWAP_"
@@ -202,6 +202,11 @@ class Settings(_Section):
     def storage_options_of(self, url: str) -> dict[str, Any]:
         """For fsspec, of a place: ``place_options``, or ``storage_options`` beside the store (``schemas.places.options_for``)."""
         return options_for(url, self.store, self.storage_options, self.place_options)
+
+    def storage_options_of_data(self, url: str) -> dict[str, Any]:
+        """Of a data set to train on: what is said of a remote store is said of it where none is set, or a local one."""
+        store = self.store if self.store is not None and is_remote(self.store) else url
+        return options_for(url, store, self.storage_options, self.place_options)
 
     def hidden(self) -> dict[str, Any]:
         """What a run's record lacks, for it may hold credentials."""

@@ -21,7 +21,7 @@ from schemas.catalogue import (
     shortened,
 )
 from schemas.catalogue_files import MAXIMUM_BYTES, Columns, catalogue_rows, read_bounded
-from schemas.names import suggestion
+from schemas.names import named, suggestion
 from schemas.problems import UsageError
 
 LONGEST_ID = 128
@@ -109,9 +109,6 @@ DECIDED_BY = {
 }
 """By reason for leaving a frame out (``stages.training.selection.REASONS``) the parameter that decides it, where one does."""
 
-MOST_NAMED = 10
-"""Clips that a message names one by one."""
-
 
 def split_of(identity: str, validation: float) -> str:
     """``train`` or ``validation``, by a hash of who is shown: the same whatever else is in the data set."""
@@ -143,12 +140,6 @@ def for_both_splits(clips: Sequence[ClipUse]) -> str:
         return f"it takes two people at least, and there is {len(people)}"
     without = named([clip.id for clip in clips if clip.person not in usable])
     return f"it takes two people at least, and of {len(people)} only {len(usable)} has usable frames (none in {without})"
-
-
-def named(ids: Sequence[str]) -> str:
-    """Ids of clips for a message: the first ``MOST_NAMED`` and how many more there are."""
-    more = len(ids) - MOST_NAMED
-    return ", ".join(ids[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def dataset_parameters(assignments: Sequence[str], **given: Any) -> DatasetParameters:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
@@ -17,6 +17,16 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
 def counted(count: int, one: str, more: str = "") -> str:
     """``1 job``, ``2 jobs``; ``more`` is the plural where an "s" does not make it."""
     return f"{count} {one if count == 1 else more or one + 's'}"
+
+
+MOST_NAMED = 10
+"""Clips or jobs that a message names one by one."""
+
+
+def named(names: Sequence[str]) -> str:
+    """Names for a message: the first ``MOST_NAMED``, and how many more there are."""
+    more = len(names) - MOST_NAMED
+    return ", ".join(names[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:

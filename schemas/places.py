@@ -13,6 +13,10 @@ _BUCKETS = frozenset({"s3", "gs", "abfs", "hf"})
 catalogue is untrusted input: its addresses must not decide to whom the store's credentials are shown."""
 
 
+WRONG_OPTIONS = "See that storage_options and place_options hold what such a place takes (docs/configuration.md)."
+"""A remedy where a file system refuses what it is opened with."""
+
+
 def options_for(
     url: str, store: str | None, storage_options: Mapping[str, Any], place_options: Mapping[str, Mapping[str, Any]] | None = None
 ) -> dict[str, Any]:
@@ -35,6 +39,11 @@ def options_for(
     if said:
         return dict((place_options or {})[max(said, key=lambda place: len(_split(place)[1]))])
     return dict(storage_options) if store is not None and _machine(url) == _machine(store) is not None else {}
+
+
+def is_remote(url: str) -> bool:
+    """Whether an address is that of another place than this machine's disks."""
+    return _machine(url) is not None
 
 
 def _lies_in(url: str, place: str) -> bool:

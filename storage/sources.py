@@ -15,6 +15,7 @@ from typing import Any
 import fsspec
 from fsspec.callbacks import Callback
 
+from schemas.places import WRONG_OPTIONS
 from schemas.problems import HeadswapError, MediaError, StoreError
 from storage.errors import store_error
 from storage.keys import digest_file, digest_value
@@ -245,7 +246,7 @@ def _remote(url: str, storage_options: Mapping[str, Any] | None) -> tuple[Any, s
         raise MediaError(
             "file_unsupported",
             f"{url} cannot be opened with these options: {error}.",
-            "See that storage_options and place_options hold what such a place takes (docs/configuration.md).",
+            WRONG_OPTIONS,
         ) from error
 
 

@@ -70,7 +70,7 @@ def import_pipeline(
         tell: is given a line before each thing that takes long.
 
     Raises:
-        UsageError: no licence is given.
+        UsageError: no licence is given; with what else can be seen at once.
         ModelError: what is there is no pipeline, is incomplete, damaged, misshapen or not finite, with everything that is wrong;
             or does not fit onto the disk.
     """
@@ -84,18 +84,23 @@ def import_pipeline(
     card = front_matter(source / CARD)
     stated = card.get("license") or ""  # hubs allow a list
     licence = terms.licence or (", ".join(map(str, stated)) if isinstance(stated, list) else str(stated))
-    if not licence.strip():
-        raise UsageError(
-            [f"The licence of {source} is not given."], "Say under which terms the weights may be used: --licence TEXT."
-        )
+    unsaid = [] if licence.strip() else [f"The licence of {source} is not given."]
+    remedy = "Say under which terms the weights may be used: --licence TEXT."
+    try:
+        published = None if (source / INDEX).is_file() else find_published(source)
+    except ModelError as error:
+        if not unsaid:
+            raise
+        raise UsageError([error.message, *unsaid], f"{error.remedy} {remedy}") from error
+    if unsaid:
+        raise UsageError(unsaid, remedy)
     sampling = {}
-    if (source / INDEX).is_file():
+    if published is None:
         layout: Layout = "headswap"
         sampling = read_sampling(source)
         announce("Checking the weights:", _size(pipeline_files(source)), tell)
         pipeline = load_pipeline(source, None)
     else:
-        published = find_published(source)
         announce("Checking the weights:", _size(published.weights), tell)
         pipeline = convert(published, preset, allow_pickle=allow_pickle, dtype=None)
         layout = "aniportrait" if isinstance(pipeline.pose_guider, PoseGuider) else "animateanyone"

@@ -15,7 +15,8 @@ from pydantic import ValidationError
 from schemas.problems import ModelError, UsageError
 from stages.durable import remove_partial, write_whole
 from stages.training.checkpoints import Checkpoints
-from stages.training.recipe import Recipe, place
+from stages.training.recipe import Recipe
+from stages.training.recipe_problems import place
 
 FILE = "run.json"
 

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from schemas.dataset import ClipUse, for_both_splits
+from schemas.places import WRONG_OPTIONS
 from schemas.problems import StoreError, UsageError
 from stages.networks.label_maps import shrunk_labels as shrunk_labels
 from stages.training.augmentation import (
@@ -330,7 +331,7 @@ class ShardSamples:
 def _wrong_options(url: str, error: TypeError) -> UsageError:
     return UsageError(
         [f"The data set {url} cannot be read with these options: {error}."],
-        "See that storage_options and place_options hold what such a place takes (docs/configuration.md).",
+        WRONG_OPTIONS,
     )
 
 

@@ -32,7 +32,7 @@ from stages.condition_image import head_mask
 from stages.segmentation import BACKGROUND, CLOTH, FACE, HAIR, NECK
 from stages.training.augmentation import Draw, Window
 from stages.training.performer_data import PerformerSamples
-from stages.training.recipe import read_recipe
+from stages.training.recipe_files import read_recipe
 from tests.stages.training.painted_windows import SIZE, painted_window
 
 WHITE = np.full((SIZE, SIZE, 3), 255, np.uint8)

@@ -8,7 +8,8 @@ import pytest
 
 from benchmarks.ablations import RECIPE
 from benchmarks.tints import errors, with_tint
-from stages.training.recipe import AutoencoderPhase, read_recipe
+from stages.training.recipe import AutoencoderPhase
+from stages.training.recipe_files import read_recipe
 from tests.stages.painting import textured
 
 

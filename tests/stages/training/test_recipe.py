@@ -12,7 +12,8 @@ import yaml
 from schemas.parameters import DiffusionParameters
 from schemas.problems import UsageError
 from stages.training.loop import learning_rate
-from stages.training.recipe import Recipe, builtin_recipe, chosen_recipe, read_recipe, settled
+from stages.training.recipe import Recipe, settled
+from stages.training.recipe_files import builtin_recipe, chosen_recipe, read_recipe
 from stages.training.run import recipe_text
 from tests.stages.training.tiny_recipes import tiny_recipe
 
