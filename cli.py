@@ -21,6 +21,7 @@ from rich.text import Text
 
 from flows.streams import PatientConsole, outlive_readers
 from schemas.names import counted
+from schemas.places import expanded_path
 from schemas.problems import HeadswapError, UsageError
 
 app = typer.Typer(
@@ -144,14 +145,14 @@ def open_store(settings: Any, *, existing: bool = False) -> Any:
 
     if not settings.store:
         raise UsageError(["No store is given."], "Say where intermediates are kept: --store FOLDER_OR_URL, or HEADSWAP_STORE.")
-    scratch = Path(settings.scratch) if settings.scratch else None
+    scratch = expanded_path(settings.scratch) if settings.scratch else None
     return ArtifactStore.open(settings.store, scratch=scratch, existing=existing, **settings.hidden())
 
 
 def registry_of(settings: Any) -> Any:
     from stages.networks.registry import ModelRegistry
 
-    return ModelRegistry(Path(settings.models).expanduser())
+    return ModelRegistry(settings.models)
 
 
 def print_json(value: Any) -> None:
@@ -229,7 +230,7 @@ def swap(
     settings = settings_of(
         config,
         assignments,
-        defaults={"store": str(Path("~/.cache/headswap/store").expanduser()), "engine": "direct"},
+        defaults={"store": str(expanded_path("~/.cache/headswap/store")), "engine": "direct"},
         store=store_url,
         engine=engine,
         renderer=renderer,

@@ -6,7 +6,6 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from flows.devices import devices_of
@@ -93,11 +92,11 @@ def run_jobs(
             jobs, also those that were done before.
     """
     began = time.perf_counter()
-    planner = Planner(jobs, store, settings, registry or ModelRegistry(Path(settings.models).expanduser()))
+    planner = Planner(jobs, store, settings, registry or ModelRegistry(settings.models))
     require_pipelines(planner)
     told: list[str] = []
     planner.note = told.append  # nobody observes yet
-    require_signable(planner, output_url)
+    require_signable(planner, output_url, retry_failed=retry_failed)
     devices = devices_of(planner)
     run_id = new_run_id(name)
     wanted = report_name if whole is None else whole.get("report_folder", FOLDER)

@@ -15,7 +15,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -88,18 +87,25 @@ def prepare_dataset(
     tell = tell or (lambda what, done, of: None)
     note = note or (lambda text: None)
     prepared = _prepare_clips(clips, store, settings, parameters, registry, retry_failed, partial(tell, "clip"), note)
-    shards = plan_shards(prepared, kind, parameters)
-    if not shards:
-        raise HeadswapError(
-            "no_usable_frames",
-            f"None of the {len(clips)} clips has a usable run of frames: {_told(prepared, parameters)}.",
-            "Look at clips with `headswap inspect`, or loosen the limits (docs/dataset.md).",
-        )
-    for remark in without_frames(prepared):
-        note(remark)
-    job = _Job(prepared, store, settings, out, kind, parameters)
-    written = _write_missing(shards, job, partial(tell, "shard"))
-    return {**_finish(shards, job), "written": written}
+    job, written = _Job(prepared, store, settings, out, kind, parameters), 0
+    while True:
+        shards = plan_shards(prepared, kind, parameters)
+        if not shards:
+            raise HeadswapError(
+                "no_usable_frames",
+                f"None of the {len(clips)} clips has a usable run of frames: {_told(prepared, parameters)}.",
+                "Look at clips with `headswap inspect`, or loosen the limits (docs/dataset.md).",
+            )
+        try:
+            for now, (done, of) in enumerate(_write_missing(shards, job)):
+                tell("shard", done, of)
+                written += now > 0
+        except _ClipUnreadableError as error:
+            prepared[error.number].fail(error.reason)  # and goes on without it; each can fail once
+            continue
+        for remark in without_frames(prepared):
+            note(remark)
+        return {**_finish(shards, job), "written": written}
 
 
 # ---- clips
@@ -115,7 +121,7 @@ def _prepare_clips(
     tell: Tell,
     note: Callable[[str], None],
 ) -> list[PreparedClip]:
-    planner = Planner([], store, settings, registry or ModelRegistry(Path(settings.models).expanduser()))
+    planner = Planner([], store, settings, registry or ModelRegistry(settings.models))
     limits = Limits(seconds=settings.time_limits.of, memory_bytes=settings.worker_memory)
     meant = [Clip(clip.clip, clip.subject or settings.stages.track.subject) for clip in clips]
     with WorkerPool(settings.workers, limits=limits, logs=store.scratch) as pool:
@@ -125,12 +131,12 @@ def _prepare_clips(
         one = PreparedClip(clip, number, split_of(clip.identity, parameters.validation))
         prepared.append(one)
         if isinstance(result, HeadswapError):
-            one.failure = result
+            one.fail(result)
             continue
         try:
             one.media = sources.digest_of(clip.clip, store, limit_bytes=settings.scratch_bytes)
         except MediaError as error:  # gone since its stages ran
-            one.failure = error
+            one.fail(error)
             continue
         one.manifests = result
         facts = frame_facts({stage: [store.artifact(found) for found in some] for stage, some in result.items()})
@@ -180,7 +186,24 @@ class _Job:
     parameters: DatasetParameters
 
 
-def _write_missing(shards: Sequence[Shard], job: _Job, tell: Tell) -> int:
+class _ClipUnreadableError(Exception):
+    """A clip's medium cannot be read now that shards are written: it is gone since, or its stages did not mind what is wrong.
+
+    Args:
+        number: of the clip. reason: why.
+    """
+
+    def __init__(self, number: int, reason: MediaError) -> None:
+        super().__init__(number, reason)  # what travels between processes
+        self.number, self.reason = number, reason
+
+
+def _write_missing(shards: Sequence[Shard], job: _Job) -> Iterator[tuple[int, int]]:
+    """Yields how many shards are done and how many there are: at the beginning, and after each that was written.
+
+    Raises:
+        _ClipUnreadableError: shards that hold nothing of this clip may have been written.
+    """
     present = job.out.names()
     system, root = job.out.connect()
     planned = {name for shard in shards for name in _names(shard, job.kind)}
@@ -196,11 +219,10 @@ def _write_missing(shards: Sequence[Shard], job: _Job, tell: Tell) -> int:
                 with suppress(FileNotFoundError):  # another run was faster
                     system.rm_file(f"{root}/{name}")
     done = len(shards) - len(missing)
-    tell(done, len(shards))
+    yield done, len(shards)
     for _ in _written(missing, job):
         done += 1
-        tell(done, len(shards))
-    return len(missing)
+        yield done, len(shards)
 
 
 def _written(missing: Sequence[Shard], job: _Job) -> Iterator[None]:
@@ -284,8 +306,11 @@ def write_one(shard: Shard, job: _Job) -> None:
 def _records(piece: Piece, job: _Job) -> Iterator[Any]:
     (one,) = [one for one in job.prepared if one.number == piece.number]
     artifacts = {stage: [job.store.artifact(found) for found in some] for stage, some in one.manifests.items()}
-    with sources.open_medium(piece.clip.clip, job.store, job.settings.scratch_bytes) as media:
-        yield from piece_frames(piece, artifacts, media, job.parameters)
+    try:
+        with sources.open_medium(piece.clip.clip, job.store, job.settings.scratch_bytes) as media:
+            yield from piece_frames(piece, artifacts, media, job.parameters)
+    except MediaError as error:
+        raise _ClipUnreadableError(piece.number, error) from error
 
 
 # ---- what is told about it

@@ -41,6 +41,10 @@ class PreparedClip:
     pieces: tuple[Piece, ...] = ()
     failure: HeadswapError | None = None
 
+    def fail(self, reason: HeadswapError) -> None:
+        """Nothing of it goes in, for this reason."""
+        self.failure, self.manifests, self.frames, self.excluded, self.pieces = reason, {}, 0, {}, ()
+
 
 @dataclass(frozen=True)
 class Shard:

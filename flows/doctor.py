@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.text import Text
 
 from schemas.configuration import Settings, usable_cores
+from schemas.places import expanded_path
 from schemas.problems import HeadswapError, ModelError, UsageError
 from stages.networks.registry import ModelRegistry
 from storage.store import ArtifactStore
@@ -248,9 +249,9 @@ def check_memory(settings: Settings) -> Iterable[Check]:
 
 
 def check_scratch(settings: Settings) -> Iterable[Check]:
-    beside = Path(settings.store).expanduser() if settings.store and "://" not in settings.store else None
+    beside = expanded_path(settings.store) if settings.store and "://" not in settings.store else None
     if settings.scratch:
-        folder = Path(settings.scratch).expanduser()
+        folder = expanded_path(settings.scratch)
     elif beside is not None and beside.is_dir():
         folder = beside / "scratch" if (beside / "scratch").is_dir() else beside
     else:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from schemas.names import nearest
+from schemas.places import expanded_path
 from schemas.problems import HeadswapError, ModelError
 from stages.networks.registered import Registration
 from stages.networks.registry import ModelRegistry
@@ -49,7 +50,7 @@ def add(
     Raises:
         HeadswapError: what is wrong, and what to do; everything is then as it was.
     """
-    source = Path(os.path.expanduser(source))
+    source = expanded_path(source)
     known = name in registry.entries and name not in registry.pipelines
     if not known and not os.path.exists(source):
         near = nearest(name, registry.entries)

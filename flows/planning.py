@@ -50,11 +50,15 @@ class Clip:
 
     @property
     def name(self) -> str:
-        # A signed address carries credentials behind its "?": they have no place in messages and provenance.
+        # Credentials of an address, behind its "?" or before its host, have no place in messages and provenance.
         # Cut by hand: urllib raises for brackets, which buckets may have.
-        _, remote, rest = self.url.partition("://")
-        path = rest.partition("?")[0].partition("#")[0].partition("/")[2] if remote else self.url
-        return path.rstrip("/").rsplit("/", 1)[-1] or self.url
+        scheme, remote, rest = self.url.partition("://")
+        if remote and scheme.startswith("http"):  # elsewhere "?" and "#" are letters of a name
+            rest = rest.partition("?")[0].partition("#")[0]
+        if not remote:
+            return self.url.rstrip("/").rsplit("/", 1)[-1] or self.url
+        host, _, path = rest.partition("/")
+        return path.rstrip("/").rsplit("/", 1)[-1] or f"{scheme}://{host.rpartition('@')[2]}"
 
 
 class Node(NamedTuple):
@@ -431,6 +435,13 @@ class Planner:
     def step(self, node: Node) -> Step:
         with self._lock:
             return self._known.steps.setdefault(node, Step(node))
+
+    def standing_failure(self, plan: JobPlan) -> Failure | None:
+        """What failed for good in a stage of a job before and keeps it from being made, until it is asked for again."""
+        for step in map(self.step, plan.nodes):
+            if step.state == "quarantined":
+                return step.failure or next(unit.failure for unit in step.missing if quarantined(unit.failure))
+        return None
 
     def resolve(self, nodes: Iterable[Node]) -> list[Step]:
         """Bring the steps of ``nodes`` up to date, with one look-up of manifests and one of failures for all of them."""

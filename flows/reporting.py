@@ -165,7 +165,7 @@ def tried_again(jobs: int) -> str:
 
 def report_of_record(store: ArtifactStore, record: Mapping[str, Any], settings: Settings, out: str | None) -> str:
     """The page of a recorded run again, from what the store holds now."""
-    planner = planned_again(store, record, settings, ModelRegistry(Path(settings.models).expanduser()))
+    planner = planned_again(store, record, settings, ModelRegistry(settings.models))
     stages = {Node("", name): float(total["seconds"]) for name, total in record.get("stages", {}).items()}
     place = out or record["out"]
     return write_report(

@@ -62,25 +62,27 @@ def require_pipelines(planner: Planner) -> None:
         )
 
 
-def _is_signing_left(planner: Planner, output_url: str | None) -> bool:
+def _is_signing_left(planner: Planner, output_url: str | None, retry_failed: bool) -> bool:
     """Whether any result does not lie signed where it is wanted, or that cannot be told. Looked up beside the planner, for which
     all this is to be found out with the run."""
     from flows.delivery import is_delivered  # which imports planning, as this is imported by it
-    from flows.planning import Planner
+    from flows.planning import Planner, quarantined
 
     again = Planner([plan.job for plan in planner.jobs.values()], planner.store, planner.settings, planner.registry)
     again.note = planner.note
     again.survey()
     try:
         return output_url is None or any(
-            plan.failure is None and (plan.record is None or not is_delivered(again, plan, output_url))
+            (plan.record is None or not is_delivered(again, plan, output_url))
+            and not quarantined(plan.failure)
+            and (retry_failed or again.standing_failure(plan) is None)
             for plan in again.jobs.values()
         )
     except Exception:  # noqa: BLE001 - of whatever place: what cannot be read is not known to be signed
         return True
 
 
-def require_signable(planner: Planner, output_url: str | None = None, *, here: bool = True) -> None:
+def require_signable(planner: Planner, output_url: str | None = None, *, here: bool = True, retry_failed: bool = False) -> None:
     """``UsageError`` with every job whose result is to be signed in a container that cannot hold a signature, and with what is
     wrong with certificate and key: else all work would be done before that is found out.
 
@@ -88,6 +90,7 @@ def require_signable(planner: Planner, output_url: str | None = None, *, here: b
 
     Args:
         output_url: where results go. here: whether this machine is to sign; who only plans need not hold the key.
+        retry_failed: whether jobs are tried again that failed for good before.
     """
     provenance = planner.settings.provenance
     if provenance.certificate is None or provenance.key is None:
@@ -105,7 +108,7 @@ def require_signable(planner: Planner, output_url: str | None = None, *, here: b
         try:
             try_signing(Path(provenance.certificate), Path(provenance.key))
         except UsageError as error:
-            if _is_signing_left(planner, output_url):
+            if _is_signing_left(planner, output_url, retry_failed):
                 problems += error.problems
                 remedies += [error.remedy] if error.remedy else []
     if problems:

@@ -104,12 +104,8 @@ def plan_document(jobs: Sequence[Job], store: ArtifactStore, settings: Settings,
         elif failure is not None:
             state = "failed"
         else:
-            steps = [planner.step(node) for node in plan.nodes]
-            standing = [step for step in steps if step.state == "quarantined"]
-            state = "quarantined" if standing else "to run"
-            if standing:
-                units = standing[0].missing
-                failure = standing[0].failure or next((unit.failure for unit in units if unit.failure), None)
+            failure = planner.standing_failure(plan)
+            state = "to run" if failure is None else "quarantined"
         states[state] += 1
         described.append(
             {

@@ -369,5 +369,6 @@ def _settle(log: Path | None) -> None:
         stream = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         if sys.stderr is not None:
             sys.stderr.flush()
-        os.dup2(stream, 2)
-        os.close(stream)
+        if stream != 2:  # which it is where there was no standard error
+            os.dup2(stream, 2)
+            os.close(stream)

@@ -25,6 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from schemas.catalogue_files import MAXIMUM_BYTES, MAXIMUM_ROWS, Columns, catalogue_rows, is_url, read_bounded
 from schemas.edits import Edits, is_inline, load_edits, parse_edits, read_edits
 from schemas.names import nearest, suggestion
+from schemas.places import expanded_path
 from schemas.problems import UsageError
 
 MAXIMUM_CELL = 16_384
@@ -224,10 +225,10 @@ def resolve(path: str, base: str) -> str:
     if is_url(path):
         return path
     if path.startswith("~"):
-        return os.path.expanduser(path)
+        return str(expanded_path(path))
     base = base.removeprefix("file://")
     if not is_url(base):
-        folder = os.path.dirname(os.path.abspath(os.path.expanduser(base)))
+        folder = os.path.dirname(os.path.abspath(expanded_path(base)))
         return os.path.normpath(os.path.join(folder, path))
     if path.startswith("/"):
         return path

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from schemas.names import suggestion
+from schemas.places import expanded_path
 from schemas.problems import UsageError
 
 MAXIMUM_BYTES = 64 * 2**20
@@ -59,10 +60,10 @@ def catalogue_rows(
 def read_bounded(location: str, storage_options: dict[str, Any], maximum_bytes: int, what: str) -> bytes:
     """The content of a file that a person names; UsageError where it cannot be read or is larger than ``maximum_bytes``."""
     local = location.removeprefix("file://")
-    if not is_url(local) and os.path.isdir(os.path.expanduser(local)):
+    if not is_url(local) and os.path.isdir(expanded_path(local)):
         raise UsageError([f"The {what} {location} is a folder; give the file itself."])
     try:
-        with fsspec.open(location if is_url(location) else os.path.expanduser(local), "rb", **storage_options) as file:
+        with fsspec.open(location if is_url(location) else str(expanded_path(local)), "rb", **storage_options) as file:
             data = file.read(maximum_bytes + 1)
     except FileNotFoundError as error:
         # A web server that cannot be reached is "not found" to fsspec.

@@ -23,7 +23,7 @@ from schemas import parameters
 from schemas.catalogue import Job
 from schemas.names import suggestion
 from schemas.parameters import DiffusionParameters, Precision
-from schemas.places import is_remote, options_for
+from schemas.places import expanded_path, is_remote, options_for
 from schemas.problems import UsageError
 
 PREFIX = "HEADSWAP_"
@@ -425,7 +425,7 @@ def type_name(annotation: Any) -> str:
 
 def _from_file(file: Path, known: Mapping[str, Leaf], problems: list[str]) -> list[tuple[str, Any]]:
     try:
-        content = yaml.safe_load(file.expanduser().read_text(encoding="utf-8-sig"))
+        content = yaml.safe_load(expanded_path(file).read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         problems.append(f"The configuration {file} does not exist.")
     except (OSError, UnicodeDecodeError) as error:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 _ALIASES = {"s3a": "s3", "gcs": "gs", "az": "abfs", "ssh": "sftp"}
@@ -39,6 +41,12 @@ def options_for(
     if said:
         return dict((place_options or {})[max(said, key=lambda place: len(_split(place)[1]))])
     return dict(storage_options) if store is not None and _machine(url) == _machine(store) is not None else {}
+
+
+def expanded_path(path: str | os.PathLike[str]) -> Path:
+    """A path of this machine as a person writes it: with ``~`` for a home. As in a shell that of nobody stays as it is, for which
+    pathlib's ``expanduser`` raises."""
+    return Path(os.path.expanduser(path))
 
 
 def is_remote(url: str) -> bool:

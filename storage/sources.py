@@ -15,7 +15,7 @@ from typing import Any
 import fsspec
 from fsspec.callbacks import Callback
 
-from schemas.places import WRONG_OPTIONS
+from schemas.places import WRONG_OPTIONS, expanded_path
 from schemas.problems import HeadswapError, MediaError, StoreError
 from storage.errors import store_error
 from storage.keys import digest_file, digest_value
@@ -231,7 +231,7 @@ def local_path(url: str | Path) -> Path | None:
     """The file on this machine that an address means, or None where it is elsewhere."""
     scheme, separator, rest = str(url).partition("://")
     if not separator:
-        return Path(os.path.expanduser(url))  # pathlib's raises where there is no such user
+        return expanded_path(url)
     return Path(rest) if scheme in ("file", "local") else None
 
 
@@ -273,11 +273,14 @@ def _media_errors(url: str | Path) -> Iterator[None]:
         raise MediaError(
             "file_missing", f"The file {url} does not exist.", "Correct the path in the catalogue or put the file there."
         ) from error
-    except (PermissionError, IsADirectoryError, NotADirectoryError) as error:
-        raise MediaError(
-            "file_denied", f"The file {url} cannot be read ({error.strerror or error}).", "Check the path and its permissions."
-        ) from error
     except OSError as error:
+        impossible = error.errno in (errno.ENAMETOOLONG, errno.ELOOP) and not is_remote(url)
+        if impossible or isinstance(error, (PermissionError, IsADirectoryError, NotADirectoryError)):
+            raise MediaError(
+                "file_denied",
+                f"The file {url} cannot be read ({error.strerror or error}).",
+                "Check the path and its permissions.",
+            ) from error
         if error.errno == errno.ENOSPC:
             raise StoreError(
                 "store_full", f"No space is left in scratch for {url}.", "Free space, or set another scratch folder."

@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from schemas.places import options_for
+from schemas.places import expanded_path, options_for
 from schemas.problems import UsageError
 from storage import scratch as scratch_folders
 from storage.artifacts import Artifact, ArtifactWriter, FolderFiles
@@ -351,9 +351,9 @@ def open_backend(url: str, storage_options: dict[str, object]) -> Backend:
     """The operations of a place, by its URL; a path is one on this machine."""
     scheme, separator, rest = url.partition("://")
     if not separator:
-        return LocalBackend(Path(url).expanduser().absolute())
+        return LocalBackend(expanded_path(url).absolute())
     if scheme in ("file", "local"):
-        return LocalBackend(Path(rest).expanduser().absolute())
+        return LocalBackend(expanded_path(rest).absolute())
     if scheme in ("s3", "s3a"):
         return S3Backend(url, storage_options)
     return MemoryBackend(url) if scheme == "memory" else RemoteBackend(url, storage_options)

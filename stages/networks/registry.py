@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from schemas.names import suggestion
+from schemas.places import expanded_path
 from schemas.problems import ModelError
 from stages.durable import flush
 from stages.networks.additions import clear_away, replace_folder, workplace
@@ -76,7 +77,7 @@ class ModelRegistry:
     """
 
     def __init__(self, folder: str | Path | None = None, shipped: Path = SHIPPED) -> None:
-        self.folder = Path(folder or os.environ.get(FOLDER_VARIABLE) or DEFAULT_FOLDER).expanduser()
+        self.folder = expanded_path(folder or os.environ.get(FOLDER_VARIABLE) or DEFAULT_FOLDER)
         self.entries: dict[str, ModelEntry] = {
             entry.name: entry for entry in (*KNOWN, *declared_entries(self.folder / DECLARATIONS))
         }
@@ -157,7 +158,7 @@ class ModelRegistry:
                 is not the one on record.
         """
         entry = self.entry(name)
-        source = Path(os.path.expanduser(file))
+        source = expanded_path(file)
         if os.path.isdir(source):
             raise ModelError(
                 "model_wrong_kind", f"{source} is a folder; {name} is one {entry.kind} file.", "Give the file itself."

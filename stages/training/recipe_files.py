@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,9 @@ def chosen_recipe(asked: Path | None, preset: str) -> Recipe:
     if asked is None:
         return builtin_recipe(preset)
     shipped = sorted(path.stem for path in _SHIPPED.glob("*.yaml"))
-    if str(asked) in shipped and not asked.is_file():
+    if str(asked) in shipped and not os.path.isfile(asked):
         return builtin_recipe(str(asked))
-    if not asked.exists():
+    if not os.path.exists(asked):  # pathlib's raises for a name that is too long
         raise UsageError([f"There is no recipe {asked}."], f"Name a file, or one of those that ship: {', '.join(shipped)}.")
     return read_recipe(asked)
 

@@ -209,6 +209,32 @@ def test_stopped_and_started_again_gives_the_same_bytes(
     assert studio.files("stopped") == whole
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_clip_that_cannot_be_read_any_more_fails_alone(
+    studio: Studio, told: dict[str, Any], monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    monkeypatch.setattr(studio, "settings", studio.settings.model_copy(update={"workers": workers}))
+    plan_shards, medium = dataset.plan_shards, studio.folder / "one.mp4"
+    kept = medium.read_bytes()
+
+    def gone_since(*given: Any) -> Any:
+        medium.unlink(missing_ok=True)
+        return plan_shards(*given)
+
+    monkeypatch.setattr(dataset, "plan_shards", gone_since)
+    try:
+        found = studio.prepare(f"without-{workers}")
+    finally:
+        medium.write_bytes(kept)
+    of = {clip["id"]: clip for clip in found["clips"]}
+    assert of["one"]["failure"]["code"] == "file_missing"
+    assert of["two"] == {clip["id"]: clip for clip in told["clips"]}["two"]
+    assert found["splits"]["train"]["frames"] == of["two"]["used"]
+    assert found["written"] == len(found["splits"]["train"]["shards"])
+    samples = ShardSamples(str(studio.folder / f"without-{workers}"))
+    assert samples.people == ("two",)
+
+
 def test_several_processes_write_the_same_bytes(studio: Studio, told: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     del told
     monkeypatch.setattr(studio, "settings", studio.settings.model_copy(update={"workers": 2}))

@@ -112,6 +112,8 @@ def test_a_source_that_is_not_there_is_told_and_not_its_name(saved: Path, tmp_pa
     registry = ModelRegistry(tmp_path / "models")
     add(registry, "mine", saved, licence="in-house")
     missing = tmp_path / "nosuchdir"
+    with pytest.raises(ModelError, match="no file or folder ~nobody-here/x"):
+        add(registry, "headswap-full", Path("~nobody-here/x"), licence="x")
     for name in ("headswap-full", "mine"):
         with pytest.raises(ModelError) as refused:
             add(registry, name, missing, licence="x")

@@ -11,7 +11,7 @@ import fsspec
 import pytest
 
 from flows.events import Events
-from flows.planning import Node
+from flows.planning import Clip, Node
 from flows.requirements import require_signable
 from flows.scheduling import Batch, DirectEngine
 from flows.workers import WorkerPool
@@ -382,16 +382,60 @@ def test_what_is_signed_and_delivered_needs_no_key_any_more(
         require_signable(night.planner(jobs, **signing))
 
 
+def test_a_key_is_asked_for_by_jobs_alone_of_which_something_is_made(
+    night: Night, clips: Clips, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(provenance, "sign", lambda video, output, **options: output.write_bytes(b"signed"))
+    broken = tmp_path / "broken.mp4"
+    broken.write_text("no video")
+    done = job("done", clips("a", 1), clips("b", 5))
+    failed, missing = job("failed", clips("a", 1), broken), job("missing", clips("a", 1), tmp_path / "none.mp4")
+    chain, key = write_chain(tmp_path)
+    signing = {"provenance.certificate": str(chain), "provenance.key": str(key)}
+    assert night.run([done, failed, missing], **signing).outcomes["failed"].status == "failed"
+    key.unlink()
+    for jobs in ([done, failed], [done, missing]):
+        require_signable(night.planner(jobs, **signing), str(night.out))
+    require_signable(night.planner([done, missing], **signing), str(night.out), retry_failed=True)
+    with pytest.raises(UsageError, match="given for signing cannot be read"):
+        require_signable(night.planner([done, failed], **signing), str(night.out), retry_failed=True)
+    (night.out / "done.mp4").unlink()
+    with monkeypatch.context() as away:
+        # What may pass until the run begins hides no wrong key.
+        silent = StoreError("store_unreachable", "no answer", retryable=True)
+        away.setattr(sources, "describe", lambda *given, **named: (_ for _ in ()).throw(silent))
+        with pytest.raises(UsageError, match="given for signing cannot be read"):
+            require_signable(night.planner([done], **signing), str(night.out))
+
+
 def test_an_address_that_is_odd_or_none_fails_its_own_job(night: Night, clips: Clips) -> None:
     source = clips("a", 1)
     fsspec.filesystem("memory").pipe_file("/b[1]/odd.mp4", clips("odd", 5).read_bytes())
     jobs = [job("good", source, clips("b", 5))]
-    targets = ("https://[broken/b.mp4", "~nobody-here/b.mp4", "memory://b[1]/odd.mp4")
-    jobs += [jobs[0].model_copy(update={"id": name, "target": url}) for name, url in zip(("x", "y", "odd"), targets, strict=True)]
-    outcomes = night.run(jobs).outcomes
-    assert {name: outcome.status for name, outcome in outcomes.items()} == {
-        "good": "done",
-        "x": "failed",
-        "y": "failed",
-        "odd": "done",
+    targets = {
+        "broken": "https://[broken/b.mp4",
+        "nobody": "~nobody-here/b.mp4",
+        "long": "x" * 300,
+        "odd": "memory://b[1]/odd.mp4",
     }
+    jobs += [jobs[0].model_copy(update={"id": name, "target": url}) for name, url in targets.items()]
+    outcomes = night.run(jobs).outcomes
+    assert {name for name, outcome in outcomes.items() if outcome.status == "done"} == {"good", "odd"}
+    codes = {name: outcome.failure.code for name, outcome in outcomes.items() if outcome.failure is not None}
+    assert codes == {"broken": "file_missing", "nobody": "file_missing", "long": "file_denied"}
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("/media/ada.png", "ada.png"),
+        ("/media/take #2?.mp4", "take #2?.mp4"),
+        ("s3://bucket/a#1.mp4", "a#1.mp4"),
+        ("file:///media/a?b.mp4", "a?b.mp4"),
+        ("https://cdn.example/x/ada.png?sig=SECRET#t", "ada.png"),
+        ("http://ada:SECRET@cdn.example/?id=ada&sig=SECRET", "http://cdn.example"),
+        ("https://ada:SECRET@cdn.example", "https://cdn.example"),
+    ],
+)
+def test_the_name_of_a_medium_holds_no_credentials_of_its_address(url: str, name: str) -> None:
+    assert Clip(url).name == name

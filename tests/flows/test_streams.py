@@ -101,3 +101,14 @@ def test_a_full_disk_under_the_log_loses_lines_alone(number: int) -> None:
     assert stream.write("line") == 4
     stream.flush()
     assert stream.name == "log"
+
+
+def test_a_worker_without_a_standard_error_writes_its_log_all_the_same(tmp_path: Path) -> None:
+    program = (
+        "import os, pathlib, sys\n"
+        "from flows.workers import _settle\n"
+        f"_settle(pathlib.Path({str(tmp_path / 'log')!r}))\n"
+        "os.write(2, b'chatter')\n"
+    )
+    subprocess.run(["bash", "-c", f'exec {sys.executable} -c "$0" 2>&-', program], check=True)
+    assert (tmp_path / "log").read_bytes() == b"chatter"

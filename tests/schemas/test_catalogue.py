@@ -278,6 +278,9 @@ def test_edits_from_a_file_are_resolved_beside_the_catalogue(tmp_path: Path) -> 
     for odd in ("x" * 300, "~nobody-here/a.yaml"):
         with pytest.raises(UsageError, match=r"cannot be read|does not exist"):
             load_edits(odd)
+    for folder in (str(tmp_path), ""):
+        with pytest.raises(UsageError, match="is a folder; give the file itself"):
+            load_edits(folder)
 
 
 def test_bad_inline_edits_are_a_problem_of_their_row(tmp_path: Path) -> None:

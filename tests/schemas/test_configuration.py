@@ -107,6 +107,8 @@ def test_a_damaged_file_is_explained(tmp_path: Path, text: str, expected: str) -
 
 
 def test_a_missing_file_is_explained(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"configuration ~nobody-here/c\.yaml does not exist"):
+        load_settings({}, {}, Path("~nobody-here/c.yaml"))
     assert "none.yaml does not exist" in problems_of({}, {}, tmp_path / "none.yaml")[0]
 
 

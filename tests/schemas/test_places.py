@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from schemas.places import options_for
+from schemas.places import expanded_path, options_for
 
 OPTIONS = {"key": "secret"}
 
@@ -64,6 +66,7 @@ def test_links_of_a_chained_address_get_theirs(url: str, found: dict[str, dict[s
         ("s3a://public/a.mp4", {}),
         ("hf://datasets/a.mp4", {"token": "x"}),
         ("s3a://footage/a.mp4", {"profile": "archive"}),
+        ("s3://shows/late/a.mp4", {"profile": "late"}),
         ("https://cdn.example/a.mp4", {"headers": "x"}),
         ("https://cdn.example.evil/a.mp4", {}),
         ("simplecache::s3://footage/a.mp4", {"s3": {"profile": "archive"}}),
@@ -74,7 +77,17 @@ def test_what_is_said_of_a_place_holds_for_what_lies_in_it(url: str, found: dict
         "s3://footage/": {"profile": "archive"},
         "s3://footage/new": {"profile": "new"},
         "s3://public": {},
+        "s3://shows/late": {"profile": "late"},
+        "s3a://shows": {"profile": "shows"},
+        "s3a://shows/early-in-the-morning": {"profile": "early"},
         "hf://": {"token": "x"},
         "https://cdn.example": {"headers": "x"},
     }
     assert options_for(url, "s3://bucket/store", OPTIONS, places) == found
+
+
+def test_a_path_begins_in_a_home_or_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ada")
+    assert expanded_path("~/store") == Path("/home/ada/store")
+    assert expanded_path("~nobody-here/store") == Path("~nobody-here/store")
+    assert expanded_path(Path("store")) == Path("store")

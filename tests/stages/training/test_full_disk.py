@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import shutil
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from schemas.problems import StoreError
 from stages.training.checkpoints import STATE, Checkpoints
-from stages.training.run import Order, train
+from stages.training.run import Order, _telling_of_a_full_disk, train
 from tests.disks import grow, mounted
 from tests.stages.training.made_up_samples import Discs
 from tests.stages.training.saved_weights import same, weights_of
@@ -37,6 +38,12 @@ def test_a_run_on_a_full_disk_says_so_and_goes_on_to_the_bit_with_more_room(tmp_
         grow(disk, "64m")
         went_on = weights_of(train(order_of(out), resume=True))
     assert same(went_on, weights_of(train(order_of(tmp_path / "undisturbed"))))
+
+
+def test_the_file_is_named_that_there_is_no_room_for(tmp_path: Path) -> None:
+    link = OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "from"), None, "/full/to")
+    with pytest.raises(StoreError, match="No space is left on the disk of /full/to"), _telling_of_a_full_disk(tmp_path):
+        raise link
 
 
 def test_a_phase_that_is_finished_leaves_its_last_checkpoint(tmp_path: Path) -> None:

@@ -37,6 +37,8 @@ def test_a_recipe_is_a_file_or_the_name_of_one_that_ships(tmp_path: Path, monkey
     with pytest.raises(UsageError, match="There is no recipe demo-mny") as caught:
         chosen_recipe(Path("demo-mny"), "demo")
     assert "demo, demo-many, full" in caught.value.remedy
+    with pytest.raises(UsageError, match="There is no recipe xxx"):
+        chosen_recipe(Path("x" * 300), "demo")
 
 
 def test_a_recipe_survives_being_written(tmp_path: Path) -> None:
