@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import fsspec
 from fsspec.asyn import sync
@@ -91,6 +92,8 @@ class RemoteBackend(Backend):
 
     def prepare(self, *, make: bool = True) -> None:
         try:
+            if self._address.startswith("http"):
+                urlsplit(self._address)  # its file system looks at addresses no sooner than it asks for something
             with self._translated("opening it"):
                 system = self.system
                 if make:

@@ -136,6 +136,9 @@ def test_unknown_schemes_are_named() -> None:
     with pytest.raises(StoreError, match="nosuch") as caught:
         ArtifactStore.open("nosuch://place/x")
     check_error(caught.value, "store_unreachable", "nosuch://place/x")
+    with pytest.raises(StoreError) as caught:
+        ArtifactStore.open("https://[broken", existing=True)
+    check_error(caught.value, "store_unreachable", "https://[broken")
 
 
 def test_a_missing_bucket_is_not_an_empty_store(s3_endpoint: str) -> None:
