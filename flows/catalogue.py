@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from flows.devices import devices_of
-from flows.estimates import work_seconds
+from flows.estimates import Costs, work_seconds
 from flows.events import Events, JobOutcome, StageTotals
 from flows.planning import Planner
 from flows.reporting import FOLDER, claimed_folder, outcomes_of, planned_again, tried_again, write_report
@@ -129,7 +129,8 @@ def run_jobs(
             if whole is not None:
                 _note_other_precision(planner, whole)
             planner.survey()
-            observers.run_started(list(planner.jobs.values()), work_seconds(planner))
+            costs = Costs(planner)
+            observers.run_started(list(planner.jobs.values()), work_seconds(planner, costs), costs.seconds)
             _run(batch, settings, run_id=run_id, name=name)
         report = _report(batch, output_url, name=name, folder=folder, run_id=run_id, began=began, whole=whole)
         failed = any(outcome.status == "failed" for outcome in batch.outcomes.values())

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast
 
 from flows import pipeline
+from flows.devices import device_names, uses_diffusion
 from flows.planning import Clip, Node, Planner
-from schemas.parameters import RenderParameters
+from schemas.parameters import DiffusionParameters, RenderParameters
 from schemas.problems import HeadswapError
 from stages.video.peek import stated_frames
 from stages.video.sandbox import run_limited
@@ -44,30 +46,66 @@ BYTES: dict[str, float] = {
 }
 
 
-DIFFUSION_STEP_MILLISECONDS: dict[str, float] = {"demo": 96.0, "full": 4.6}
-"""Of one step without guidance, a frame. The demo preset's on one core of a CPU; of larger ones what a window of 16 frames costs
-in arithmetic (19.2 TFLOP, 12 frames of it new) at 350 TFLOP/s, half of what a large GPU reaches: not measured."""
+@dataclass(frozen=True)
+class _Diffusion:
+    """Milliseconds a frame: of a step without guidance, and of coding its background and the result."""
+
+    step: float
+    coding: float
+
+
+_DIFFUSION = {
+    ("demo", "cpu"): _Diffusion(108.0, 230.0),
+    ("full", "cpu"): _Diffusion(20_000.0, 40_000.0),
+    ("demo", "gpu"): _Diffusion(1.0, 5.0),
+    ("full", "gpu"): _Diffusion(4.6, 10.0),
+}
+"""Of the preset of a pipeline and what it runs on: one core of a CPU, or a GPU. On a CPU measured; on a GPU what a window of 16
+frames costs in arithmetic (`full`: 19.2 TFLOP, 12 frames of it new) at 350 TFLOP/s, half of what a large one reaches."""
 
 
 def seconds_per_frame(stage: str) -> float:
     return MILLISECONDS.get(stage, 1.0) / 1000
 
 
-def planned_seconds(planner: Planner, node: Node) -> float:
-    """Seconds a frame of a node with its own parameters: the diffusion renderer's depend on the sampler."""
-    parameters = planner.parameters(node)
-    if not isinstance(parameters, RenderParameters) or parameters.renderer != "diffusion":
-        return seconds_per_frame(node.stage)
-    sampler = parameters.diffusion
-    found = planner.registry.pipelines.get(sampler.model or "")
-    step = DIFFUSION_STEP_MILLISECONDS["demo" if found is not None and found.profile in ("demo", "tiny") else "full"] / 1000
-    guided = sampler.guidance_until - sampler.guidance_from if sampler.guidance_scale > 1 else 0.0
-    return sampler.steps * step * (1 + guided) + seconds_per_frame(node.stage)
+class Costs:
+    """Seconds that a frame of the nodes of a plan takes, with their own parameters, on the devices that a run would use.
+
+    Args:
+        planner: of the run.
+    """
+
+    def __init__(self, planner: Planner) -> None:
+        self._planner, settings = planner, planner.settings
+        drawn = uses_diffusion(settings, (plan.job for plan in planner.jobs.values()))
+        self._gpus = sum(name != "cpu" for name in device_names(settings)) if drawn else 0
+
+    def seconds(self, node: Node) -> float:
+        """Of one core, or one GPU."""
+        diffusion = self._diffusion(node)
+        if diffusion is None:
+            return seconds_per_frame(node.stage)
+        found = self._planner.registry.pipelines.get(diffusion.model or "")
+        small = found is not None and found.profile in ("demo", "tiny")
+        cost = _DIFFUSION["demo" if small else "full", "gpu" if self._gpus else "cpu"]
+        guided = diffusion.guidance_until - diffusion.guidance_from if diffusion.guidance_scale > 1 else 0.0
+        drawn = diffusion.steps * cost.step * (1 + guided) + cost.coding
+        return drawn / 1000 + seconds_per_frame(node.stage)
+
+    def lanes(self, node: Node, workers: int) -> int:
+        """How many frames of a node are worked on at a time, with so many workers."""
+        return self._gpus if self._gpus and self._diffusion(node) is not None else max(1, workers)
+
+    def _diffusion(self, node: Node) -> DiffusionParameters | None:
+        parameters = self._planner.parameters(node)
+        drawn = isinstance(parameters, RenderParameters) and parameters.renderer == "diffusion"
+        return cast(RenderParameters, parameters).diffusion if drawn else None
 
 
 @dataclass(frozen=True)
 class StageEstimate:
-    """Of one stage over a plan. ``frames`` counts what is known or stated by headers; ``unknown`` are clips that say nothing."""
+    """Of one stage over a plan. ``frames`` counts what is known or stated by headers; ``unknown`` are clips that say nothing;
+    ``work_seconds`` is what ``seconds`` would be with one worker, or one GPU."""
 
     stage: str
     cached: int
@@ -76,6 +114,7 @@ class StageEstimate:
     frames: int
     unknown: int
     seconds: float
+    work_seconds: float
     bytes: int
 
 
@@ -98,16 +137,13 @@ def stated_lengths(planner: Planner) -> dict[str, int]:
 
 
 def estimate(
-    planner: Planner,
-    workers: int,
-    stated: Mapping[str, int] | None = None,
-    seconds_of: Callable[[Planner, Node], float] = planned_seconds,
+    planner: Planner, workers: int, stated: Mapping[str, int] | None = None, costs: Costs | None = None
 ) -> list[StageEstimate]:
     """One row for each stage: steps cached, to run, and standing failures; seconds are of wall clock with ``workers``.
 
-    ``stated`` are lengths of clips that were never ingested (``stated_lengths``), ``seconds_of`` the time a frame takes.
+    ``stated`` are lengths of clips that were never ingested (``stated_lengths``), ``costs`` what a frame takes.
     """
-    stated = stated or {}
+    stated, costs = stated or {}, costs or Costs(planner)
     plans = list(planner.jobs.values())
     nodes: dict[Node, None] = {}
     for plan in plans:
@@ -117,7 +153,7 @@ def estimate(
     rows = []
     for name in pipeline.STAGES:
         cached = to_run = failed = frames = unknown = 0
-        seconds = 0.0
+        seconds = work = 0.0
         for node in (node for node in nodes if node.stage == name):
             step = planner.step(node)
             if node in done or step.state == "cached":
@@ -136,12 +172,12 @@ def estimate(
                 else:
                     left = sum(len(unit.chunk.frames) if unit.chunk else length for unit in step.missing)
                 frames += left
-                seconds += left * seconds_of(planner, node) / max(1, workers)
-        rows.append(StageEstimate(name, cached, to_run, failed, frames, unknown, seconds, int(frames * BYTES[name])))
+                work += left * costs.seconds(node)
+                seconds += left * costs.seconds(node) / costs.lanes(node, workers)
+        rows.append(StageEstimate(name, cached, to_run, failed, frames, unknown, seconds, work, int(frames * BYTES[name])))
     return rows
 
 
-def work_seconds(planner: Planner) -> float:
-    """Core seconds that are left, as far as lengths are known or stated, as progress is counted: by stage alone."""
-    usual = estimate(planner, 1, stated_lengths(planner), lambda _, node: seconds_per_frame(node.stage))
-    return sum(row.seconds for row in usual)
+def work_seconds(planner: Planner, costs: Costs) -> float:
+    """Seconds of work that are left, as far as lengths are known or stated."""
+    return sum(row.work_seconds for row in estimate(planner, 1, stated_lengths(planner), costs))

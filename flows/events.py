@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from flows.planning import JobPlan, Node
@@ -35,7 +35,8 @@ class StepResult:
 class Events:
     """Does nothing; observers override what they care about. Called from several threads, one call at a time."""
 
-    def run_started(self, jobs: Sequence[JobPlan], work_seconds: float) -> None: ...
+    def run_started(self, jobs: Sequence[JobPlan], work_seconds: float, seconds_of: Callable[[Node], float]) -> None:
+        """``work_seconds`` is what a run is estimated to take with one worker, ``seconds_of`` what a frame of a node is of it."""
 
     def step_started(self, node: Node, units: int, frames: int) -> None: ...
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 
 from rich.console import Console
@@ -12,7 +12,6 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from flows.estimates import seconds_per_frame
 from flows.events import Events, JobOutcome, StepResult
 from flows.planning import JobPlan, Node
 from schemas.names import counted
@@ -47,6 +46,7 @@ class ProgressView(Events):
         self._last_line = 0.0
         self._jobs = self._ended = 0
         self._work_total = self._work_done = 0.0
+        self._seconds_of: Callable[[Node], float] = lambda node: 0.0
         self._frames = 0
         self._known_frames: dict[str, int] = {}
 
@@ -69,9 +69,9 @@ class ProgressView(Events):
         if self._progress is not None:
             self._progress.stop()
 
-    def run_started(self, jobs: Sequence[JobPlan], work_seconds: float) -> None:
+    def run_started(self, jobs: Sequence[JobPlan], work_seconds: float, seconds_of: Callable[[Node], float]) -> None:
         self._jobs = len(jobs)
-        self._work_total = work_seconds
+        self._work_total, self._seconds_of = work_seconds, seconds_of
         cached = sum(plan.record is not None for plan in jobs)
         if self._progress is not None:
             self._overall = self._progress.add_task(counted(self._jobs, "job"), total=max(work_seconds, 1e-6))
@@ -87,7 +87,7 @@ class ProgressView(Events):
 
     def progress(self, node: Node, frames: int) -> None:
         self._frames += frames
-        self._work_done += frames * seconds_per_frame(node.stage)
+        self._work_done += frames * self._seconds_of(node)
         if self._progress is not None:
             elapsed = time.monotonic() - self._began
             if node in self._active:

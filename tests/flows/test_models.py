@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from flows.estimates import planned_seconds
+from flows.estimates import Costs
 from flows.examples import demo_renderer
 from flows.models import add, pull, verify
 from flows.planning import Node, Planner
@@ -160,7 +160,7 @@ def test_an_estimate_counts_the_diffusion_renderers_steps(tmp_path: Path, exampl
         settings = load_settings({"profile": "demo", **more})
         with ArtifactStore.open(tmp_path / "store") as store:
             planner = Planner([job], store, settings, ModelRegistry(tmp_path / "models"))
-            return planned_seconds(planner, Node("one", "render"))
+            return Costs(planner).seconds(Node("one", "render"))
 
     few, many = (seconds(renderer="diffusion", **{"stages.render.diffusion.steps": steps}) for steps in (10, 20))
     assert seconds(renderer="warp") < few < many

@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from flows.catalogue import RunResult
+from flows.estimates import Costs
 from flows.progress import ProgressView, duration, seconds_left, size
 from flows.scheduling import Batch, DirectEngine
 from flows.summary import print_plan, print_status, print_summary
@@ -26,7 +27,7 @@ def run(night: Night, jobs: list[Job], *, terminal: bool) -> str:
     console = Console(file=text, force_terminal=terminal, width=200)
     planner = night.planner(jobs)
     with ProgressView(console) as view, WorkerPool(0) as pool:
-        view.run_started(list(planner.jobs.values()), 1.0)
+        view.run_started(list(planner.jobs.values()), 1.0, Costs(planner).seconds)
         batch = Batch(planner, pool, view, output_url=str(night.out))
         engine = DirectEngine(batch, threads=2)
         batch.run(engine)
