@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from flows.devices import devices_of
-from flows.estimates import Costs, work_seconds
+from flows.estimates import Costs, seconds_of_work
 from flows.events import Events, JobOutcome, StageTotals
 from flows.planning import Planner
 from flows.reporting import FOLDER, claimed_folder, outcomes_of, planned_again, tried_again, write_report
-from flows.requirements import require_pipelines, require_signable
+from flows.requirements import require_pipelines, require_place, require_signable
 from flows.runs import RunRecorder, new_run_id
 from flows.scheduling import Batch, DirectEngine
 from flows.upkeep import OF_FINISHED_JOBS, collect_garbage
@@ -94,6 +94,7 @@ def run_jobs(
     began = time.perf_counter()
     planner = Planner(jobs, store, settings, registry or ModelRegistry(settings.models))
     require_pipelines(planner)
+    require_place(output_url, settings)
     told: list[str] = []
     planner.note = told.append  # nobody observes yet
     require_signable(planner, output_url, retry_failed=retry_failed)
@@ -129,8 +130,8 @@ def run_jobs(
             if whole is not None:
                 _note_other_precision(planner, whole)
             planner.survey()
-            costs = Costs(planner)
-            observers.run_started(list(planner.jobs.values()), work_seconds(planner, costs), costs.seconds)
+            costs = Costs(planner, settings.workers)
+            observers.run_started(list(planner.jobs.values()), seconds_of_work(planner, costs), costs.seconds)
             _run(batch, settings, run_id=run_id, name=name)
         report = _report(batch, output_url, name=name, folder=folder, run_id=run_id, began=began, whole=whole)
         failed = any(outcome.status == "failed" for outcome in batch.outcomes.values())

@@ -27,6 +27,7 @@ from flows.dataset_frames import Piece, frame_facts, piece_frames
 from flows.dataset_place import Place, failing, is_of_shard
 from flows.dataset_plan import SPLITS, PreparedClip, Shard, excluded_runs, frames_in, plan_shards, without_frames
 from flows.planning import Clip, Planner
+from flows.problems import failure_of
 from flows.workers import Limits, WorkerPool
 from schemas.configuration import Settings
 from schemas.dataset import DECIDED_BY, DatasetClip, DatasetParameters, split_of
@@ -46,8 +47,15 @@ from stages.training.shard_format import (
     write_shard,
 )
 from storage import sources
+from storage.failures import FailureLog
 from storage.keys import digest_file
 from storage.store import ArtifactStore
+
+_SHARDS = "shards"
+"""Under which failures of the writing are recorded, beside those of stages."""
+
+_OF_THE_PLACE = ("file_missing", "file_denied")
+"""What is wrong with where a file is, rather than with the file."""
 
 READERS = 16
 """Descriptions of shards that are read at a time."""
@@ -87,7 +95,7 @@ def prepare_dataset(
     tell = tell or (lambda what, done, of: None)
     note = note or (lambda text: None)
     prepared = _prepare_clips(clips, store, settings, parameters, registry, retry_failed, partial(tell, "clip"), note)
-    job, written = _Job(prepared, store, settings, out, kind, parameters), 0
+    job, written = _Job(prepared, store, settings, out, kind, parameters), set[str]()
     while True:
         shards = plan_shards(prepared, kind, parameters)
         if not shards:
@@ -96,16 +104,14 @@ def prepare_dataset(
                 f"None of the {len(clips)} clips has a usable run of frames: {_told(prepared, parameters)}.",
                 "Look at clips with `headswap inspect`, or loosen the limits (docs/dataset.md).",
             )
-        try:
-            for now, (done, of) in enumerate(_write_missing(shards, job)):
-                tell("shard", done, of)
-                written += now > 0
-        except _ClipUnreadableError as error:
-            prepared[error.number].fail(error.reason)  # and goes on without it; each can fail once
-            continue
-        for remark in without_frames(prepared):
-            note(remark)
-        return {**_finish(shards, job), "written": written}
+        now, unreadable = _write_missing(shards, job, partial(tell, "shard"))
+        written |= now
+        if not unreadable:
+            for remark in without_frames(prepared):
+                note(remark)
+            return {**_finish(shards, job), "written": sum(shard.recipe in written for shard in shards)}
+        for found in unreadable:  # and goes on without them
+            _give_up(prepared[found.number], found.reason, store)
 
 
 # ---- clips
@@ -126,7 +132,7 @@ def _prepare_clips(
     meant = [Clip(clip.clip, clip.subject or settings.stages.track.subject) for clip in clips]
     with WorkerPool(settings.workers, limits=limits, logs=store.scratch) as pool:
         found = ClipRun(planner, pool, note=note, retry_failed=retry_failed).run(meant, tell)
-    prepared = []
+    prepared, failures = [], FailureLog(store)
     for number, (clip, result) in enumerate(zip(clips, found, strict=True)):
         one = PreparedClip(clip, number, split_of(clip.identity, parameters.validation))
         prepared.append(one)
@@ -138,6 +144,11 @@ def _prepare_clips(
         except MediaError as error:  # gone since its stages ran
             one.fail(error)
             continue
+        if (standing := failures.lookup(_SHARDS, one.media)) is not None:
+            if not retry_failed:
+                one.fail(HeadswapError(standing.code, standing.message, standing.remedy))
+                continue
+            failures.clear(_SHARDS, one.media)
         one.manifests = result
         facts = frame_facts({stage: [store.artifact(found) for found in some] for stage, some in result.items()})
         codes = exclusions(facts, parameters)
@@ -186,24 +197,33 @@ class _Job:
     parameters: DatasetParameters
 
 
-class _ClipUnreadableError(Exception):
-    """A clip's medium cannot be read now that shards are written: it is gone since, or its stages did not mind what is wrong.
+@dataclass(frozen=True)
+class _Unreadable:
+    """A clip, by its number, that cannot be read now that shards are written: it is gone since its stages ran, or these did not
+    mind what is wrong with it."""
 
-    Args:
-        number: of the clip. reason: why.
-    """
-
-    def __init__(self, number: int, reason: MediaError) -> None:
-        super().__init__(number, reason)  # what travels between processes
-        self.number, self.reason = number, reason
+    number: int
+    reason: MediaError
 
 
-def _write_missing(shards: Sequence[Shard], job: _Job) -> Iterator[tuple[int, int]]:
-    """Yields how many shards are done and how many there are: at the beginning, and after each that was written.
+class _UnreadableError(Exception):
+    """Carries an ``_Unreadable`` out of the writing of a shard."""
 
-    Raises:
-        _ClipUnreadableError: shards that hold nothing of this clip may have been written.
-    """
+    def __init__(self, found: _Unreadable) -> None:
+        super().__init__(found)
+        self.found = found
+
+
+def _give_up(one: PreparedClip, reason: MediaError, store: ArtifactStore) -> None:
+    """Leave a clip out; what is wrong with its content is remembered, or the next run would begin its shards anew."""
+    one.fail(reason)
+    if reason.code not in _OF_THE_PLACE:
+        failure = failure_of(reason, stage=_SHARDS, key=one.media, owner=one.clip.id)
+        FailureLog(store).record(_SHARDS, one.media, failure)
+
+
+def _write_missing(shards: Sequence[Shard], job: _Job, tell: Tell) -> tuple[set[str], list[_Unreadable]]:
+    """Returns recipes of the shards that were written, and clips because of which others were not."""
     present = job.out.names()
     system, root = job.out.connect()
     planned = {name for shard in shards for name in _names(shard, job.kind)}
@@ -219,25 +239,34 @@ def _write_missing(shards: Sequence[Shard], job: _Job) -> Iterator[tuple[int, in
                 with suppress(FileNotFoundError):  # another run was faster
                     system.rm_file(f"{root}/{name}")
     done = len(shards) - len(missing)
-    yield done, len(shards)
-    for _ in _written(missing, job):
-        done += 1
-        yield done, len(shards)
+    tell(done, len(shards))
+    written, unreadable = set(), {}
+    for found in _attempted(missing, job):
+        if isinstance(found, _Unreadable):
+            unreadable[found.number] = found
+            continue
+        written.add(found)
+        tell(done + len(written), len(shards))
+    return written, list(unreadable.values())
 
 
-def _written(missing: Sequence[Shard], job: _Job) -> Iterator[None]:
+def _attempted(missing: Sequence[Shard], job: _Job) -> Iterator[str | _Unreadable]:
+    given = [(shard, _only(job, shard)) for shard in missing]
     workers = min(job.settings.workers, len(missing))
     if workers <= 1 or job.store.url.startswith("memory:"):
-        for shard in missing:
-            write_one(shard, _only(job, shard))
-            yield
+        yield from map(_attempt, given)
         return
     with process_pool(workers) as pool:
-        yield from pool.each(_write_given, [(shard, _only(job, shard)) for shard in missing])
+        yield from pool.each(_attempt, given)
 
 
-def _write_given(given: tuple[Shard, _Job]) -> None:
-    write_one(*given)
+def _attempt(given: tuple[Shard, _Job]) -> str | _Unreadable:
+    """The recipe of the shard, which is written now, or why it is not."""
+    try:
+        write_one(*given)
+    except _UnreadableError as error:
+        return error.found
+    return given[0].recipe
 
 
 def _only(job: _Job, shard: Shard) -> _Job:
@@ -310,7 +339,7 @@ def _records(piece: Piece, job: _Job) -> Iterator[Any]:
         with sources.open_medium(piece.clip.clip, job.store, job.settings.scratch_bytes) as media:
             yield from piece_frames(piece, artifacts, media, job.parameters)
     except MediaError as error:
-        raise _ClipUnreadableError(piece.number, error) from error
+        raise _UnreadableError(_Unreadable(piece.number, error)) from error
 
 
 # ---- what is told about it

@@ -72,29 +72,24 @@ class Costs:
     """Seconds that a frame of the nodes of a plan takes, with their own parameters, on the devices that a run would use.
 
     Args:
-        planner: of the run.
+        planner: of the run. workers: how many share what is not done on a GPU; GPUs share what is.
     """
 
-    def __init__(self, planner: Planner) -> None:
-        self._planner, settings = planner, planner.settings
+    def __init__(self, planner: Planner, workers: int) -> None:
+        self._planner, self._workers, settings = planner, max(1, workers), planner.settings
         drawn = uses_diffusion(settings, (plan.job for plan in planner.jobs.values()))
         self._gpus = sum(name != "cpu" for name in device_names(settings)) if drawn else 0
 
     def seconds(self, node: Node) -> float:
-        """Of one core, or one GPU."""
         diffusion = self._diffusion(node)
         if diffusion is None:
-            return seconds_per_frame(node.stage)
+            return seconds_per_frame(node.stage) / self._workers
         found = self._planner.registry.pipelines.get(diffusion.model or "")
         small = found is not None and found.profile in ("demo", "tiny")
         cost = _DIFFUSION["demo" if small else "full", "gpu" if self._gpus else "cpu"]
         guided = diffusion.guidance_until - diffusion.guidance_from if diffusion.guidance_scale > 1 else 0.0
         drawn = diffusion.steps * cost.step * (1 + guided) + cost.coding
-        return drawn / 1000 + seconds_per_frame(node.stage)
-
-    def lanes(self, node: Node, workers: int) -> int:
-        """How many frames of a node are worked on at a time, with so many workers."""
-        return self._gpus if self._gpus and self._diffusion(node) is not None else max(1, workers)
+        return (drawn / 1000 + seconds_per_frame(node.stage)) / (self._gpus or self._workers)
 
     def _diffusion(self, node: Node) -> DiffusionParameters | None:
         parameters = self._planner.parameters(node)
@@ -104,8 +99,7 @@ class Costs:
 
 @dataclass(frozen=True)
 class StageEstimate:
-    """Of one stage over a plan. ``frames`` counts what is known or stated by headers; ``unknown`` are clips that say nothing;
-    ``work_seconds`` is what ``seconds`` would be with one worker, or one GPU."""
+    """Of one stage over a plan. ``frames`` counts what is known or stated by headers; ``unknown`` are clips that say nothing."""
 
     stage: str
     cached: int
@@ -114,7 +108,6 @@ class StageEstimate:
     frames: int
     unknown: int
     seconds: float
-    work_seconds: float
     bytes: int
 
 
@@ -136,14 +129,12 @@ def stated_lengths(planner: Planner) -> dict[str, int]:
     return {url: frames for url, frames in zip(unknown, found, strict=True) if frames is not None}
 
 
-def estimate(
-    planner: Planner, workers: int, stated: Mapping[str, int] | None = None, costs: Costs | None = None
-) -> list[StageEstimate]:
-    """One row for each stage: steps cached, to run, and standing failures; seconds are of wall clock with ``workers``.
+def estimate(planner: Planner, costs: Costs, stated: Mapping[str, int] | None = None) -> list[StageEstimate]:
+    """One row for each stage: steps cached, to run, and standing failures; seconds are of wall clock.
 
-    ``stated`` are lengths of clips that were never ingested (``stated_lengths``), ``costs`` what a frame takes.
+    ``stated`` are lengths of clips that were never ingested (``stated_lengths``).
     """
-    stated, costs = stated or {}, costs or Costs(planner)
+    stated = stated or {}
     plans = list(planner.jobs.values())
     nodes: dict[Node, None] = {}
     for plan in plans:
@@ -153,7 +144,7 @@ def estimate(
     rows = []
     for name in pipeline.STAGES:
         cached = to_run = failed = frames = unknown = 0
-        seconds = work = 0.0
+        seconds = 0.0
         for node in (node for node in nodes if node.stage == name):
             step = planner.step(node)
             if node in done or step.state == "cached":
@@ -172,12 +163,11 @@ def estimate(
                 else:
                     left = sum(len(unit.chunk.frames) if unit.chunk else length for unit in step.missing)
                 frames += left
-                work += left * costs.seconds(node)
-                seconds += left * costs.seconds(node) / costs.lanes(node, workers)
-        rows.append(StageEstimate(name, cached, to_run, failed, frames, unknown, seconds, work, int(frames * BYTES[name])))
+                seconds += left * costs.seconds(node)
+        rows.append(StageEstimate(name, cached, to_run, failed, frames, unknown, seconds, int(frames * BYTES[name])))
     return rows
 
 
-def work_seconds(planner: Planner, costs: Costs) -> float:
-    """Seconds of work that are left, as far as lengths are known or stated."""
-    return sum(row.work_seconds for row in estimate(planner, 1, stated_lengths(planner), costs))
+def seconds_of_work(planner: Planner, costs: Costs) -> float:
+    """What is left, as far as lengths are known or stated: the sum of what ``costs`` says of every frame."""
+    return sum(row.seconds for row in estimate(planner, costs, stated_lengths(planner)))

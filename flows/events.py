@@ -36,7 +36,7 @@ class Events:
     """Does nothing; observers override what they care about. Called from several threads, one call at a time."""
 
     def run_started(self, jobs: Sequence[JobPlan], work_seconds: float, seconds_of: Callable[[Node], float]) -> None:
-        """``work_seconds`` is what a run is estimated to take with one worker, ``seconds_of`` what a frame of a node is of it."""
+        """``work_seconds`` is what all work is estimated to take, ``seconds_of`` what a frame of a node is of it."""
 
     def step_started(self, node: Node, units: int, frames: int) -> None: ...
 

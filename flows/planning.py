@@ -22,6 +22,7 @@ from flows.requirements import sampled_as_wanted
 from schemas.catalogue import Job, edits_of
 from schemas.configuration import Settings
 from schemas.parameters import StageParameters, as_in_keys
+from schemas.places import name_of
 from schemas.problems import HeadswapError, StoreError
 from stages.contract import Chunk, Input, Owner, Scope
 from stages.networks.registry import ModelRegistry
@@ -50,15 +51,7 @@ class Clip:
 
     @property
     def name(self) -> str:
-        # Credentials of an address, behind its "?" or before its host, have no place in messages and provenance.
-        # Cut by hand: urllib raises for brackets, which buckets may have.
-        scheme, remote, rest = self.url.partition("://")
-        if remote and scheme.startswith("http"):  # elsewhere "?" and "#" are letters of a name
-            rest = rest.partition("?")[0].partition("#")[0]
-        if not remote:
-            return self.url.rstrip("/").rsplit("/", 1)[-1] or self.url
-        host, _, path = rest.partition("/")
-        return path.rstrip("/").rsplit("/", 1)[-1] or f"{scheme}://{host.rpartition('@')[2]}"
+        return name_of(self.url)
 
 
 class Node(NamedTuple):

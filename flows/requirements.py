@@ -10,8 +10,9 @@ from flows import pipeline
 from schemas.catalogue import Job
 from schemas.configuration import Settings
 from schemas.parameters import AssembleParameters, RenderParameters
-from schemas.problems import UsageError
+from schemas.problems import StoreError, UsageError
 from stages.networks.registered import Registration
+from storage.store import open_backend
 
 if TYPE_CHECKING:  # planning itself asks for pipelines
     from flows.planning import Planner
@@ -62,6 +63,16 @@ def require_pipelines(planner: Planner) -> None:
         )
 
 
+def require_place(output_url: str, settings: Settings) -> None:
+    """``StoreError`` where results can never be put: else all work would be done before that is found out. Places that do not
+    answer now may do so by then."""
+    try:
+        open_backend(output_url, dict(settings.storage_options_of(output_url))).check_address()
+    except StoreError as error:
+        if not error.retryable:
+            raise
+
+
 def _is_signing_left(planner: Planner, output_url: str | None, retry_failed: bool) -> bool:
     """Whether any result does not lie signed where it is wanted, or that cannot be told. Looked up beside the planner, for which
     all this is to be found out with the run."""
@@ -73,9 +84,9 @@ def _is_signing_left(planner: Planner, output_url: str | None, retry_failed: boo
     again.survey()
     try:
         return output_url is None or any(
-            (plan.record is None or not is_delivered(again, plan, output_url))
-            and not quarantined(plan.failure)
-            and (retry_failed or again.standing_failure(plan) is None)
+            not is_delivered(again, plan, output_url)
+            if plan.record is not None
+            else not quarantined(plan.failure) and (retry_failed or again.standing_failure(plan) is None)
             for plan in again.jobs.values()
         )
     except Exception:  # noqa: BLE001 - of whatever place: what cannot be read is not known to be signed

@@ -14,7 +14,7 @@ from rich.table import Table
 from flows import runs
 from flows.catalogue import RunResult
 from flows.devices import uses_diffusion
-from flows.estimates import estimate, stated_lengths
+from flows.estimates import Costs, estimate, stated_lengths
 from flows.events import JobOutcome
 from flows.planning import Planner
 from flows.progress import duration, size
@@ -94,7 +94,7 @@ def plan_document(jobs: Sequence[Job], store: ArtifactStore, settings: Settings,
     require_pipelines(planner)
     require_signable(planner, here=False)
     planner.survey()
-    rows = estimate(planner, settings.workers, stated_lengths(planner))
+    rows = estimate(planner, Costs(planner, settings.workers), stated_lengths(planner))
     states: Counter[str] = Counter()
     described = []
     for plan in planner.jobs.values():

@@ -369,6 +369,10 @@ def _settle(log: Path | None) -> None:
         stream = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         if sys.stderr is not None:
             sys.stderr.flush()
-        if stream != 2:  # which it is where there was no standard error
+        if stream != 2:
             os.dup2(stream, 2)
             os.close(stream)
+        else:  # there was no standard error
+            os.set_inheritable(2, True)
+        if sys.stderr is None:
+            sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115 - as long as the process lasts

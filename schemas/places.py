@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,32 @@ def options_for(
     if said:
         return dict((place_options or {})[max(said, key=lambda place: len(_split(place)[1]))])
     return dict(storage_options) if store is not None and _machine(url) == _machine(store) is not None else {}
+
+
+def name_of(url: str) -> str:
+    """What to call a file by its address or path: its name; a place without one by scheme and host.
+
+    Credentials of an address, behind its "?" or before its host, have no place in messages and provenance. Of a chained address
+    the first link is the file's own (``zip://a.mp4::https://host/b.zip``); one without an address (``simplecache``) is not.
+    """
+    address = next((link for link in url.split("::") if "://" in link), None)
+    if address is None:
+        return url.rstrip("/").rsplit("/", 1)[-1] or url
+    # By hand: urllib raises for brackets, which buckets may have.
+    scheme, _, rest = address.partition("://")
+    if scheme.lower() in ("http", "https"):  # elsewhere "?" and "#" are letters of a name
+        rest = rest.partition("?")[0].partition("#")[0]
+    host, _, path = rest.partition("/")
+    if not path and "::" in url:
+        return host  # what lies at the top of an archive
+    return path.rstrip("/").rsplit("/", 1)[-1] or f"{scheme}://{host.rpartition('@')[2]}"
+
+
+def without_credentials(url: str) -> str:
+    """An address as it may be shown: without a name and password before the host, and without what stands behind the "?" of a web
+    address, which may be a signature."""
+    links = [re.sub(r"//[^/@]*@", "//", link) for link in url.split("::")]
+    return "::".join(re.sub(r"^(https?://[^?#]*)\?.*$", r"\1?…", link, flags=re.IGNORECASE | re.DOTALL) for link in links)
 
 
 def expanded_path(path: str | os.PathLike[str]) -> Path:

@@ -27,6 +27,9 @@ class Backend(ABC):
     folders: bool
     """Whether picture sequences are stored as folders of files, which people can open, rather than as one tar."""
 
+    def check_address(self) -> None:  # noqa: B027 - most have nothing that could be wrong
+        """``StoreError`` for an address that nothing can be at, as far as can be told without asking for anything there."""
+
     @abstractmethod
     def prepare(self, *, make: bool = True) -> None:
         """Make the root where that is wanted and possible, and find out whether it can be used at all."""

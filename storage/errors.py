@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import errno
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from schemas.places import without_credentials
 from schemas.problems import StoreError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
-def without_credentials(url: str) -> str:
-    """An address as it may be shown: without a name and password before the host."""
-    return re.sub(r"//[^/@]*@", "//", url)
-
-
 def store_error(error: BaseException, doing: str, url: str) -> StoreError:
     """The ``StoreError`` for what a file system raised while ``doing`` (a clause such as "writing x") in the store at ``url``."""
     number = getattr(error, "errno", None)
-    detail = f"{type(error).__name__}: {error}"
+    address, url = url, without_credentials(url)
+    detail = f"{type(error).__name__}: {error}".replace(address, url)
     if number in _FULL:
         return StoreError(
             "store_full",

@@ -17,9 +17,10 @@ from urllib.parse import urlsplit
 import fsspec
 from fsspec.asyn import sync
 
+from schemas.places import without_credentials
 from schemas.problems import StoreError
 from storage.backends import Backend, Entry
-from storage.errors import store_error, without_credentials
+from storage.errors import store_error
 
 T = TypeVar("T")
 
@@ -73,9 +74,24 @@ class RemoteBackend(Backend):
             self._forget_process()
         with self._lock:
             if self._connected is None:
-                system, root = fsspec.core.url_to_fs(self._address, **self._connection_options())
+                try:
+                    for link in self._address.split("::"):
+                        if link.lower().startswith("http"):  # whose file system looks at addresses no sooner than it asks them
+                            _ = urlsplit(link).port
+                    system, root = fsspec.core.url_to_fs(self._address, **self._connection_options())
+                except (ImportError, ValueError) as error:
+                    raise StoreError(
+                        "store_unreachable",
+                        f"The place {self.url} cannot be opened: {error}.",
+                        "Use a local folder, s3://bucket/prefix, or install the package that this scheme needs.",
+                    ) from error
                 self._connected = (system, root.rstrip("/"))
             return self._connected
+
+    def check_address(self) -> None:
+        """Some file systems (SFTP) open a connection for it."""
+        with self._translated("opening it"):
+            self._connect()
 
     def _connection_options(self) -> dict[str, object]:
         return dict(self._options)
@@ -92,17 +108,15 @@ class RemoteBackend(Backend):
 
     def prepare(self, *, make: bool = True) -> None:
         try:
-            if self._address.startswith("http"):
-                urlsplit(self._address)  # its file system looks at addresses no sooner than it asks for something
             with self._translated("opening it"):
                 system = self.system
                 if make:
                     system.makedirs(self.root, exist_ok=True)
-        except (ImportError, ValueError, NotImplementedError) as error:
+        except (ValueError, NotImplementedError) as error:
             raise StoreError(
                 "store_unreachable",
                 f"The store {self.url} cannot be opened: {error}.",
-                "Use a local folder, s3://bucket/prefix, or install the package that this scheme needs.",
+                "Use a local folder or s3://bucket/prefix.",
             ) from error
 
     def read(self, path: str, start: int = 0, length: int | None = None) -> bytes | None:

@@ -15,7 +15,7 @@ from typing import Any
 import fsspec
 from fsspec.callbacks import Callback
 
-from schemas.places import WRONG_OPTIONS, expanded_path
+from schemas.places import WRONG_OPTIONS, expanded_path, without_credentials
 from schemas.problems import HeadswapError, MediaError, StoreError
 from storage.errors import store_error
 from storage.keys import digest_file, digest_value
@@ -128,7 +128,7 @@ def _check_size(url: str | Path, size: int, largest: int | None) -> None:
     if largest is not None and size > largest:
         raise MediaError(
             "too_large",
-            f"{url} has {size:,} bytes or more; the limit is {largest:,}.",
+            f"{without_credentials(str(url))} has {size:,} bytes or more; the limit is {largest:,}.",
             "Scale or cut it, or raise the limit (limits.max_bytes).",
         )
 
@@ -240,12 +240,14 @@ def _remote(url: str, storage_options: Mapping[str, Any] | None) -> tuple[Any, s
         return fsspec.core.url_to_fs(url, **dict(storage_options or {}))
     except (ImportError, ValueError) as error:
         raise MediaError(
-            "file_unsupported", f"{url} cannot be opened: {error}.", "Use a local path, s3:// or https:// address."
+            "file_unsupported",
+            f"{without_credentials(url)} cannot be opened: {error}.",
+            "Use a local path, s3:// or https:// address.",
         ) from error
     except TypeError as error:
         raise MediaError(
             "file_unsupported",
-            f"{url} cannot be opened with these options: {error}.",
+            f"{without_credentials(url)} cannot be opened with these options: {error}.",
             WRONG_OPTIONS,
         ) from error
 
@@ -265,31 +267,32 @@ def may_pass(error: BaseException | None) -> bool:
 
 @contextmanager
 def _media_errors(url: str | Path) -> Iterator[None]:
+    told = without_credentials(str(url))
     try:
         yield
     except FileNotFoundError as error:
         if may_pass(error):
-            raise store_error(error.__cause__ or error, f"reading {url}", str(url)) from error
+            raise store_error(error.__cause__ or error, f"reading {told}", str(url)) from error
         raise MediaError(
-            "file_missing", f"The file {url} does not exist.", "Correct the path in the catalogue or put the file there."
+            "file_missing", f"The file {told} does not exist.", "Correct the path in the catalogue or put the file there."
         ) from error
     except OSError as error:
         impossible = error.errno in (errno.ENAMETOOLONG, errno.ELOOP) and not is_remote(url)
         if impossible or isinstance(error, (PermissionError, IsADirectoryError, NotADirectoryError)):
             raise MediaError(
                 "file_denied",
-                f"The file {url} cannot be read ({error.strerror or error}).",
+                f"The file {told} cannot be read ({error.strerror or error}).",
                 "Check the path and its permissions.",
             ) from error
         if error.errno == errno.ENOSPC:
             raise StoreError(
-                "store_full", f"No space is left in scratch for {url}.", "Free space, or set another scratch folder."
+                "store_full", f"No space is left in scratch for {told}.", "Free space, or set another scratch folder."
             ) from error
-        raise store_error(error, f"reading {url}", str(url)) from error
+        raise store_error(error, f"reading {told}", str(url)) from error
     except HeadswapError:
         raise
     except Exception as error:
         if not is_remote(url):
             raise
         # Clients of remote places have errors of their own kind (botocore's, aiohttp's) for no answer and no credentials.
-        raise store_error(error, f"reading {url}", str(url)) from error
+        raise store_error(error, f"reading {told}", str(url)) from error

@@ -21,7 +21,7 @@ from flows.dataset_frames import Piece, _reference
 from flows.dataset_plan import PreparedClip, excluded_runs, plan_shards, without_frames
 from schemas.configuration import Settings, load_settings
 from schemas.dataset import DECIDED_BY, DatasetClip, DatasetParameters, dataset_parameters, read_clips, split_of
-from schemas.problems import HeadswapError, UsageError
+from schemas.problems import HeadswapError, MediaError, UsageError
 from stages.networks.registry import ModelRegistry
 from stages.training.selection import REASONS
 from stages.training.shards import ShardSamples
@@ -233,6 +233,32 @@ def test_a_clip_that_cannot_be_read_any_more_fails_alone(
     assert found["written"] == len(found["splits"]["train"]["shards"])
     samples = ShardSamples(str(studio.folder / f"without-{workers}"))
     assert samples.people == ("two",)
+
+
+def test_a_clip_with_something_wrong_that_only_shards_find_is_left_alone_until_it_is_asked_for(
+    studio: Studio, told: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    piece_frames, read = dataset.piece_frames, []
+
+    def found_late(piece: Any, *given: Any) -> Any:
+        read.append(piece.clip.id)
+        if piece.clip.id == "one":
+            raise MediaError("bad_timestamps", "Its time stamps repeat.", "Mend it.")
+        yield from piece_frames(piece, *given)
+
+    monkeypatch.setattr(dataset, "piece_frames", found_late)
+    first = studio.prepare("late")
+    assert {clip["id"]: clip.get("failure", {}).get("code") for clip in first["clips"]}["one"] == "bad_timestamps"
+    assert first["written"] == 1
+    files, tries = studio.files("late"), len(read)
+    again = studio.prepare("late")
+    assert again["written"] == 0
+    assert again["clips"] == first["clips"]
+    assert studio.files("late") == files
+    assert len(read) == tries
+    monkeypatch.undo()
+    assert studio.prepare("late", retry_failed=True)["clips"] == told["clips"]
+    assert studio.files("late") == studio.files("whole")
 
 
 def test_several_processes_write_the_same_bytes(studio: Studio, told: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from flows import estimates
 from flows.estimates import Costs
 from flows.examples import demo_renderer
 from flows.models import add, pull, verify
@@ -160,8 +161,31 @@ def test_an_estimate_counts_the_diffusion_renderers_steps(tmp_path: Path, exampl
         settings = load_settings({"profile": "demo", **more})
         with ArtifactStore.open(tmp_path / "store") as store:
             planner = Planner([job], store, settings, ModelRegistry(tmp_path / "models"))
-            return Costs(planner).seconds(Node("one", "render"))
+            return Costs(planner, 1).seconds(Node("one", "render"))
 
     few, many = (seconds(renderer="diffusion", **{"stages.render.diffusion.steps": steps}) for steps in (10, 20))
     assert seconds(renderer="warp") < few < many
     assert seconds(renderer="diffusion", **{"stages.render.diffusion.guidance_scale": 1}) < many * 25 / 20
+
+
+def test_gpus_share_what_is_done_on_them_and_workers_the_rest(
+    tmp_path: Path, examples: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register_random(tmp_path / "models", "headswap-demo")
+    job = Job(id="one", source=str(examples / "portrait_ada.png"), target=str(examples / "clip_smile.mp4"), rights="synthetic")
+    settings = load_settings({"profile": "demo", "renderer": "diffusion", "device": "cpu"})
+    with ArtifactStore.open(tmp_path / "store") as store:
+        planner = Planner([job], store, settings, ModelRegistry(tmp_path / "models"))
+        render, encode = Node("one", "render"), Node("one", "encode")
+
+        def seconds(workers: int, node: Node) -> float:
+            return Costs(planner, workers).seconds(node)
+
+        assert seconds(1, render) == pytest.approx(4 * seconds(4, render))
+        on_cpu = seconds(1, render)
+        for gpus in (1, 2):
+            names = [f"cuda:{number}" for number in range(gpus)]
+            monkeypatch.setattr(estimates, "device_names", lambda settings, names=names: names)
+            assert seconds(1, render) == seconds(4, render)
+            assert seconds(1, render) * gpus < on_cpu / 2
+            assert seconds(1, encode) == pytest.approx(4 * seconds(4, encode))

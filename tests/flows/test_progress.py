@@ -27,7 +27,7 @@ def run(night: Night, jobs: list[Job], *, terminal: bool) -> str:
     console = Console(file=text, force_terminal=terminal, width=200)
     planner = night.planner(jobs)
     with ProgressView(console) as view, WorkerPool(0) as pool:
-        view.run_started(list(planner.jobs.values()), 1.0, Costs(planner).seconds)
+        view.run_started(list(planner.jobs.values()), 1.0, Costs(planner, 2).seconds)
         batch = Batch(planner, pool, view, output_url=str(night.out))
         engine = DirectEngine(batch, threads=2)
         batch.run(engine)

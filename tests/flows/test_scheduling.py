@@ -10,9 +10,10 @@ from typing import Any
 import fsspec
 import pytest
 
+from flows.estimates import Costs, StageEstimate, estimate
 from flows.events import Events
 from flows.planning import Clip, Node
-from flows.requirements import require_signable
+from flows.requirements import require_place, require_signable
 from flows.scheduling import Batch, DirectEngine
 from flows.workers import WorkerPool
 from schemas import catalogue
@@ -175,14 +176,16 @@ def test_chunks_that_were_committed_before_a_failure_stay(night: Night, clips: C
 
 
 def test_a_plan_says_what_would_run_without_running(night: Night, clips: Clips) -> None:
-    from flows.estimates import estimate
+    def estimated(**flags: object) -> dict[str, StageEstimate]:
+        planner = night.planner(jobs, **flags)
+        return {row.stage: row for row in estimate(planner, Costs(planner, 2))}
 
     jobs = [job("a", clips("source", 1), clips("target", 25))]
-    rows = {row.stage: row for row in estimate(night.planner(jobs), 2)}
+    rows = estimated()
     assert rows["ingest"].to_run == 2
     assert rows["landmarks"].unknown == 2
     night.run(jobs)
-    rows = {row.stage: row for row in estimate(night.planner(jobs, **{"stages.assemble.container": "mkv"}), 2)}
+    rows = estimated(**{"stages.assemble.container": "mkv"})
     assert rows["assemble"].to_run == 1
     assert rows["assemble"].frames == 25
     assert rows["render"].cached == 1
@@ -400,12 +403,28 @@ def test_a_key_is_asked_for_by_jobs_alone_of_which_something_is_made(
     with pytest.raises(UsageError, match="given for signing cannot be read"):
         require_signable(night.planner([done, failed], **signing), str(night.out), retry_failed=True)
     (night.out / "done.mp4").unlink()
+    for jobs in ([done], [done, failed]):  # to be delivered anew
+        with pytest.raises(UsageError, match="given for signing cannot be read"):
+            require_signable(night.planner(jobs, **signing), str(night.out))
     with monkeypatch.context() as away:
         # What may pass until the run begins hides no wrong key.
         silent = StoreError("store_unreachable", "no answer", retryable=True)
         away.setattr(sources, "describe", lambda *given, **named: (_ for _ in ()).throw(silent))
         with pytest.raises(UsageError, match="given for signing cannot be read"):
             require_signable(night.planner([done], **signing), str(night.out))
+
+
+@pytest.mark.parametrize("place", ["nosuch://x/y", "https://[broken/x", "simplecache::https://host:99999/x"])
+def test_a_place_for_results_that_cannot_be_one_is_refused_before_anything_runs(night: Night, place: str) -> None:
+    with pytest.raises(StoreError) as caught:
+        require_place(place, night.settings())
+    assert place in caught.value.message
+    assert not caught.value.retryable
+
+
+def test_a_place_for_results_that_does_not_answer_now_may_do_so_by_then(night: Night, tmp_path: Path) -> None:
+    for place in (str(tmp_path / "new"), "memory://new", "s3://bucket/x", "https://nosuchhost.example/x"):
+        require_place(place, night.settings())
 
 
 def test_an_address_that_is_odd_or_none_fails_its_own_job(night: Night, clips: Clips) -> None:
@@ -435,6 +454,10 @@ def test_an_address_that_is_odd_or_none_fails_its_own_job(night: Night, clips: C
         ("https://cdn.example/x/ada.png?sig=SECRET#t", "ada.png"),
         ("http://ada:SECRET@cdn.example/?id=ada&sig=SECRET", "http://cdn.example"),
         ("https://ada:SECRET@cdn.example", "https://cdn.example"),
+        ("HTTPS://cdn.example/ada.png?sig=SECRET", "ada.png"),
+        ("simplecache::https://cdn.example/ada.png?sig=SECRET", "ada.png"),
+        ("zip://a.mp4::https://cdn.example/b.zip?sig=SECRET", "a.mp4"),
+        ("zip://takes/a.mp4::s3://bucket/b.zip", "a.mp4"),
     ],
 )
 def test_the_name_of_a_medium_holds_no_credentials_of_its_address(url: str, name: str) -> None:

@@ -104,11 +104,17 @@ def test_a_full_disk_under_the_log_loses_lines_alone(number: int) -> None:
 
 
 def test_a_worker_without_a_standard_error_writes_its_log_all_the_same(tmp_path: Path) -> None:
-    program = (
-        "import os, pathlib, sys\n"
-        "from flows.workers import _settle\n"
-        f"_settle(pathlib.Path({str(tmp_path / 'log')!r}))\n"
-        "os.write(2, b'chatter')\n"
+    log = tmp_path / "log"
+    program = "\n".join(
+        (
+            "import os, pathlib",
+            "from flows.workers import _settle",
+            f"_settle(pathlib.Path({str(log)!r}))",
+            "os.write(2, b'chatter;')",
+            "os.system('printf inherited >&2')",
+            "raise ValueError('last words')",
+        )
     )
-    subprocess.run(["bash", "-c", f'exec {sys.executable} -c "$0" 2>&-', program], check=True)
-    assert (tmp_path / "log").read_bytes() == b"chatter"
+    subprocess.run(["bash", "-c", '"$@" 2>&-', "bash", sys.executable, "-c", program], cwd=ROOT, check=False)
+    assert log.read_text().startswith("chatter;inherited")
+    assert log.read_text().endswith("ValueError: last words\n")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from schemas.places import expanded_path, options_for
+from schemas.places import expanded_path, options_for, without_credentials
 
 OPTIONS = {"key": "secret"}
 
@@ -91,3 +91,17 @@ def test_a_path_begins_in_a_home_or_is_left_as_it_is(monkeypatch: pytest.MonkeyP
     assert expanded_path("~/store") == Path("/home/ada/store")
     assert expanded_path("~nobody-here/store") == Path("~nobody-here/store")
     assert expanded_path(Path("store")) == Path("store")
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("/media/a?b#c@d.mp4", "/media/a?b#c@d.mp4"),
+        ("s3://bucket/a?b.mp4", "s3://bucket/a?b.mp4"),
+        ("sftp://ada:SECRET@nas/a.mp4", "sftp://nas/a.mp4"),
+        ("https://ada:SECRET@cdn/a.mp4?sig=SECRET", "https://cdn/a.mp4?…"),
+        ("zip://a.mp4::HTTPS://cdn/b.zip?sig=SECRET", "zip://a.mp4::HTTPS://cdn/b.zip?…"),
+    ],
+)
+def test_an_address_is_shown_without_what_opens_it(url: str, shown: str) -> None:
+    assert without_credentials(url) == shown

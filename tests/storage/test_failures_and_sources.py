@@ -244,6 +244,15 @@ def test_a_web_server_in_trouble_is_not_a_missing_file(local_store: ArtifactStor
         assert (caught.value.code, caught.value.retryable) == ("store_unreachable", True)
 
 
+@pytest.mark.parametrize("status", [403, 404, 503])
+def test_what_is_said_of_a_medium_does_not_tell_its_signature(local_store: ArtifactStore, web_file: WebFile, status: int) -> None:
+    web_file.status = status
+    with pytest.raises((MediaError, StoreError)) as caught:
+        sources.digest_of(f"{web_file.url}?sig=SECRET", local_store)
+    assert web_file.url in caught.value.message
+    assert "SECRET" not in f"{caught.value.message} {caught.value.remedy}"
+
+
 def test_media_beside_the_store_are_reached_with_its_options_also_by_who_got_the_store_from_another_process(
     s3_endpoint: str, tmp_path: Path
 ) -> None:
