@@ -1,7 +1,8 @@
 """Measures speed and memory of the main job and writes ``docs/benchmarks.md``.
 
     python -m benchmarks [stages] [job] [memory] [cached] [sharing]
-                         [operations] [diffusion_cpu] [diffusion_memory] [diffusion_gpu] [fitting]
+                         [operations] [diffusion_cpu] [diffusion_memory] [diffusion_gpu]
+                         [diffusion_gpu_memory] [fitting]
 
 Each part is a section of its own in the document; parts not named stay as they were. Machines are noisy: figures of one
 part come from one run of this command, and compare only with each other.
@@ -24,6 +25,7 @@ PARTS = {
     "diffusion_cpu": "diffusion:cpu",
     "diffusion_memory": "diffusion:memory",
     "diffusion_gpu": "diffusion:gpu",
+    "diffusion_gpu_memory": "rehearsal:rehearsed",
     "fitting": "fitting:fitting",
 }
 """Where each part is. Imported when it is run: a machine for one of them need not have what the others want."""

@@ -124,7 +124,8 @@ class DiffusionTask:
         self.trained = self.module.parts()
         if not self.trained:
             raise UsageError([f"Phase {phase.name}: these networks have no {', '.join(phase.trains)}."])
-        for network in (pipeline.appearance_net, pipeline.denoising_net):
+        # The autoencoder's too: the gradient of a judged picture goes through its decoder.
+        for network in (pipeline.appearance_net, pipeline.denoising_net, pipeline.vae):
             if phase.optimisation.gradient_checkpointing:
                 network.enable_gradient_checkpointing()
             else:

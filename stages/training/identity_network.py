@@ -63,16 +63,19 @@ class OnnxNetwork(nn.Module):
             if padding not in ("NOTSET", "VALID") or attributes.get("ceil_mode", 0):
                 raise _unsuitable(path, f"{node.op_type} pads by {padding}, or rounds sizes up")
             self._nodes.append((node.op_type, list(node.input), node.output[0], attributes))
-        self._names = {name: f"constant_{number}" for number, name in enumerate(constants)}
-        for name, value in constants.items():
-            self.register_buffer(self._names[name], torch.from_numpy(np.array(value)))
+        tensors = {name: torch.from_numpy(np.array(value)) for name, value in constants.items()}
+        # Sizes, axes and bounds are read as numbers: on a GPU each would be waited for.
+        self._numbers = {name: value for name, value in tensors.items() if not value.dim() or not value.is_floating_point()}
+        self._names = {name: f"constant_{number}" for number, name in enumerate(tensors) if name not in self._numbers}
+        for name, buffer in self._names.items():
+            self.register_buffer(buffer, tensors[name])
         first = {node.op_type for node in list(graph.node)[:8]}
         # As InsightFace decides it: networks that subtract and multiply at their beginning take 0..255.
         self.centred = not {"Sub", "Mul"} <= first
 
     def forward(self, pictures: Tensor) -> Tensor:
         """``pictures`` as the graph wants them -> its output."""
-        values: dict[str, Tensor | None] = {"": None, self._input: pictures}
+        values: dict[str, Tensor | None] = {"": None, self._input: pictures, **self._numbers}
         values.update({name: getattr(self, buffer) for name, buffer in self._names.items()})
         for kind, inputs, output, attributes in self._nodes:
             values[output] = _OPERATORS[kind]([values[name] for name in inputs], attributes)

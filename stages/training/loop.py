@@ -240,6 +240,7 @@ def _anyone(stopped: bool, accelerator: Accelerator) -> bool:
 
 
 def _optimiser(trained: Mapping[str, nn.Parameter], options: Optimisation) -> torch.optim.Optimizer:
+    more = {}
     if options.eight_bit:
         try:
             # No dependency of this project: it needs a CUDA device.
@@ -251,8 +252,10 @@ def _optimiser(trained: Mapping[str, nn.Parameter], options: Optimisation) -> to
             ) from error
     else:
         kind = torch.optim.AdamW
+        if all(parameter.device.type != "cpu" for parameter in trained.values()):
+            more["fused"] = True  # PyTorch's own choice for GPUs holds another copy of all weights while it steps
     optimiser: torch.optim.Optimizer = kind(
-        list(trained.values()), lr=options.learning_rate, betas=options.betas, weight_decay=options.weight_decay
+        list(trained.values()), lr=options.learning_rate, betas=options.betas, weight_decay=options.weight_decay, **more
     )
     return optimiser
 
