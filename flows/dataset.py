@@ -133,6 +133,7 @@ def _prepare_clips(
     with WorkerPool(settings.workers, limits=limits, logs=store.scratch) as pool:
         found = ClipRun(planner, pool, note=note, retry_failed=retry_failed).run(meant, tell)
     prepared, failures = [], FailureLog(store)
+    found_late = failures.of_stage(_SHARDS)
     for number, (clip, result) in enumerate(zip(clips, found, strict=True)):
         one = PreparedClip(clip, number, split_of(clip.identity, parameters.validation))
         prepared.append(one)
@@ -144,7 +145,7 @@ def _prepare_clips(
         except MediaError as error:  # gone since its stages ran
             one.fail(error)
             continue
-        if (standing := failures.lookup(_SHARDS, one.media)) is not None:
+        if (standing := found_late.get(one.media)) is not None:
             if not retry_failed:
                 one.fail(HeadswapError(standing.code, standing.message, standing.remedy))
                 continue

@@ -54,6 +54,10 @@ class FailureLog:
         """Forget a failure: the work may be tried again. None may be there."""
         self._store.delete_document(_path(stage, key))
 
+    def of_stage(self, stage: str) -> dict[str, Failure]:
+        """Every failure of a stage, by key: one listing, for stages of which few things fail."""
+        return {failure.key: failure for _, failure in self._read(self._store.list_documents(f"failures/{stage}"))}
+
     def all(self) -> list[Failure]:
         """Every failure, in order of stage and key."""
         return [failure for _, failure in self._read(self._store.list_documents("failures"))]
