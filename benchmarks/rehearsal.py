@@ -181,8 +181,8 @@ def _section() -> str:
     head = (
         "## Diffusion on a GPU: memory, rehearsed\n\n"
         "No GPU was at hand: networks without numbers, on a device that is pretended (`benchmarks/pretended_gpu.py`). Counted is "
-        "what tensors take, exactly what PyTorch's allocator is asked for. What it rounds up, and what the driver and libraries "
-        "take for themselves (of the order of 1 GiB), come on top."
+        "what tensors take at a time, with attention by fused kernels. What PyTorch's allocator rounds up, and what the driver "
+        "and libraries take for themselves (of the order of 1 GiB), come on top."
     )
     return "\n\n".join((head, _told_of_sampling(), _told_of_training()))
 
