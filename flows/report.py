@@ -26,6 +26,7 @@ import numpy.typing as npt
 
 from flows.events import DONE
 from flows.report_media import MediaFolder, Shown, local_path
+from schemas.places import name_of, without_credentials
 from storage.store import ArtifactStore
 
 Status = Literal["done", "cached", "failed", "skipped"]
@@ -159,6 +160,7 @@ def build_report(run: RunReport, out: Path, *, store: ArtifactStore | None = Non
         detail["parameters"] = parameters.setdefault(embedded(detail["parameters"]), len(parameters))
     ordered = sorted(range(len(run.jobs)), key=lambda k: _rank(run.jobs[k]))
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["shown"] = without_credentials
     templates = resources.files("flows") / "templates"
     page = environment.from_string((templates / "report.html").read_text(encoding="utf-8")).render(
         run=run,
@@ -284,8 +286,8 @@ def _row(job: JobReport, number: int) -> dict[str, Any]:
         "id": job.id,
         "status": job.status,
         "grade": grade,
-        "source": _name(job.source),
-        "target": _name(job.target),
+        "source": name_of(job.source),
+        "target": name_of(job.target),
         "frames": job.frames or "",
         "note": job.failure.message if job.failure else "; ".join(str(reason) for reason in job.verdict.get("reasons") or ()),
     }
@@ -337,10 +339,10 @@ def _detail(
         "id": job.id,
         "status": job.status,
         "failure": None if job.failure is None else asdict(job.failure),
-        "source": job.source,
-        "target": job.target,
+        "source": without_credentials(job.source),
+        "target": without_credentials(job.target),
         "rights": job.rights,
-        "output": job.output,
+        "output": None if job.output is None else without_credentials(job.output),
         "output_link": None if job.output is None else beside or link(job.output, out),
         "media": {role: {"address": item.address, "kind": item.kind} for role, item in shown.items()},
         "frames": len(seconds) or job.frames,
@@ -389,10 +391,6 @@ def link(address: str, out: Path) -> str | None:
         return quote(Path(os.path.relpath(path.resolve(), out.resolve())).as_posix())
     except ValueError:  # another drive
         return None
-
-
-def _name(address: str) -> str:
-    return address.rstrip("/").rsplit("/", 1)[-1]
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

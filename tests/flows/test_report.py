@@ -126,6 +126,16 @@ def test_page_names_no_address_elsewhere(tmp_path: Path, examples: Path) -> None
     assert ada["provenance"] == {"rights": "synthetic", "kind": "https://example.org/composite"}
 
 
+def test_a_page_tells_no_signature_of_an_address(tmp_path: Path) -> None:
+    failure = JobFailure("file_missing", "It is missing.", "Put it there.", "ingest")
+    addresses = ("https://cdn.example/a.png?sig=SECRET", "https://x:SECRET@h/b.mp4")
+    job = JobReport("one", *addresses, "synthetic", "failed", failure, output="sftp://x:SECRET@nas/one.mp4")
+    run = RunReport("night", "run-1", (job,), 61.0, output="sftp://x:SECRET@nas")
+    text = build_report(run, tmp_path / "report").read_text(encoding="utf-8")
+    assert "SECRET" not in text
+    assert details(text)[0]["source"] == "https://cdn.example/a.png?…"
+
+
 def test_nothing_that_people_wrote_becomes_markup(tmp_path: Path, examples: Path) -> None:
     failure = JobFailure(HOSTILE, HOSTILE, HOSTILE, HOSTILE)
     jobs = (
