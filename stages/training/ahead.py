@@ -52,6 +52,7 @@ class SamplesAhead:
     """
 
     def __init__(self, opener: Opener, workers: int) -> None:
+        self.workers = workers
         self._born_with = contextlib.ExitStack()
         self._pool = ProcessPoolExecutor(workers, _Context(), initializer=_begin_worker, initargs=(opener, os.getpid()))
         self._under_way: dict[tuple[int, int], Future[TrainingSample]] = {}

@@ -73,7 +73,7 @@ class AutoencoderTask:
         process, processes = accelerator.process_index, accelerator.num_processes
         random = chance(self._seed, phase.name, "pieces", batch, process)
         if isinstance(self._source, SamplesAhead):
-            coming = coming_numbers(batch, phase.batches, phase.batch, process, processes)
+            coming = coming_numbers(batch, phase.batches, phase.batch, process, processes, self._source.workers)
             self._source.announce((number for number in map(self._place, coming) if number not in self._known), 1)
         pieces = np.stack([self._piece(number, random) for number in sample_numbers(batch, phase.batch, process, processes)])
         truth = planes(pieces).to(accelerator.device).float() / 127.5 - 1

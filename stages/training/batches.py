@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 
@@ -98,6 +99,11 @@ class SampleEncoder:
             self._known[number] = self.encode(self._source.sample(number, self._frames))
         return self._known[number]
 
+    @property
+    def workers(self) -> int:
+        """Processes that make samples ahead."""
+        return self._source.workers if isinstance(self._source, SamplesAhead) else 0
+
     def announce(self, numbers: Iterable[int]) -> None:
         """Have samples made ahead that will be asked for, where the source can do that."""
         if isinstance(self._source, SamplesAhead):
@@ -140,18 +146,22 @@ def chance(*of: int | str) -> torch.Generator:
 
 
 AHEAD = 4
-"""Batches whose samples are announced before one is asked for, besides its own."""
+"""Batches whose samples are announced before one is asked for, besides its own; more where they are too small to keep all workers
+busy."""
+
+EACH = 2
+"""Samples that a worker has ahead of it at least: the one that it makes, and one more."""
 
 
-def coming_numbers(batch: int, batches: int, rows: int, process: int, processes: int) -> list[int]:
-    """Numbers of the samples in this process' parts of a batch and of the next ``AHEAD`` of ``batches``, in this order.
+def coming_numbers(batch: int, batches: int, rows: int, process: int, processes: int, workers: int = 0) -> list[int]:
+    """Numbers of the samples in this process' parts of a batch and of the next ones of ``batches``, in this order.
 
     The batch itself is among them for the first of a phase: one by one, its samples would wait behind all of the others.
     """
-    ahead = range(
-        batch, min(batch + 1 + AHEAD, batches)
-    )  # what a later phase asks for, of another size maybe, it announces itself
-    return [number for coming in ahead for number in sample_numbers(coming, rows, process, processes)]
+    ahead = max(AHEAD, math.ceil(EACH * workers / rows))
+    # What a later phase asks for, of another size maybe, it announces itself.
+    coming = range(batch, min(batch + 1 + ahead, batches))
+    return [number for one in coming for number in sample_numbers(one, rows, process, processes)]
 
 
 def sample_numbers(batch: int, rows: int, process: int, processes: int) -> range:

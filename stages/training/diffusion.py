@@ -143,8 +143,9 @@ class DiffusionTask:
         phase, accelerator = self._phase, self._accelerator
         process, processes = accelerator.process_index, accelerator.num_processes
         random = chance(self._seed, phase.name, "noise", batch, process)
-        self._encoded.announce(coming_numbers(batch, phase.batches, phase.batch, process, processes))
-        samples = [self._encoded(number) for number in sample_numbers(batch, phase.batch, process, processes)]
+        encoded = self._encoded
+        encoded.announce(coming_numbers(batch, phase.batches, phase.batch, process, processes, encoded.workers))
+        samples = [encoded(number) for number in sample_numbers(batch, phase.batch, process, processes)]
         # Rows without a reference must come first (DenoisingNet); which rows these are is chance all the same.
         dropped = int((torch.rand(len(samples), generator=random) < phase.reference_drop).sum())
         order = torch.randperm(len(samples), generator=random).tolist()

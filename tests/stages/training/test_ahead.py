@@ -133,6 +133,14 @@ def test_samples_are_announced_in_the_order_in_which_they_are_asked_for(processe
         assert announced == asked[: 3 * (batch + 1 + AHEAD)], "nothing beyond the phase, which nobody would ask for"
 
 
+@pytest.mark.parametrize(("rows", "workers"), [(1, 16), (3, 16), (64, 16), (2, 0)])
+def test_enough_samples_are_announced_for_every_worker_to_have_one_more(rows: int, workers: int) -> None:
+    coming = coming_numbers(5, 1000, rows, 0, 1, workers)
+    assert coming == list(range(5 * rows, 5 * rows + len(coming)))
+    assert len(coming) >= max(rows * (1 + AHEAD), rows + 2 * workers)
+    assert len(coming) < max(rows * (1 + AHEAD), rows + 2 * workers) + rows
+
+
 def test_kept_samples_too_are_announced_in_the_order_in_which_they_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     announced: list[int] = []
     monkeypatch.setattr(SamplesAhead, "announce", lambda self, numbers, frames: announced.extend(numbers))
