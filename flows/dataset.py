@@ -54,8 +54,8 @@ from storage.store import ArtifactStore
 _SHARDS = "shards"
 """Under which failures of the writing are recorded, beside those of stages."""
 
-_OF_THE_PLACE = ("file_missing", "file_denied")
-"""What is wrong with where a file is, rather than with the file."""
+_LASTING = ("bad_timestamps",)
+"""What stages may have passed over and is wrong with a medium itself. All else may be so for the moment: it is being copied."""
 
 READERS = 16
 """Descriptions of shards that are read at a time."""
@@ -216,9 +216,9 @@ class _UnreadableError(Exception):
 
 
 def _give_up(one: PreparedClip, reason: MediaError, store: ArtifactStore) -> None:
-    """Leave a clip out; what is wrong with its content is remembered, or the next run would begin its shards anew."""
+    """Leave a clip out; what is wrong with it for good is remembered, or the next run would begin its shards anew."""
     one.fail(reason)
-    if reason.code not in _OF_THE_PLACE:
+    if reason.code in _LASTING:
         failure = failure_of(reason, stage=_SHARDS, key=one.media, owner=one.clip.id)
         FailureLog(store).record(_SHARDS, one.media, failure)
 

@@ -11,6 +11,9 @@ from typing import Any
 _ALIASES = {"s3a": "s3", "gcs": "gs", "az": "abfs", "ssh": "sftp"}
 """Schemes by which fsspec knows another one."""
 
+_ARCHIVES = frozenset({"zip", "tar", "libarchive"})
+"""Schemes whose addresses begin with a file in an archive."""
+
 _BUCKETS = frozenset({"s3", "gs", "abfs", "hf"})
 """Schemes whose addresses begin with a bucket: which machine is asked is an option. With others it may be in the address, and a
 catalogue is untrusted input: its addresses must not decide to whom the store's credentials are shown."""
@@ -58,15 +61,15 @@ def name_of(url: str) -> str:
     if scheme.lower() in ("http", "https"):  # elsewhere "?" and "#" are letters of a name
         rest = rest.partition("?")[0].partition("#")[0]
     host, _, path = rest.partition("/")
-    if not path and "::" in url:
-        return host  # what lies at the top of an archive
+    if not path and scheme.lower() in _ARCHIVES:
+        return host or name_of(url.partition("::")[2])  # what lies at the top of it, or the archive itself
     return path.rstrip("/").rsplit("/", 1)[-1] or f"{scheme}://{host.rpartition('@')[2]}"
 
 
 def without_credentials(url: str) -> str:
     """An address as it may be shown: without a name and password before the host, and without what stands behind the "?" of a web
     address, which may be a signature."""
-    links = [re.sub(r"//[^/@]*@", "//", link) for link in url.split("::")]
+    links = [re.sub(r"^(\w[\w+.-]*://)[^/]*@", r"\1", link) for link in url.split("::")]
     return "::".join(re.sub(r"^(https?://[^?#]*)\?.*$", r"\1?…", link, flags=re.IGNORECASE | re.DOTALL) for link in links)
 
 

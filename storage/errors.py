@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -16,8 +17,9 @@ _DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
 def store_error(error: BaseException, doing: str, url: str) -> StoreError:
     """The ``StoreError`` for what a file system raised while ``doing`` (a clause such as "writing x") in the store at ``url``."""
     number = getattr(error, "errno", None)
-    address, url = url, without_credentials(url)
-    detail = f"{type(error).__name__}: {error}".replace(address, url)
+    url = without_credentials(url)
+    # Clients write addresses in ways of their own.
+    detail = re.sub(r"\w+://[^\s'\"]+", lambda found: without_credentials(found[0]), f"{type(error).__name__}: {error}")
     if number in _FULL:
         return StoreError(
             "store_full",

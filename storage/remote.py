@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import fsspec
 from fsspec.asyn import sync
 
-from schemas.places import without_credentials
+from schemas.places import WRONG_OPTIONS, without_credentials
 from schemas.problems import StoreError
 from storage.backends import Backend, Entry
 from storage.errors import store_error
@@ -79,12 +79,13 @@ class RemoteBackend(Backend):
                         if link.lower().startswith("http"):  # whose file system looks at addresses no sooner than it asks them
                             _ = urlsplit(link).port
                     system, root = fsspec.core.url_to_fs(self._address, **self._connection_options())
-                except (ImportError, ValueError) as error:
-                    raise StoreError(
-                        "store_unreachable",
-                        f"The place {self.url} cannot be opened: {error}.",
-                        "Use a local folder, s3://bucket/prefix, or install the package that this scheme needs.",
-                    ) from error
+                except OSError:
+                    raise  # which may pass
+                except Exception as error:  # of whatever kind: some file systems open a connection here
+                    remedy = "Use a local folder, s3://bucket/prefix, or install the package that this scheme needs."
+                    if not isinstance(error, (ImportError, ValueError)):
+                        remedy = f"Check the address and the credentials. {WRONG_OPTIONS}"
+                    raise StoreError("store_unreachable", f"The place {self.url} cannot be opened: {error}.", remedy) from error
                 self._connected = (system, root.rstrip("/"))
             return self._connected
 

@@ -458,6 +458,8 @@ def test_an_address_that_is_odd_or_none_fails_its_own_job(night: Night, clips: C
         ("simplecache::https://cdn.example/ada.png?sig=SECRET", "ada.png"),
         ("zip://a.mp4::https://cdn.example/b.zip?sig=SECRET", "a.mp4"),
         ("zip://takes/a.mp4::s3://bucket/b.zip", "a.mp4"),
+        ("zip://::https://cdn.example/b.zip?sig=SECRET", "b.zip"),
+        ("simplecache::https://ada:SECRET@cdn.example/?id=3", "https://cdn.example"),
     ],
 )
 def test_the_name_of_a_medium_holds_no_credentials_of_its_address(url: str, name: str) -> None:

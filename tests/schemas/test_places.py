@@ -99,6 +99,8 @@ def test_a_path_begins_in_a_home_or_is_left_as_it_is(monkeypatch: pytest.MonkeyP
         ("/media/a?b#c@d.mp4", "/media/a?b#c@d.mp4"),
         ("s3://bucket/a?b.mp4", "s3://bucket/a?b.mp4"),
         ("sftp://ada:SECRET@nas/a.mp4", "sftp://nas/a.mp4"),
+        ("sftp://ada:SEC@RET@nas/a@b.mp4", "sftp://nas/a@b.mp4"),
+        ("/media//me@home/x.mp4", "/media//me@home/x.mp4"),
         ("https://ada:SECRET@cdn/a.mp4?sig=SECRET", "https://cdn/a.mp4?…"),
         ("zip://a.mp4::HTTPS://cdn/b.zip?sig=SECRET", "zip://a.mp4::HTTPS://cdn/b.zip?…"),
     ],

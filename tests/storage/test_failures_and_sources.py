@@ -248,7 +248,7 @@ def test_a_web_server_in_trouble_is_not_a_missing_file(local_store: ArtifactStor
 def test_what_is_said_of_a_medium_does_not_tell_its_signature(local_store: ArtifactStore, web_file: WebFile, status: int) -> None:
     web_file.status = status
     with pytest.raises((MediaError, StoreError)) as caught:
-        sources.digest_of(f"{web_file.url}?sig=SECRET", local_store)
+        sources.digest_of(f"{web_file.url}?who=a%2Fb&sig=SECRET", local_store)
     assert web_file.url in caught.value.message
     assert "SECRET" not in f"{caught.value.message} {caught.value.remedy}"
 
