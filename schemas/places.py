@@ -1,4 +1,7 @@
-"""Which options open a place: those of the store also what lies beside it, others what a person names them for."""
+"""Places by their addresses: which options open them, what they are called, and how they are shown.
+
+The store's options also open what lies beside it, others what a person names them for.
+"""
 
 from __future__ import annotations
 

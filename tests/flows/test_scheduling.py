@@ -425,6 +425,7 @@ def test_a_place_for_results_that_cannot_be_one_is_refused_before_anything_runs(
 def test_a_place_for_results_that_does_not_answer_now_may_do_so_by_then(night: Night, tmp_path: Path) -> None:
     for place in (str(tmp_path / "new"), "memory://new", "s3://bucket/x", "https://nosuchhost.example/x"):
         require_place(place, night.settings())
+    assert list(tmp_path.glob("new*")) == [], "nor is anything made there before there are results"
 
 
 def test_an_address_that_is_odd_or_none_fails_its_own_job(night: Night, clips: Clips) -> None:

@@ -1,4 +1,4 @@
-"""Access that is given for the store serves what lies beside it, and nothing else."""
+"""Access that is given for the store serves what lies beside it, and nothing else; none of it is shown."""
 
 from __future__ import annotations
 
