@@ -6,6 +6,8 @@ STAMP := $(VENV)/.installed
 # pip's settings are unknown to uv: hand on those that decide where packages are found and whom to trust.
 UV_ENV := $(if $(PIP_FIND_LINKS),UV_FIND_LINKS="$(PIP_FIND_LINKS)") $(if $(PIP_CERT),SSL_CERT_FILE="$(PIP_CERT)")
 PYTEST_WORKERS ?= 2
+# Container images often forbid compiled modules; every worker would then compile what it imports anew, several seconds each time.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test lint environment clean chaos bench training training-proof demo-checkpoint
 

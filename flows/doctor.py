@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import shutil
 import sys
+import sysconfig
 import tempfile
 import uuid
 from collections import Counter
@@ -41,6 +43,9 @@ PACKAGES_THAT_BREAK = {
 }
 
 
+LARGE_PACKAGES = ("cv2", "mediapipe", "numba", "pyarrow", "pydantic", "scipy", "torch")
+
+
 @dataclass(frozen=True)
 class Check:
     """One thing looked at."""
@@ -61,6 +66,7 @@ def check_up(settings: Settings, registry: ModelRegistry) -> list[Check]:
         ("python", check_python),
         ("packages", lambda: check_packages(constraints())),
         ("foreign packages", check_foreign_packages),
+        ("compiled modules", check_compiled_modules),
         ("prefect", check_prefect),
         ("processor", lambda: check_processor(settings)),
         ("accelerator", lambda: check_accelerator(settings)),
@@ -154,6 +160,37 @@ def check_foreign_packages(installed: Iterable[str] | None = None) -> Iterable[C
         )
     if not found:
         yield Check("foreign packages", "ok", "no torchvision, one OpenCV")
+
+
+def check_compiled_modules(packages: Iterable[str] = LARGE_PACKAGES) -> Iterable[Check]:
+    """Does every new process compile the packages anew, because nothing compiled is there and nothing may be written?
+
+    Images of containers often set PYTHONDONTWRITEBYTECODE, and installers like uv leave compiling to the first import.
+    """
+    missing = {name: place for name in packages if (place := _compiled(name)) is not None and not place.is_file()}
+    if missing and (sys.dont_write_bytecode or not all(map(_can_be_made, missing.values()))):
+        yield Check(
+            "compiled modules",
+            "warning",
+            f"none of {', '.join(missing)}, and none can be kept: every worker compiles what it imports, for seconds",
+            f"Run `{sys.executable} -m compileall -q -j 0 {sysconfig.get_path('purelib')}` where that folder can be written, "
+            "or unset PYTHONDONTWRITEBYTECODE.",
+        )
+    else:
+        yield Check("compiled modules", "ok", "kept")
+
+
+def _compiled(package: str) -> Path | None:
+    """Where the compiled form of a package's first module belongs; None where the package has no source here."""
+    found = importlib.util.find_spec(package)
+    if found is None or found.cached is None:
+        return None
+    return Path(found.cached)
+
+
+def _can_be_made(compiled: Path) -> bool:
+    there = next(folder for folder in compiled.parents if folder.is_dir())
+    return os.access(there, os.W_OK)
 
 
 def check_prefect() -> Iterable[Check]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import compileall
 import io
+import os
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -78,6 +81,25 @@ def test_packages_that_break_others_are_found() -> None:
     assert [check.detail.split()[0] for check in checks] == ["opencv-python", "torchvision"]
     assert {check.state for check in checks} == {"failed"}
     assert states(doctor.check_foreign_packages()) == {"foreign packages": "ok"}
+
+
+def test_workers_that_compile_every_package_anew_are_warned_about(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "large"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    (check,) = doctor.check_compiled_modules(["large", "no_such_package"])
+    assert check.state == "warning"
+    assert "large" in check.detail
+    assert "no_such" not in check.detail
+    assert "compileall" in check.remedy
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    assert states(doctor.check_compiled_modules(["large"])) == {"compiled modules": "ok"}
+    monkeypatch.setattr(os, "access", lambda *_: False)  # a folder that cannot be written, also for root
+    assert states(doctor.check_compiled_modules(["large"])) == {"compiled modules": "warning"}
+    compileall.compile_dir(package, quiet=2)
+    assert states(doctor.check_compiled_modules(["large"])) == {"compiled modules": "ok"}
 
 
 def test_a_server_that_does_not_import_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
