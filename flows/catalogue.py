@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from flows.devices import devices_of
-from flows.estimates import Costs, seconds_of_work
+from flows.estimates import Costs, seconds_of_work, stated_lengths
 from flows.events import Events, JobOutcome, StageTotals
 from flows.planning import Planner
 from flows.reporting import FOLDER, claimed_folder, outcomes_of, planned_again, tried_again, write_report
@@ -130,7 +130,7 @@ def run_jobs(
             if whole is not None:
                 _note_other_precision(planner, whole)
             planner.survey()
-            costs = Costs(planner, settings.workers)
+            costs = Costs(planner, settings.workers, stated_lengths(planner))
             observers.run_started(list(planner.jobs.values()), seconds_of_work(planner, costs), costs.seconds)
             _run(batch, settings, run_id=run_id, name=name)
         report = _report(batch, output_url, name=name, folder=folder, run_id=run_id, began=began, whole=whole)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
 
 from flows import pipeline
 from flows.devices import device_names, uses_diffusion
-from flows.planning import Clip, Node, Planner
+from flows.planning import Clip, Node, Planner, State
 from schemas.parameters import DiffusionParameters, RenderParameters
 from schemas.problems import HeadswapError
 from stages.video.peek import stated_frames
@@ -71,25 +72,65 @@ def seconds_per_frame(stage: str) -> float:
 class Costs:
     """Seconds that a frame of the nodes of a plan takes, with their own parameters, on the devices that a run would use.
 
+    Seconds are of wall clock: what is shared is divided by those who share it. But no stage ends before its longest piece (a
+    chunk, or a clip where it is not cut), so few pieces keep few workers busy.
+
     Args:
-        planner: of the run. workers: how many share what is not done on a GPU; GPUs share what is.
+        planner: of the run, after its survey.
+        workers: how many share what is not done on a GPU; GPUs share what is.
+        stated: lengths of clips that were never ingested (``stated_lengths``).
     """
 
-    def __init__(self, planner: Planner, workers: int) -> None:
+    def __init__(self, planner: Planner, workers: int, stated: Mapping[str, int] | None = None) -> None:
         self._planner, self._workers, settings = planner, max(1, workers), planner.settings
+        self._stated = stated or {}
         drawn = uses_diffusion(settings, (plan.job for plan in planner.jobs.values()))
         self._gpus = sum(name != "cpu" for name in device_names(settings)) if drawn else 0
+        self._stretch = self._stretches()
 
     def seconds(self, node: Node) -> float:
+        return self._alone(node) / self._sharers(node) * self._stretch.get(node.stage, 1.0)
+
+    def pieces(self, node: Node) -> list[int] | None:
+        """Frames of each piece that is left to do; None where not even a header says how long the clip is."""
+        clip = node.owner if isinstance(node.owner, Clip) else self._planner.jobs[node.owner].target
+        length = self._planner.frames(node.owner) or self._stated.get(clip.url)
+        if length is None:
+            return None
+        step = self._planner.step(node)
+        if step.units is not None:
+            return [len(unit.chunk.frames) if unit.chunk else length for unit in step.missing]
+        if not pipeline.stage(node.stage).scope.chunked:
+            return [length]
+        size = self._planner.settings.stages.ingest.chunk_frames
+        return [min(size, length - start) for start in range(0, length, size)]
+
+    def _stretches(self) -> dict[str, float]:
+        """By stage, how much longer its longest piece alone takes than all of them where everybody is busy; at least 1."""
+        shared: dict[str, float] = defaultdict(float)
+        longest: dict[str, float] = defaultdict(float)
+        for node, state in states(self._planner).items():
+            pieces = None if state in ("cached", "quarantined") else self.pieces(node)
+            if pieces:
+                alone = self._alone(node)
+                shared[node.stage] += sum(pieces) * alone / self._sharers(node)
+                longest[node.stage] = max(longest[node.stage], max(pieces) * alone)
+        return {stage: max(1.0, longest[stage] / shared[stage]) for stage in shared}
+
+    def _sharers(self, node: Node) -> int:
+        return self._gpus if self._gpus and self._diffusion(node) is not None else self._workers
+
+    def _alone(self, node: Node) -> float:
+        """Seconds a frame of one worker, or one GPU."""
         diffusion = self._diffusion(node)
         if diffusion is None:
-            return seconds_per_frame(node.stage) / self._workers
+            return seconds_per_frame(node.stage)
         found = self._planner.registry.pipelines.get(diffusion.model or "")
         small = found is not None and found.profile in ("demo", "tiny")
         cost = _DIFFUSION["demo" if small else "full", "gpu" if self._gpus else "cpu"]
         guided = diffusion.guidance_until - diffusion.guidance_from if diffusion.guidance_scale > 1 else 0.0
         drawn = diffusion.steps * cost.step * (1 + guided) + cost.coding
-        return (drawn / 1000 + seconds_per_frame(node.stage)) / (self._gpus or self._workers)
+        return drawn / 1000 + seconds_per_frame(node.stage)
 
     def _diffusion(self, node: Node) -> DiffusionParameters | None:
         parameters = self._planner.parameters(node)
@@ -129,45 +170,44 @@ def stated_lengths(planner: Planner) -> dict[str, int]:
     return {url: frames for url, frames in zip(unknown, found, strict=True) if frames is not None}
 
 
-def estimate(planner: Planner, costs: Costs, stated: Mapping[str, int] | None = None) -> list[StageEstimate]:
-    """One row for each stage: steps cached, to run, and standing failures; seconds are of wall clock.
-
-    ``stated`` are lengths of clips that were never ingested (``stated_lengths``).
-    """
-    stated = stated or {}
-    plans = list(planner.jobs.values())
-    nodes: dict[Node, None] = {}
-    for plan in plans:
+def states(planner: Planner) -> dict[Node, State]:
+    """Of every node of the jobs that can be planned; those of jobs that were finished before are cached."""
+    found: dict[Node, State] = {}
+    for plan in planner.jobs.values():
         if plan.failure is None:
-            nodes.update(dict.fromkeys(plan.nodes))
-    done = {node for plan in plans if plan.record is not None for node in plan.nodes}
+            found.update((node, planner.step(node).state) for node in plan.nodes if node not in found)
+    for plan in planner.jobs.values():
+        if plan.record is not None:
+            found.update(dict.fromkeys(plan.nodes, "cached"))
+    return found
+
+
+def estimate(planner: Planner, costs: Costs) -> list[StageEstimate]:
+    """One row for each stage: steps cached, to run, and standing failures; seconds are of wall clock."""
+    known = states(planner)
     rows = []
     for name in pipeline.STAGES:
-        cached = to_run = failed = frames = unknown = 0
+        count = Counter[State]()
+        frames = unknown = 0
         seconds = 0.0
-        for node in (node for node in nodes if node.stage == name):
-            step = planner.step(node)
-            if node in done or step.state == "cached":
-                cached += 1
-            elif step.state == "quarantined":
-                failed += 1
-            else:
-                to_run += 1
-                clip = node.owner if isinstance(node.owner, Clip) else planner.jobs[node.owner].target
-                length = planner.frames(node.owner) or stated.get(clip.url)
-                if length is None:
-                    unknown += 1
-                    continue
-                if step.units is None:
-                    left = length
-                else:
-                    left = sum(len(unit.chunk.frames) if unit.chunk else length for unit in step.missing)
-                frames += left
-                seconds += left * costs.seconds(node)
-        rows.append(StageEstimate(name, cached, to_run, failed, frames, unknown, seconds, int(frames * BYTES[name])))
+        for node, state in known.items():
+            if node.stage != name:
+                continue
+            count[state] += 1
+            if state in ("cached", "quarantined"):
+                continue
+            pieces = costs.pieces(node)
+            if pieces is None:
+                unknown += 1
+                continue
+            frames += sum(pieces)
+            seconds += sum(pieces) * costs.seconds(node)
+        to_run = count["to run"] + count["waiting"]
+        bytes_left = int(frames * BYTES[name])
+        rows.append(StageEstimate(name, count["cached"], to_run, count["quarantined"], frames, unknown, seconds, bytes_left))
     return rows
 
 
 def seconds_of_work(planner: Planner, costs: Costs) -> float:
     """What is left, as far as lengths are known or stated: the sum of what ``costs`` says of every frame."""
-    return sum(row.seconds for row in estimate(planner, costs, stated_lengths(planner)))
+    return sum(row.seconds for row in estimate(planner, costs))

@@ -94,7 +94,7 @@ def plan_document(jobs: Sequence[Job], store: ArtifactStore, settings: Settings,
     require_pipelines(planner)
     require_signable(planner, here=False)
     planner.survey()
-    rows = estimate(planner, Costs(planner, settings.workers), stated_lengths(planner))
+    rows = estimate(planner, Costs(planner, settings.workers, stated_lengths(planner)))
     states: Counter[str] = Counter()
     described = []
     for plan in planner.jobs.values():

@@ -192,6 +192,22 @@ def test_a_plan_says_what_would_run_without_running(night: Night, clips: Clips) 
     assert fakes.executions.count("assemble:job") == 1
 
 
+def test_few_chunks_keep_few_workers_busy_in_a_plan(night: Night, clips: Clips) -> None:
+    def seconds(workers: int, *frames: int) -> dict[str, float]:
+        targets = [clips(f"target{number}", count) for number, count in enumerate(frames)]
+        planner = night.planner([job(path.stem, clips("source", 1), path) for path in targets])
+        costs = Costs(planner, workers, {str(path): count for path, count in zip(targets, frames, strict=True)})
+        return {row.stage: row.seconds for row in estimate(planner, costs)}
+
+    assert night.planner([]).settings.stages.ingest.chunk_frames == 10
+    assert seconds(16, 10) == seconds(1, 10), "one chunk"
+    three = seconds(1, 30)
+    assert seconds(16, 30)["render"] == pytest.approx(three["render"] / 3)
+    assert seconds(16, 30)["track"] == three["track"], "a stage of whole clips"
+    assert seconds(16, 25)["render"] == pytest.approx(three["render"] / 3), "no sooner than the longest chunk"
+    assert seconds(2, 30, 30, 30, 30)["track"] == pytest.approx(2 * three["track"])
+
+
 def test_a_finished_video_is_not_written_again_but_a_lost_one_is(night: Night, clips: Clips) -> None:
     jobs = [job("a", clips("source", 1), clips("target", 12))]
     night.run(jobs)
