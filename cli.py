@@ -274,6 +274,7 @@ def run(
     """A whole catalogue. The same command again goes on where a killed run was."""
     from flows.catalogue import default_output
     from schemas.catalogue import read_catalogue
+    from schemas.places import name_of
 
     settings = settings_of(
         config,
@@ -288,7 +289,7 @@ def run(
     )
     found = read_catalogue(catalogue, storage_options=settings.storage_options_of(catalogue))
     with open_store(settings) as store:
-        name = catalogue.rstrip("/").rsplit("/", 1)[-1].rsplit(".", 1)[0]
+        name = name_of(catalogue).rsplit(".", 1)[0]
         return run_and_tell(
             found.jobs,
             store,

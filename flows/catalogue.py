@@ -63,7 +63,7 @@ def _each(methods: Sequence[Callable[..., None]]) -> Callable[..., None]:
 
 def default_output(store: ArtifactStore, name: str) -> str:
     """Results go beside the artifacts unless a place is given."""
-    return f"{store.url.rstrip('/')}/results/{name}"
+    return f"{store.address.rstrip('/')}/results/{name}"
 
 
 def run_jobs(

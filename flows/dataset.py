@@ -337,10 +337,25 @@ def _records(piece: Piece, job: _Job) -> Iterator[Any]:
     (one,) = [one for one in job.prepared if one.number == piece.number]
     artifacts = {stage: [job.store.artifact(found) for found in some] for stage, some in one.manifests.items()}
     try:
-        with sources.open_medium(piece.clip.clip, job.store, job.settings.scratch_bytes) as media:
-            yield from piece_frames(piece, artifacts, media, job.parameters)
+        _require_unchanged(one, job)
+        try:
+            with sources.open_medium(piece.clip.clip, job.store, job.settings.scratch_bytes) as media:
+                yield from piece_frames(piece, artifacts, media, job.parameters)
+        finally:  # also where it cannot be read: what is wrong with another file is not held against this one
+            _require_unchanged(one, job)
     except MediaError as error:
         raise _UnreadableError(_Unreadable(piece.number, error)) from error
+
+
+def _require_unchanged(one: PreparedClip, job: _Job) -> None:
+    """A file that was replaced since the plan must not get into shards, nor into their failures, under the old one's digest."""
+    if sources.digest_of(one.clip.clip, job.store, limit_bytes=job.settings.scratch_bytes) != one.media:
+        raise MediaError(
+            "file_changed",
+            f"{one.clip.clip} was changed while shards were written.",
+            "Give the same command again when the file is complete.",
+            retryable=True,
+        )
 
 
 # ---- what is told about it

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import ftplib
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import fsspec
-
 from schemas.configuration import Settings
 from schemas.problems import HeadswapError, UsageError
+from storage.sources import file_system
 
 __all__ = ["Place", "failing", "is_of_shard"]
 
@@ -28,7 +28,7 @@ def failing(doing: str, url: str) -> Iterator[None]:
     """Raise what a file system raises inside, while ``doing`` (a clause such as "writing x"), as ``dataset_unwritable``."""
     try:
         yield
-    except OSError as error:
+    except (OSError, EOFError, ftplib.Error) as error:
         raise HeadswapError(
             "dataset_unwritable",
             f"{doing[:1].upper()}{doing[1:]} in {url} failed: {type(error).__name__}: {error}.",
@@ -52,7 +52,8 @@ class Place:
     def connect(self) -> tuple[Any, str]:
         """The file system and the folder in it; UsageError where there is no such kind of place."""
         try:
-            system, root = fsspec.core.url_to_fs(self.url, **self.options)
+            with failing("opening the place", self.url):
+                system, root = file_system(self.url, self.options)
         except (ValueError, ImportError, TypeError) as error:
             raise UsageError(
                 [f"A data set cannot be written to {self.url}: {error}."],

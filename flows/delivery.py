@@ -13,8 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
-import fsspec
-
 from flows import pipeline
 from flows.events import JobOutcome
 from flows.planning import JOB_RECORD, JOB_RECORD_VERSION, Clip, JobPlan, Node, Planner
@@ -76,7 +74,7 @@ def is_delivered(planner: Planner, plan: JobPlan, output_url: str) -> bool:
     """Whether a finished job's video lies where it is wanted, as it is wanted: signed or not."""
     video = planner.store.artifact(final_manifests(planner, plan)["assemble"])
     address, record = _wanted(planner, plan, video, output_url)
-    filesystem, path = fsspec.core.url_to_fs(address, **planner.settings.storage_options_of(address))
+    filesystem, path = sources.file_system(address, planner.settings.storage_options_of(address))
     return _is_there(filesystem, path, record)
 
 
@@ -154,7 +152,7 @@ def _commit_record(planner: Planner, plan: JobPlan, manifests: dict[str, Manifes
 def _place(planner: Planner, plan: JobPlan, video: Artifact, name: str, address: str, record: dict[str, Any]) -> None:
     """Write the video and its provenance, unless this very video is there already."""
     try:
-        filesystem, path = fsspec.core.url_to_fs(address, **planner.settings.storage_options_of(address))
+        filesystem, path = sources.file_system(address, planner.settings.storage_options_of(address))
         if _is_there(filesystem, path, record):
             return
         beside = path + PROVENANCE_SUFFIX

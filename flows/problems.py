@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 
+from schemas.places import told_without_credentials, without_credentials
 from schemas.problems import HeadswapError
 from storage.failures import Failure
 
@@ -17,10 +18,10 @@ def failure_of(
         message=error.message,
         remedy=error.remedy,
         retryable=error.retryable if retryable is None else retryable,
-        trace=error.trace,
+        trace=told_without_credentials(error.trace),
         stage=stage,
         key=key,
-        owner=owner,
+        owner=without_credentials(owner),
         attempts=attempts,
         when=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )

@@ -15,6 +15,7 @@ from rich.text import Text
 from flows.events import Events, JobOutcome, StepResult
 from flows.planning import JobPlan, Node
 from schemas.names import counted
+from schemas.places import without_credentials
 from storage.failures import Failure
 
 LINE_SECONDS = 10.0
@@ -131,7 +132,7 @@ class ProgressView(Events):
             self._print(f"[red]failed[/]  {escape(outcome.id)}: {escape(outcome.failure.message)}")
         elif not self.quiet and outcome.status == "done":
             grade = f" ({outcome.grade})" if outcome.grade else ""
-            self._print(f"[green]done[/]    {escape(outcome.id)}{grade}  {escape(outcome.output or '')}")
+            self._print(f"[green]done[/]    {escape(outcome.id)}{grade}  {escape(without_credentials(outcome.output or ''))}")
 
     def note(self, text: str) -> None:
         self._print(f"[yellow]note[/]    {escape(text)}")

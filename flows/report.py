@@ -21,12 +21,13 @@ from typing import Any, Literal
 from urllib.parse import quote
 
 import jinja2
+import markupsafe
 import numpy as np
 import numpy.typing as npt
 
 from flows.events import DONE
 from flows.report_media import MediaFolder, Shown, local_path
-from schemas.places import name_of, without_credentials
+from schemas.places import name_of, told_without_credentials
 from storage.store import ArtifactStore
 
 Status = Literal["done", "cached", "failed", "skipped"]
@@ -159,8 +160,9 @@ def build_report(run: RunReport, out: Path, *, store: ArtifactStore | None = Non
     for detail in details:
         detail["parameters"] = parameters.setdefault(embedded(detail["parameters"]), len(parameters))
     ordered = sorted(range(len(run.jobs)), key=lambda k: _rank(run.jobs[k]))
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["shown"] = without_credentials
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_shown
+    )
     templates = resources.files("flows") / "templates"
     page = environment.from_string((templates / "report.html").read_text(encoding="utf-8")).render(
         run=run,
@@ -183,6 +185,16 @@ def build_report(run: RunReport, out: Path, *, store: ArtifactStore | None = Non
     temporary.write_text(page, encoding="utf-8")
     os.replace(temporary, target)
     return target
+
+
+def _shown(value: Any) -> Any:
+    """What a page says, without credentials, however deep the addresses lie."""
+    if isinstance(value, Mapping):
+        return {name: _shown(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_shown(item) for item in value]
+    # Markup is the page's own.
+    return told_without_credentials(value) if isinstance(value, str) and not isinstance(value, markupsafe.Markup) else value
 
 
 def duration(seconds: float) -> str:
@@ -335,14 +347,14 @@ def _detail(
             column = packed(measures[plot.column], points, plot.better)
             if column is not None:
                 series[plot.column] = column
-    return {
+    told = {
         "id": job.id,
         "status": job.status,
         "failure": None if job.failure is None else asdict(job.failure),
-        "source": without_credentials(job.source),
-        "target": without_credentials(job.target),
+        "source": job.source,
+        "target": job.target,
         "rights": job.rights,
-        "output": None if job.output is None else without_credentials(job.output),
+        "output": job.output,
         "output_link": None if job.output is None else beside or link(job.output, out),
         "media": {role: {"address": item.address, "kind": item.kind} for role, item in shown.items()},
         "frames": len(seconds) or job.frames,
@@ -357,6 +369,7 @@ def _detail(
         "parameters": {str(name): _text(value) for name, value in sorted(_flat(job.parameters).items())},
         "provenance": {str(name): _text(value) for name, value in sorted(_flat(job.provenance).items())},
     }
+    return {name: _shown(value) for name, value in told.items()}
 
 
 def _times(seconds: npt.NDArray[np.float64], points: int) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-import fsspec
 import numpy.typing as npt
 from pydantic import ValidationError
 
@@ -24,6 +23,7 @@ from flows.runs import job_of, readable_id
 from schemas.configuration import Settings
 from schemas.problems import StoreError, UsageError
 from stages.networks.registry import ModelRegistry
+from storage import sources
 from storage.artifacts import Manifest
 from storage.backends import Backend
 from storage.failures import Failure
@@ -104,7 +104,7 @@ def write_report(
     )
     address = f"{output_url.rstrip('/')}/{folder}"
     try:
-        filesystem, path = fsspec.core.url_to_fs(address, **planner.settings.storage_options_of(address))
+        filesystem, path = sources.file_system(address, planner.settings.storage_options_of(address))
         if "file" in filesystem.protocol:
             return str(build_report(run, Path(path), store=planner.store))
         # A page and its media are made here and put there whole.

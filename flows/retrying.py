@@ -28,7 +28,7 @@ class Again:
 
 def settings_of_record(store: ArtifactStore, record: Mapping[str, Any], changes: Mapping[str, Any]) -> Settings:
     """The settings a run was given, with changes; what is secret (``Settings.hidden``) was not recorded and is one of these."""
-    values = {**record["settings"], "store": store.url}
+    values = {**record["settings"], "store": store.address}
     # Runs of versions that did not know it had none, whatever their pipeline says by now.
     values.get("stages", {}).get("render", {}).get("diffusion", {}).setdefault("shared_noise", 0.0)
     values.update({name: value for name, value in changes.items() if value is not None})

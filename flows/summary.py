@@ -22,6 +22,7 @@ from flows.requirements import require_pipelines, require_signable
 from schemas.catalogue import Job
 from schemas.configuration import Settings
 from schemas.names import counted
+from schemas.places import without_credentials
 from stages.networks.registry import ModelRegistry
 from storage.failures import Failure
 from storage.store import ArtifactStore
@@ -32,15 +33,20 @@ def summary(result: RunResult, store: ArtifactStore) -> dict[str, Any]:
     return {
         "run": result.run_id,
         "store": store.url,
-        "out": result.output_url,
+        "out": without_credentials(result.output_url),
         "report": result.report,
         "done": result.count("done"),
         "cached": result.count("cached"),
         "failed": result.count("failed"),
         "seconds": round(result.seconds, 3),
         "stages": {name: asdict(total) for name, total in result.totals.items()},
-        "jobs": [{**asdict(outcome), "failure": _failure(outcome.failure)} for _, outcome in sorted(result.outcomes.items())],
+        "jobs": [_outcome(outcome) for _, outcome in sorted(result.outcomes.items())],
     }
+
+
+def _outcome(outcome: JobOutcome) -> dict[str, Any]:
+    output = None if outcome.output is None else without_credentials(outcome.output)
+    return {**asdict(outcome), "output": output, "failure": _failure(outcome.failure)}
 
 
 def print_summary(result: RunResult, store: ArtifactStore, console: Console) -> None:
@@ -57,7 +63,7 @@ def print_summary(result: RunResult, store: ArtifactStore, console: Console) -> 
     for note, names in _notes(result.outcomes.values()).items():
         who = names[0] if len(names) == 1 else f"{len(names)} jobs"
         console.print(f"  [yellow]{escape(who)}[/]: {escape(note)}", highlight=False)
-    console.print(f"videos  {escape(result.output_url)}", highlight=False)
+    console.print(f"videos  {escape(without_credentials(result.output_url))}", highlight=False)
     if result.report is not None:
         console.print(f"report  {escape(str(result.report))}", highlight=False)
     console.print(f"store   {escape(store.url)}  (run {result.run_id})", highlight=False)

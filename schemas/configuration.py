@@ -23,7 +23,7 @@ from schemas import parameters
 from schemas.catalogue import Job
 from schemas.names import suggestion
 from schemas.parameters import DiffusionParameters, Precision
-from schemas.places import expanded_path, is_remote, options_for
+from schemas.places import expanded_path, is_remote, options_for, told_without_credentials
 from schemas.problems import UsageError
 
 PREFIX = "HEADSWAP_"
@@ -273,9 +273,8 @@ class Settings(_Section):
             for part in leaf.name.split("."):
                 value = getattr(value, part)
             hidden = leaf.name in _HIDDEN and value
-            settings.append(
-                Setting(leaf.name, "(set, not shown)" if hidden else shown(value), self.origin(leaf.name), leaf.description)
-            )
+            text = "(set, not shown)" if hidden else told_without_credentials(shown(value))
+            settings.append(Setting(leaf.name, text, self.origin(leaf.name), leaf.description))
         return settings
 
 

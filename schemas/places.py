@@ -17,6 +17,12 @@ _ALIASES = {"s3a": "s3", "gcs": "gs", "az": "abfs", "ssh": "sftp"}
 _ARCHIVES = frozenset({"zip", "tar", "libarchive"})
 """Schemes whose addresses begin with a file in an archive."""
 
+_CONTAINERS = _ARCHIVES | {"simplecache", "filecache", "blockcache", "cached", "dir", "reference", "asynclocal"}
+"""What another address can follow behind "::"."""
+
+_HOSTLESS = _CONTAINERS | {"file", "local", "memory"}
+"""Schemes whose addresses name no machine, so that "@" is a letter of a name."""
+
 _BUCKETS = frozenset({"s3", "gs", "abfs", "hf"})
 """Schemes whose addresses begin with a bucket: which machine is asked is an option. With others it may be in the address, and a
 catalogue is untrusted input: its addresses must not decide to whom the store's credentials are shown."""
@@ -40,8 +46,8 @@ def options_for(
         store: where ``storage_options`` are for; None means that there is none.
         place_options: by the beginning of addresses (``s3://bucket``, ``s3://bucket/media``).
     """
-    if "::" in url:
-        links = [link for link in url.split("::") if "://" in link]
+    if len(_links(url)) > 1:
+        links = [link for link in _links(url) if "://" in link]
         found = {link.partition("://")[0]: options_for(link, store, storage_options, place_options) for link in links}
         return {scheme: options for scheme, options in found.items() if options}
     said = [place for place in place_options or {} if _lies_in(url, place)]
@@ -56,24 +62,96 @@ def name_of(url: str) -> str:
     Credentials of an address, behind its "?" or before its host, have no place in messages and provenance. Of a chained address
     the first link is the file's own (``zip://a.mp4::https://host/b.zip``); one without an address (``simplecache``) is not.
     """
-    address = next((link for link in url.split("::") if "://" in link), None)
-    if address is None:
+    links = _links(url)
+    number, address = next(((number, link) for number, link in enumerate(links) if "://" in link), (0, ""))
+    if not address:
         return url.rstrip("/").rsplit("/", 1)[-1] or url
-    # By hand: urllib raises for brackets, which buckets may have.
     scheme, _, rest = address.partition("://")
-    if scheme.lower() in ("http", "https"):  # elsewhere "?" and "#" are letters of a name
-        rest = rest.partition("?")[0].partition("#")[0]
-    host, _, path = rest.partition("/")
-    if not path and scheme.lower() in _ARCHIVES:
-        return host or name_of(url.partition("::")[2])  # what lies at the top of it, or the archive itself
-    return path.rstrip("/").rsplit("/", 1)[-1] or f"{scheme}://{host.rpartition('@')[2]}"
+    rest = _without_query(scheme, _without_user(scheme, rest))[0]
+    host, _, path = ("", "", rest) if scheme.lower() in _HOSTLESS else rest.partition("/")
+    if not path and scheme.lower() in _ARCHIVES and links[number + 1 :]:
+        return name_of("::".join(links[number + 1 :]))  # the archive itself
+    return path.rstrip("/").rsplit("/", 1)[-1] or f"{scheme}://{host}"
 
 
 def without_credentials(url: str) -> str:
-    """An address as it may be shown: without a name and password before the host, and without what stands behind the "?" of a web
-    address, which may be a signature."""
-    links = [re.sub(r"^(\w[\w+.-]*://)[^/]*@", r"\1", link) for link in url.split("::")]
-    return "::".join(re.sub(r"^(https?://[^?#]*)\?.*$", r"\1?…", link, flags=re.IGNORECASE | re.DOTALL) for link in links)
+    """An address as it may be shown: without a name and password before the host, and without what stands behind the "?" or "#"
+    of a web address, which may be a signature or a token."""
+    return "::".join(_shown(link) for link in _links(url))
+
+
+def told_without_credentials(text: str) -> str:
+    """A text in which addresses stand, as it may be shown: each ``without_credentials``.
+
+    Where one ends is not always to be seen, for clients of remote places write them with blanks and quotes in them: behind a web
+    address the values of all that looks like a part of its query are left out, to the end of the text.
+    """
+    if "://" not in text:
+        return text
+    before, *found = _ADDRESSES.split(text)
+    return before + "".join(_told(address) for address in found)
+
+
+def without_values(text: str) -> str:
+    """A text without the values of what looks like a web address's query (``?sig=...&key=...``)."""
+    return _VALUE.sub(r"\1…", text)
+
+
+_ADDRESSES = re.compile(r"(?<![\w+.-])(?=[A-Za-z][\w+.-]*://)")
+_VALUE = re.compile(r"([?&;][\w.%$-]+=)[^&\s'\"]+")
+
+
+def _told(text: str) -> str:
+    """A text that begins with an address."""
+    run = re.match(r"[^\s'\"]*", text)[0]  # type: ignore[index]
+    scheme = run.partition("://")[0].lower()
+    rest = text[len(run) :]
+    return without_credentials(run) + (without_values(rest) if _is_of_web(scheme) else rest)
+
+
+def _links(url: str) -> list[str]:
+    """The links of a chained address, from the file's own to where it lies; of another address or a path itself."""
+    found: list[str] = []
+    rest = url
+    while True:
+        link, chained, others = rest.partition("::")
+        if not chained or link.partition("://")[0].lower() not in _CONTAINERS:
+            return [*found, rest]
+        found.append(link)
+        rest = others
+
+
+def _shown(link: str) -> str:
+    scheme, remote, rest = link.partition("://")
+    if not remote:
+        return link
+    return f"{scheme}://{''.join(_without_query(scheme, _without_user(scheme, rest)))}"
+
+
+def _without_user(scheme: str, rest: str) -> str:
+    """What follows a scheme, without a name and password. By hand: urllib raises for brackets, which buckets may have."""
+    if scheme.lower() in _HOSTLESS:
+        return rest
+    authority = re.match(r"[^/?#]*", rest)[0]  # type: ignore[index]
+    user, named, _ = authority.rpartition("@")
+    if named:
+        # abfs://container@account.dfs.core.windows.net/...
+        return rest if scheme.lower() in ("abfs", "abfss", "az") and ":" not in user else rest[len(user) + 1 :]
+    # A password with "/", "?" or "#" in it: no port is like what stands behind the colon.
+    port = re.sub(r"^\[[^]]*\]", "", authority).partition(":")[2]
+    return rest.rpartition("@")[2] if "@" in rest and port and not port.isdigit() else rest
+
+
+def _without_query(scheme: str, rest: str) -> tuple[str, str]:
+    """What stands before the query of a web address, and a sign where there was one; elsewhere "?" and "#" are letters."""
+    found = re.search(r"[?#]", rest) if _is_of_web(scheme) else None
+    if found is None or found.end() == len(rest):
+        return rest, ""
+    return rest[: found.start()], f"{found[0]}…"
+
+
+def _is_of_web(scheme: str) -> bool:
+    return scheme.lower().rpartition("+")[2] in ("http", "https")
 
 
 def expanded_path(path: str | os.PathLike[str]) -> Path:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from schemas.places import told_without_credentials
+
 
 class HeadswapError(Exception):
-    """A failure that a person can act on.
+    """A failure that a person can act on. Of addresses in its texts credentials are left out, wherever they came from.
 
     Attributes:
         code: stable snake_case name, for scripts and for grouping in reports (``file_missing``, ``no_face``).
@@ -20,10 +22,10 @@ class HeadswapError(Exception):
     trace: str = ""
 
     def __init__(self, code: str, message: str, remedy: str = "", *, retryable: bool = False) -> None:
-        super().__init__(code, message, remedy)
         self.code = code
-        self.message = message
-        self.remedy = remedy
+        self.message = told_without_credentials(message)
+        self.remedy = told_without_credentials(remedy)
+        super().__init__(code, self.message, self.remedy)
         self.retryable = retryable
 
     def __str__(self) -> str:
@@ -60,8 +62,8 @@ class UsageError(HeadswapError):
     """Wrong usage or configuration. Holds every problem found, so that all can be mended at once."""
 
     def __init__(self, problems: Sequence[str], remedy: str = "") -> None:
-        super().__init__("usage", "\n".join(problems), remedy)
-        self.problems = tuple(problems)
+        self.problems = tuple(map(told_without_credentials, problems))
+        super().__init__("usage", "\n".join(self.problems), remedy)
 
     def __reduce__(self) -> tuple[object, ...]:
         return (UsageError, (self.problems, self.remedy))

@@ -24,6 +24,9 @@ class Backend(ABC):
     """
 
     url: str
+    """The root's address as it may be shown."""
+    address: str
+    """The root's address as it was given, credentials in it included."""
     folders: bool
     """Whether picture sequences are stored as folders of files, which people can open, rather than as one tar."""
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import errno
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from schemas.places import without_credentials
+from schemas.places import is_remote, without_credentials, without_values
 from schemas.problems import StoreError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -17,9 +16,10 @@ _DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
 def store_error(error: BaseException, doing: str, url: str) -> StoreError:
     """The ``StoreError`` for what a file system raised while ``doing`` (a clause such as "writing x") in the store at ``url``."""
     number = getattr(error, "errno", None)
+    detail = f"{type(error).__name__}: {error}".replace(url, without_credentials(url))
+    if is_remote(url):  # clients write addresses in ways of their own, also without scheme and host
+        detail = without_values(detail)
     url = without_credentials(url)
-    # Clients write addresses in ways of their own.
-    detail = re.sub(r"\w+://[^\s'\"]+", lambda found: without_credentials(found[0]), f"{type(error).__name__}: {error}")
     if number in _FULL:
         return StoreError(
             "store_full",

@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from schemas.problems import StoreError
 from storage.backends import Backend, Entry
 from storage.errors import translated
 
@@ -31,7 +32,17 @@ class LocalBackend(Backend):
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.url = str(root)
+        self.url = self.address = str(root)
+
+    def check_address(self) -> None:
+        there = next(place for place in (self.root, *self.root.parents) if os.path.lexists(place))
+        if not os.path.isdir(there):
+            wrong = "is no folder"
+        elif not os.access(there, os.W_OK | os.X_OK):
+            wrong = "may not be written"
+        else:
+            return
+        raise StoreError("store_denied", f"Nothing can be put at {self.url}: {there} {wrong}.", "Choose another folder.")
 
     def prepare(self, *, make: bool = True) -> None:
         with translated("opening it", self.url):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import ftplib
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -43,7 +45,7 @@ class RemoteBackend(Backend):
 
     def __init__(self, url: str, options: dict[str, object] | None = None) -> None:
         self.url = without_credentials(url)
-        self._address = url.rstrip("/")
+        self.address = url.rstrip("/")
         self._options = dict(options or {})
         self._forget_process()
 
@@ -54,7 +56,7 @@ class RemoteBackend(Backend):
         self._made: set[str] = set()
 
     def __getstate__(self) -> dict[str, object]:
-        return {"address": self._address, "options": self._options}
+        return {"address": self.address, "options": self._options}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         RemoteBackend.__init__(self, state["address"], state["options"])
@@ -74,20 +76,43 @@ class RemoteBackend(Backend):
             self._forget_process()
         with self._lock:
             if self._connected is None:
+                self._require_address()
                 try:
-                    for link in self._address.split("::"):
-                        if link.lower().startswith("http"):  # whose file system looks at addresses no sooner than it asks them
-                            _ = urlsplit(link).port
-                    system, root = fsspec.core.url_to_fs(self._address, **self._connection_options())
+                    system, root = fsspec.core.url_to_fs(self.address, **self._connection_options())
                 except OSError:
                     raise  # which may pass
                 except Exception as error:  # of whatever kind: some file systems open a connection here
-                    remedy = "Use a local folder, s3://bucket/prefix, or install the package that this scheme needs."
-                    if not isinstance(error, (ImportError, ValueError)):
-                        remedy = f"Check the address and the credentials. {WRONG_OPTIONS}"
-                    raise StoreError("store_unreachable", f"The place {self.url} cannot be opened: {error}.", remedy) from error
+                    raise self._unopened(error) from error
                 self._connected = (system, root.rstrip("/"))
             return self._connected
+
+    def _require_address(self) -> None:
+        """``StoreError`` where the address is none, or nothing here opens its kind."""
+        for link in self.address.split("::"):
+            try:
+                fsspec.get_filesystem_class(link.partition("://")[0] if "://" in link else "file")
+            except (ImportError, ValueError) as error:
+                remedy = "Use a local folder, s3://bucket/prefix, or install the package that this scheme needs."
+                raise StoreError("store_unreachable", f"The place {self.url} cannot be opened: {error}.", remedy) from error
+            try:
+                if link.lower().startswith("http"):  # whose file system looks at addresses no sooner than it asks them
+                    _ = urlsplit(link).port
+            except ValueError as error:  # which may quote a password
+                told = f"The place {self.url} cannot be opened: that is no address."
+                raise StoreError("store_unreachable", told, "Correct the address.") from error
+
+    def _unopened(self, error: Exception) -> StoreError:
+        """What a file system raised that is no OSError: whether that may pass depends on who raised what."""
+        if isinstance(error, TypeError):
+            remedy, passing = WRONG_OPTIONS, False
+        else:
+            remedy = f"Check the address and the credentials. {WRONG_OPTIONS}"
+            denied = isinstance(error, ftplib.error_perm) or type(error).__name__ == "AuthenticationException"
+            # smbprotocol says so that nobody answered.
+            unanswered = isinstance(error.__cause__ or error.__context__, OSError)
+            passing = not denied and (unanswered or not isinstance(error, ValueError))
+        told = f"{type(error).__name__}: {error}"
+        return StoreError("store_unreachable", f"The place {self.url} cannot be opened ({told}).", remedy, retryable=passing)
 
     def check_address(self) -> None:
         """Some file systems (SFTP) open a connection for it."""
@@ -295,6 +320,16 @@ class S3Backend(RemoteBackend):
             if _code(error) in _FULL_CODES:
                 raise store_error(OSError(errno.ENOSPC, str(error)), doing, self.url) from error
             raise store_error(error, doing, self.url) from error
+
+    def check_address(self) -> None:
+        super().check_address()
+        bucket = self._split()[0]
+        if not re.fullmatch(r"[\w.-]{1,255}|arn:\S+", bucket, re.ASCII):
+            raise StoreError(
+                "store_unreachable",
+                f"The place {self.url} cannot be opened: {bucket!r} is no name of a bucket.",
+                "Write s3://bucket/prefix.",
+            )
 
     def prepare(self, *, make: bool = True) -> None:
         """Ask for the bucket: a missing one would otherwise look like an empty store. None is made."""

@@ -235,9 +235,23 @@ def local_path(url: str | Path) -> Path | None:
     return Path(rest) if scheme in ("file", "local") else None
 
 
+def file_system(url: str, storage_options: Mapping[str, Any] | None = None) -> tuple[Any, str]:
+    """fsspec's file system of an address, and the path in it. An address without a scheme is a path, also with "::" in it.
+
+    Raises:
+        ValueError, ImportError, TypeError: there is no such kind of place, or it does not take these options; also what a file
+            system raises that connects for this.
+    """
+    path = local_path(url)
+    if path is not None:
+        return fsspec.filesystem("file", **dict(storage_options or {})), str(path.absolute())
+    system, inner = fsspec.core.url_to_fs(url, **dict(storage_options or {}))
+    return system, inner
+
+
 def _remote(url: str, storage_options: Mapping[str, Any] | None) -> tuple[Any, str]:
     try:
-        return fsspec.core.url_to_fs(url, **dict(storage_options or {}))
+        return file_system(url, storage_options)
     except (ImportError, ValueError) as error:
         raise MediaError(
             "file_unsupported",

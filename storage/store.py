@@ -48,7 +48,7 @@ class ArtifactStore:
     Made by ``ArtifactStore.open``. As a context manager it removes its scratch folder at the end; so does the end of the process.
 
     Attributes:
-        url: as a person would write it.
+        url: where it lies, as it may be shown. address: the same as it was given, credentials in it included.
         is_local: whether artifacts are files on this machine's disks.
     """
 
@@ -62,7 +62,7 @@ class ArtifactStore:
         self.backend = backend
         self._storage_options = dict(storage_options or {})
         self._place_options = dict(place_options or {})
-        self.url = backend.url
+        self.url, self.address = backend.url, backend.address
         self.is_local = isinstance(backend, LocalBackend)
         self._scratch_parent = scratch
         self._forget_process()
@@ -128,7 +128,7 @@ class ArtifactStore:
 
     def options_for(self, url: str) -> dict[str, object]:
         """For fsspec, to open another place: what is said of it, or the store's own options (``schemas.places.options_for``)."""
-        return options_for(url, self.url, self._storage_options, self._place_options)
+        return options_for(url, self.address, self._storage_options, self._place_options)
 
     # Scratch
 

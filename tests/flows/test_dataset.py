@@ -30,6 +30,7 @@ from storage.store import ArtifactStore
 from tests.media import write_video
 from tests.nights import object_store
 from tests.stages.painting import paint_person, textured
+from tests.stages.video.retiming import retimed
 
 FRAMES = 14
 PARAMETERS = DatasetParameters(
@@ -259,6 +260,33 @@ def test_a_clip_with_something_wrong_that_only_shards_find_is_left_alone_until_i
     monkeypatch.undo()
     assert studio.prepare("late", retry_failed=True)["clips"] == told["clips"]
     assert studio.files("late") == studio.files("whole")
+
+
+@pytest.mark.parametrize("repeated", [True, False])
+def test_another_clip_in_place_of_the_planned_one_gets_into_no_shard_and_is_not_held_against_it(
+    studio: Studio, told: dict[str, Any], monkeypatch: pytest.MonkeyPatch, examples: Path, repeated: bool
+) -> None:
+    plan_shards, medium = dataset.plan_shards, studio.folder / "one.mp4"
+    kept, name = medium.read_bytes(), f"swapped-{repeated}"
+    with open_clip(medium) as clip:
+        pictures = [picture.copy() for _, picture in clip.iterate()]
+    other = write_video(studio.folder / "other.mp4", pictures[::-1])
+    if repeated:
+        other = retimed(other, studio.folder / "repeated.mp4", [0] * len(pictures))
+
+    def swapped(*given: Any) -> Any:
+        medium.write_bytes(other.read_bytes())
+        return plan_shards(*given)
+
+    monkeypatch.setattr(dataset, "plan_shards", swapped)
+    try:
+        found = studio.prepare(name)
+    finally:
+        medium.write_bytes(kept)
+    assert {clip["id"]: clip.get("failure", {}).get("code") for clip in found["clips"]}["one"] == "file_changed"
+    monkeypatch.undo()
+    assert studio.prepare(name)["clips"] == told["clips"]
+    assert studio.files(name) == studio.files("whole")
 
 
 def test_several_processes_write_the_same_bytes(studio: Studio, told: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:

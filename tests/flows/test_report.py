@@ -26,6 +26,7 @@ from flows.report import (
     JobFailure,
     JobReport,
     RunReport,
+    Status,
     build_report,
     duration,
     embedded,
@@ -126,14 +127,28 @@ def test_page_names_no_address_elsewhere(tmp_path: Path, examples: Path) -> None
     assert ada["provenance"] == {"rights": "synthetic", "kind": "https://example.org/composite"}
 
 
-def test_a_page_tells_no_signature_of_an_address(tmp_path: Path) -> None:
-    failure = JobFailure("file_missing", "It is missing.", "Put it there.", "ingest")
+@pytest.mark.parametrize("status", ["done", "failed"])
+def test_a_page_tells_no_credentials_of_an_address(tmp_path: Path, status: Status) -> None:
     addresses = ("https://cdn.example/a.png?sig=SECRET", "https://x:SECRET@h/b.mp4")
-    job = JobReport("one", *addresses, "synthetic", "failed", failure, output="sftp://x:SECRET@nas/one.mp4")
-    run = RunReport("night", "run-1", (job,), 61.0, output="sftp://x:SECRET@nas")
+    told = f"Look at {addresses[0]} and {addresses[1]}."
+    job = JobReport(
+        "one",
+        *addresses,
+        "synthetic",
+        status,
+        JobFailure("file_missing", told, told, "ingest") if status == "failed" else None,
+        output="sftp://x:SECRET@nas/one.mp4",
+        notes=[told],
+        parameters={"track": {"subject": addresses[0]}, "list": [addresses[1]]},
+        provenance={"source": addresses[0]},
+        verdict={"grade": "check", "reasons": [told], "frames": {"total": 3}},
+    )
+    settings = {"out": "ftp://x:SECRET@nas/results"}
+    run = RunReport("night", "run-1", (job,), 61.0, output="sftp://x:SECRET@nas", settings=settings, notes=[told])
     text = build_report(run, tmp_path / "report").read_text(encoding="utf-8")
     assert "SECRET" not in text
     assert details(text)[0]["source"] == "https://cdn.example/a.png?…"
+    assert "ftp://nas/results" in text
 
 
 def test_nothing_that_people_wrote_becomes_markup(tmp_path: Path, examples: Path) -> None:

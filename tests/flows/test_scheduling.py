@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import socket
+import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import fsspec
 import pytest
 
+from flows.catalogue import default_output
 from flows.estimates import Costs, StageEstimate, estimate
 from flows.events import Events
 from flows.planning import Clip, Node
 from flows.requirements import require_place, require_signable
+from flows.retrying import settings_of_record
 from flows.scheduling import Batch, DirectEngine
 from flows.workers import WorkerPool
 from schemas import catalogue
@@ -22,6 +27,7 @@ from schemas.problems import HeadswapError, StoreError, UsageError
 from stages.video import provenance
 from storage import sources
 from storage.failures import FailureLog
+from storage.remote import RemoteBackend
 from storage.store import ArtifactStore
 from tests.flows import fakes
 from tests.flows.conftest import Night, job
@@ -430,12 +436,67 @@ def test_a_key_is_asked_for_by_jobs_alone_of_which_something_is_made(
             require_signable(night.planner([done], **signing), str(night.out))
 
 
-@pytest.mark.parametrize("place", ["nosuch://x/y", "https://[broken/x", "simplecache::https://host:99999/x"])
+@pytest.mark.parametrize("place", ["nosuch://x/y", "https://[broken/x", "simplecache::https://host:99999/x", "s3://", "s3://a b"])
 def test_a_place_for_results_that_cannot_be_one_is_refused_before_anything_runs(night: Night, place: str) -> None:
     with pytest.raises(StoreError) as caught:
         require_place(place, night.settings())
     assert place in caught.value.message
     assert not caught.value.retryable
+
+
+def test_no_password_is_told_of_a_place_that_cannot_be_one(night: Night) -> None:
+    with pytest.raises(StoreError) as caught:
+        require_place("https://ada:SECRET#x@cdn.example/o", night.settings())
+    assert "SECRET" not in str(caught.value)
+
+
+@pytest.mark.parametrize("inside", ["", "/sub", "/sub/below"])
+def test_a_file_is_no_place_for_results(night: Night, tmp_path: Path, inside: str) -> None:
+    (tmp_path / "video.mp4").touch()
+    with pytest.raises(StoreError, match=r"video\.mp4 is no folder") as caught:
+        require_place(f"{tmp_path / 'video.mp4'}{inside}", night.settings())
+    assert not caught.value.retryable
+
+
+@pytest.mark.parametrize("greeting", [b"421 Too many connections, try again later.\r\n", b""])
+def test_a_place_that_is_busy_now_is_not_refused_but_one_that_denies_is(night: Night, greeting: bytes) -> None:
+    with answering(greeting) as port:
+        require_place(f"ftp://127.0.0.1:{port}/x", night.settings())
+    with answering(b"530 Not logged in.\r\n") as port, pytest.raises(StoreError, match="530"):
+        require_place(f"ftp://ada:SECRET@127.0.0.1:{port}/x", night.settings())
+
+
+@contextmanager
+def answering(greeting: bytes) -> Iterator[int]:
+    """A server's port: it says one thing to everybody, and hangs up."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            with suppress(OSError):
+                while True:
+                    with server.accept()[0] as connection:
+                        connection.sendall(greeting)
+
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        yield server.getsockname()[1]
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+def test_results_and_retries_go_where_the_store_is_with_its_container_and_user(tmp_path: Path) -> None:
+    for url in ("abfs://store@ours.dfs.core.windows.net/x", "sftp://ada:SECRET@nas/store"):
+        store = ArtifactStore(RemoteBackend(url), tmp_path, {"key": "secret"})
+        assert default_output(store, "night") == f"{url}/results/night"
+        assert settings_of_record(store, {"settings": {}}, {}).store == url
+        assert store.options_for(f"{url}/a.mp4") == {"key": "secret"}
+        assert "SECRET" not in store.url
+
+
+def test_results_go_into_a_folder_whatever_it_is_called(night: Night, clips: Clips) -> None:
+    night.out = night.folder / "a::b"
+    night.run([job(name, clips("source", 1), clips(name, 12)) for name in ("one", "two")])
+    assert {path.name for path in night.out.glob("*.mp4")} == {"one.mp4", "two.mp4"}
 
 
 def test_a_place_for_results_that_does_not_answer_now_may_do_so_by_then(night: Night, tmp_path: Path) -> None:

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from schemas.places import expanded_path, options_for, without_credentials
+from schemas.places import expanded_path, name_of, options_for, told_without_credentials, without_credentials
+from schemas.problems import HeadswapError, StoreError, UsageError
+from storage.errors import store_error
 
 OPTIONS = {"key": "secret"}
 
@@ -103,7 +105,60 @@ def test_a_path_begins_in_a_home_or_is_left_as_it_is(monkeypatch: pytest.MonkeyP
         ("/media//me@home/x.mp4", "/media//me@home/x.mp4"),
         ("https://ada:SECRET@cdn/a.mp4?sig=SECRET", "https://cdn/a.mp4?…"),
         ("zip://a.mp4::HTTPS://cdn/b.zip?sig=SECRET", "zip://a.mp4::HTTPS://cdn/b.zip?…"),
+        ("http://host?u=a@b&sig=SECRET", "http://host?…"),
+        ("https://cdn/take#3.mp4?sig=SECRET", "https://cdn/take#…"),
+        ("https://cdn/a.mp4?", "https://cdn/a.mp4?"),
+        ("http://[::1]:9000/a.mp4?sig=SECRET", "http://[::1]:9000/a.mp4?…"),
+        ("https://cdn/a.mp4?sig=AB::SECRET", "https://cdn/a.mp4?…"),
+        ("webdav+https://cdn/b.zip?sig=SECRET", "webdav+https://cdn/b.zip?…"),
+        ("https://ada:SECRET?x@cdn/a.mp4", "https://cdn/a.mp4"),
+        ("sftp://ada:SEC/RET@nas/a.mp4", "sftp://nas/a.mp4"),
+        ("sftp://nas:2222/me@home.mp4", "sftp://nas:2222/me@home.mp4"),
+        ("s3://KEY:SECRET@bucket/a.mp4", "s3://bucket/a.mp4"),
+        ("abfs://media@ours.dfs.core.windows.net/a.mp4", "abfs://media@ours.dfs.core.windows.net/a.mp4"),
+        ("zip://me@home.mp4::/media/b.zip", "zip://me@home.mp4::/media/b.zip"),
+        ("memory://a@b.mp4", "memory://a@b.mp4"),
+        ("/media/a::b/c.mp4", "/media/a::b/c.mp4"),
     ],
 )
 def test_an_address_is_shown_without_what_opens_it(url: str, shown: str) -> None:
     assert without_credentials(url) == shown
+    assert "SECRET" not in name_of(url)
+    assert told_without_credentials(f"Reading {url} failed: none.").startswith(f"Reading {shown} failed")
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("http://[2001:db8::1]:9000/a.mp4", "a.mp4"),
+        ("sftp://ada:SEC/RET@nas", "sftp://nas"),
+        ("memory://a@b.mp4", "a@b.mp4"),
+        ("zip://", "zip://"),
+        ("/media/a::b/c.mp4", "c.mp4"),
+    ],
+)
+def test_odd_addresses_have_names_too(url: str, name: str) -> None:
+    assert name_of(url) == name
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "url=\"https://cdn/clip.mp4?response-content-disposition=attachment; filename='a.mp4'&sig=SECRET\"",
+        "url='https://cdn/ada's%20clip.mp4?sig=SECRET'",
+        "https://cdn/my file.mp4?sig=SECRET: no",
+        "first sftp://ada:SECRET@nas/x, then https://ada:SECRET@cdn/y?a=SECRET#SECRET",
+    ],
+)
+def test_errors_say_no_credentials_of_addresses_however_a_client_writes_them(text: str) -> None:
+    assert "SECRET" not in str(HeadswapError("a_code", text, text))
+    assert "SECRET" not in str(StoreError("a_code", "Nothing.", text).args)
+    assert "SECRET" not in str(UsageError([text], text).problems)
+    assert "SECRET" not in store_error(OSError(text), "reading", "https://cdn").message
+
+
+def test_errors_of_remote_places_say_no_signature_that_stands_without_its_address() -> None:
+    error = OSError("Max retries exceeded with url: /webhdfs/v1/x?op=OPEN&delegation=SECRET")
+    assert "SECRET" not in store_error(error, "reading", "webhdfs://nas/x").message
+    local = store_error(OSError(5, "broken", "/media/take?no=3.mp4"), "reading", "/media")
+    assert "/media/take?no=3.mp4" in local.message

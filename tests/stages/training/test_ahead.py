@@ -9,22 +9,29 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 
 from schemas.problems import HeadswapError, UsageError
+from stages.networks.presets import TINY, build
 from stages.processes import THREAD_SETTINGS
 from stages.training.ahead import SamplesAhead
+from stages.training.autoencoder import AutoencoderTask
 from stages.training.batches import AHEAD, SampleEncoder, coming_numbers, sample_numbers
 from stages.training.checkpoints import Checkpoints
-from stages.training.samples import SampleSource
+from stages.training.diffusion import DiffusionTask
+from stages.training.recipe import AutoencoderPhase
+from stages.training.samples import SampleSource, TrainingSample
 from tests.stages.training.made_up_samples import Discs
 from tests.stages.training.test_shards import fingerprint
+from tests.stages.training.tiny_recipes import tiny_recipe
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -148,3 +155,32 @@ def test_kept_samples_too_are_announced_in_the_order_in_which_they_are_asked_for
     encoder = SampleEncoder(SamplesAhead(), None, 64, 1, 2000, torch.float32)  # type: ignore[call-arg, arg-type]
     encoder.announce(range(1996, 2006))
     assert announced == [1996, 1997, 1998, 1999, 0, 1, 2, 3, 4, 5]
+
+
+class Announcing(SamplesAhead):
+    """Eight workers that only note what they are told."""
+
+    def __init__(self) -> None:
+        self.workers, self.told = 8, set[int]()
+
+    def announce(self, numbers: Iterable[int], frames: int) -> None:
+        del frames
+        self.told.update(numbers)
+
+    def sample(self, number: int, frames: int) -> TrainingSample:
+        return Discs(64, seed=1).sample(number, frames)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_every_kind_of_phase_announces_for_as_many_workers_as_there_are(number: int) -> None:
+    AcceleratorState._reset_state()
+    accelerator, pipeline, source = Accelerator(cpu=True), build(TINY), Announcing()
+    phase = tiny_recipe(steps=100).phases[number].model_copy(update={"batch": 1, "cached_samples": None, "judged": 0})
+    task: AutoencoderTask | DiffusionTask
+    if isinstance(phase, AutoencoderPhase):
+        phase = phase.model_copy(update={"cached_samples": 1000})
+        task = AutoencoderTask(pipeline.vae, phase, source, 3, accelerator, lambda step: {})
+    else:
+        task = DiffusionTask(pipeline, phase, source, 3, accelerator, None, lambda step: {})
+    task.losses(task.module, 0)
+    assert len(source.told) >= 1 + 2 * source.workers
