@@ -436,6 +436,9 @@ def models_list(config: ConfigOption = None, as_json: JsonOption = False) -> int
     for entry in entries:
         table.add_row(entry["name"], entry["state"], entry["licence"], "yes" if entry["commercial"] else "no", entry["serves"])
     out_console.print(table)
+    for entry in entries:
+        if entry["detail"]:
+            out_console.print(f"{entry['name']}: {entry['detail']}", markup=False, highlight=False, soft_wrap=True)
     return DONE
 
 

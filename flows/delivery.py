@@ -54,7 +54,7 @@ def deliver(planner: Planner, plan: JobPlan, output_url: str) -> JobOutcome:
     counts: dict[str, Any] = verdict.get("frames", {})
     cached = plan.record is not None
     if plan.record is None:
-        told = [*_media_notes(planner, plan), *_job_notes(planner, plan), *facts.get("notes", [])]
+        told = [*planner.pipeline_notes(plan), *_media_notes(planner, plan), *_job_notes(planner, plan), *facts.get("notes", [])]
         plan.record = _commit_record(planner, plan, manifests, told)
     notes = cast(list[str], plan.record.facts.get("notes", []))
     notes = list(dict.fromkeys([*notes, *_assemble_notes(video, notes)]))

@@ -67,21 +67,30 @@ def devices_of(planner: Planner) -> tuple[str, ...]:
     }
     if not wanted:
         return ()
-    from stages.networks.runtime import choose_precision, find_device, unserved_gpus
+    from stages.networks.runtime import choose_precision, computes_bfloat16, find_device, unserved_gpus
 
     if settings.device == "auto":
         for why in unserved_gpus().values():
             planner.note(f"{why}: it is left alone.")
     names = device_names(settings)
     problems: list[ModelError] = []
+    precision = settings.stages.render.diffusion.precision
     for name in names:
         try:
-            choose_precision(find_device(name), settings.stages.render.diffusion.precision)
+            choose_precision(device := find_device(name), precision)
         except ModelError as error:
             problems.append(error)
-    if not problems and "render" in wanted and settings.stages.render.diffusion.precision == "auto":
+        else:
+            if precision == "bfloat16" and device.type == "cpu" and not computes_bfloat16(device):
+                planner.note("This processor only imitates bfloat16, which takes longer than float32.")
+    if not problems and "render" in wanted and precision == "auto":
         problems = [ModelError("device_missing", "its devices did not answer at first, but do now.", "Start the command again.")]
     if problems:
         remedy = " ".join(dict.fromkeys(error.remedy for error in problems))
-        raise UsageError([f"{settings.origin('device')}: {error.message}" for error in problems], remedy)
+        raise UsageError([f"{settings.origin(_said_by(error))}: {error.message}" for error in problems], remedy)
     return tuple(name for name in names if name != "cpu")
+
+
+def _said_by(error: ModelError) -> str:
+    """The setting that an error of a device is about."""
+    return "stages.render.diffusion.precision" if error.code == "precision_unsupported" else "device"

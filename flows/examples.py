@@ -38,10 +38,13 @@ def demo_renderer(registry: ModelRegistry, asked: str | None) -> tuple[str, str]
         registry: of models.
         asked: by the person, or None.
     """
-    if asked is not None:
-        return asked, f"The demo uses the renderer {asked}, as asked for."
     how = f"`headswap models add {DEMO_PIPELINE} FOLDER` registers one."
     found = registry.pipelines.get(DEMO_PIPELINE)
+    if asked is not None:
+        untrained = (
+            f" Its pipeline is not trained: {' '.join(found.notes)}" if asked == "diffusion" and found and found.notes else ""
+        )
+        return asked, f"The demo uses the renderer {asked}, as asked for.{untrained}"
     if found is None:
         return "warp", f"The demo uses the renderer warp: no trained pipeline {DEMO_PIPELINE} is here. {how}"
     try:

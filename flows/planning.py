@@ -25,6 +25,7 @@ from schemas.parameters import StageParameters, as_in_keys
 from schemas.places import name_of
 from schemas.problems import HeadswapError, StoreError
 from stages.contract import Chunk, Input, Owner, Scope
+from stages.networks.registered import Registration
 from stages.networks.registry import ModelRegistry
 from storage import sources
 from storage.artifacts import Manifest
@@ -233,13 +234,24 @@ class Planner:
 
     def _drawn_by(self, plan: JobPlan) -> str | dict[str, Any]:
         """What drew the head, for the result's provenance: the renderer's name; of diffusion also its pipeline and terms."""
-        render = Node(plan.job.id, "render")
-        for name in pipeline.stage("render").pipelines_for(self.parameters(render)):
-            if name in self.models(render):
-                registration = self.registry.pipelines[name]
-                terms = {"licence": registration.licence, "commercial": registration.commercial, "origin": registration.origin}
-                return {"name": "diffusion", "pipeline": name, "digest": registration.digest, **terms}
+        registration = self._registration(plan)
+        if registration is not None:
+            terms = {"licence": registration.licence, "commercial": registration.commercial, "origin": registration.origin}
+            notes = {"notes": list(registration.notes)} if registration.notes else {}
+            return {"name": "diffusion", "pipeline": registration.name, "digest": registration.digest, **terms, **notes}
         return plan.job.renderer or self.settings.renderer or self.settings.stages.render.renderer
+
+    def _registration(self, plan: JobPlan) -> Registration | None:
+        """Of the pipeline that draws a job's head, if one does and is here."""
+        render = Node(plan.job.id, "render")
+        here = self.models(render)
+        names = [name for name in pipeline.stage("render").pipelines_for(self.parameters(render)) if name in here]
+        return self.registry.pipelines[names[0]] if names else None
+
+    def pipeline_notes(self, plan: JobPlan) -> list[str]:
+        """What a person should know of the pipeline that draws a job's head: that it was never trained, for instance."""
+        registration = self._registration(plan)
+        return [] if registration is None else [f"The pipeline {registration.name}: {note}" for note in registration.notes]
 
     def models(self, node: Node) -> dict[str, tuple[Path, str]]:
         """Registered models that the stage may use and that are here: name -> (file or folder, digest)."""

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from rich.console import Console
 
 from schemas.names import suggestion
-from schemas.problems import HeadswapError, UsageError
+from schemas.problems import HeadswapError, ModelError, UsageError
 from stages.networks.registry import ModelRegistry
 from stages.networks.weights import check_weights
 from stages.training.ahead import SamplesAhead
@@ -161,6 +161,8 @@ def _order_problems(recipe: Recipe | None, preset: str, data: str, out: Path, st
         problems.append(f"--out {out} is the root of a file system: name a folder for the run.")
     if device not in ("auto", "cpu"):
         problems.append(f"There is no device {device!r} for training: choose auto or cpu.")
+    elif recipe is not None:
+        problems += _precision_problems(recipe, out, device)
     if recipe is None:
         if start is not None and not start.is_dir():
             problems.append(f"There is no folder {start} to start from.")
@@ -201,6 +203,28 @@ def _package_problems(recipe: Recipe, out: Path) -> list[str]:
         f"The recipe asks for eight_bit: true ({', '.join(eight_bit)}), and bitsandbytes is not installed: install it with "
         "`pip install bitsandbytes`, or set eight_bit: false."
     ]
+
+
+def _precision_problems(recipe: Recipe, out: Path, device: str) -> list[str]:
+    """Phases ahead in a precision that the device lacks: accelerate would compute them in another, and say nothing."""
+    ahead = [phase for phase in recipe.phases if not (out / "pipelines" / phase.name).is_dir()]
+    asked = {phase.name: phase.optimisation.precision for phase in ahead}
+    if set(asked.values()) <= {"auto", "float32"}:
+        return []
+    import torch  # takes seconds to load
+
+    from stages.networks.runtime import choose_precision, gpu_count
+
+    mine = (
+        torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if device == "auto" and gpu_count() else torch.device("cpu")
+    )
+    problems = []
+    for name, precision in asked.items():
+        try:
+            choose_precision(mine, precision)
+        except ModelError as error:
+            problems.append(f"The phase {name} of the recipe {recipe.name}: {error.message} {error.remedy}")
+    return problems
 
 
 def _data_problems(

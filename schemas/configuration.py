@@ -33,6 +33,9 @@ FILE_VARIABLE = "HEADSWAP_CONFIG"
 _HIDDEN = ("storage_options", "place_options")
 """May hold credentials: never shown."""
 
+_OPTIONS = ("store", "out", "engine", "profile", "renderer", "workers", "seed", "retention", "commercial")
+"""Settings that have an option of their own on the command line."""
+
 
 def usable_cores() -> int:
     """CPU cores that this process may use: its affinity, and the quota of its control group where there is one."""
@@ -465,7 +468,7 @@ def _flatten(values: Mapping[Any, Any], known: Mapping[str, Leaf], prefix: str =
 
 
 def _flag(name: str) -> str:
-    return f"--set {name}" if "." in name else f"--{name.replace('_', '-')}"
+    return f"--{name}" if name in _OPTIONS else f"--set {name}"
 
 
 def _sections(known: Mapping[str, Leaf]) -> set[str]:
@@ -505,6 +508,10 @@ def _complaints(error: ValidationError, values: Mapping[str, tuple[Any, str]], k
         permitted = choices(known[name].annotation) if name in known else ()
         if name not in known:
             problems.append(f"{name}: {problem['msg'].removeprefix('Value error, ')}.")
+        elif problem["type"] == "string_pattern_mismatch":
+            problems.append(
+                f"{origin}: {text} is not permitted: see {name} in docs/configuration.md ({known[name].description})."
+            )
         elif permitted:
             problems.append(f"{origin}: {text} is not permitted; {suggestion(str(value), permitted)}")
         else:

@@ -13,14 +13,17 @@ from schemas.problems import ModelError
 if TYPE_CHECKING:  # the pipeline itself asks what an error of a device means
     from stages.networks.pipeline import HeadSwapPipeline
 
-OUT_OF_MEMORY = ("CUDA error: out of memory", "CUDA out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
-"""What those say that take a GPU's memory past PyTorch's allocator (the driver, and libraries for their own work space), and
-what PyTorch's compiler repeats of the allocator in an error of its own."""
+OUT_OF_MEMORY = (
+    *("CUDA error: out of memory", "CUDA out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED"),
+    *("DefaultCPUAllocator: can't allocate memory", "DefaultCPUAllocator: not enough memory"),
+)
+"""What those say that take a GPU's memory past PyTorch's allocator (the driver, and libraries for their own work space), what
+PyTorch's compiler repeats of the allocator in an error of its own, and the allocator of a CPU, which has no error of its own."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether a device has too little memory for what was asked of it; it is not broken then."""
-    if isinstance(error, torch.OutOfMemoryError):
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(mark in str(error) for mark in OUT_OF_MEMORY)
 

@@ -139,8 +139,10 @@ def require_deterministic(scheduler: SchedulerMixin) -> SchedulerMixin:
     """
     if type(scheduler) is DDIMScheduler:
         return make_scheduler("ddim", scheduler.config)
-    kind = str(scheduler.config.get("algorithm_type", ""))
-    if not isinstance(scheduler, DETERMINISTIC) or kind.startswith("sde"):
+    known = isinstance(scheduler, DETERMINISTIC)
+    # A config hands on what it was made of: the kind of another scheduler says nothing of one without kinds.
+    kind = str(scheduler.config.get("algorithm_type", "")) if known else ""
+    if not known or kind.startswith("sde"):
         allowed = ", ".join(each.__name__ for each in DETERMINISTIC)
         raise UsageError(
             [

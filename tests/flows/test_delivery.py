@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 import cli
 from flows.delivery import LEFT_OVER, deliver
+from flows.planning import Planner
 from schemas.catalogue import read_catalogue
 from stages.contract import Work
 from stages.video import provenance
@@ -220,6 +221,16 @@ def test_what_was_left_out_of_a_video_is_told_and_nothing_twice(
     jobs = [job("a", clips("source", 1), clips("target", 12))]
     for _ in range(2):
         assert night.run(jobs).outcomes["a"].notes == [f"target: {cut}", left_out]
+
+
+def test_what_is_to_be_known_of_the_pipeline_is_noted_with_every_result(
+    night: Night, clips: Clips, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Planner, "pipeline_notes", lambda self, plan: ["The pipeline mine: never trained."])
+    jobs = [job("a", clips("source", 1), clips("target", 12))]
+    for status in ("done", "cached"):
+        outcome = night.run(jobs).outcomes["a"]
+        assert (outcome.status, outcome.notes) == (status, ["The pipeline mine: never trained."])
 
 
 # ---- places

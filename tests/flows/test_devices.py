@@ -14,14 +14,15 @@ from schemas.catalogue import Job
 from schemas.configuration import load_settings
 from schemas.parameters import DiffusionParameters, RenderParameters
 from schemas.problems import UsageError
+from stages.networks import runtime
 
 
-def planner(device: str, renderer: str = "diffusion") -> Planner:
+def planner(device: str, renderer: str = "diffusion", precision: str = "float32") -> Planner:
     """As much of one as is asked for devices: a job that renders."""
     node = SimpleNamespace(owner="job", stage="render")
     parameters = RenderParameters(renderer=cast(Any, renderer), diffusion=DiffusionParameters(model="tiny"))
     made = SimpleNamespace(
-        settings=load_settings({"device": device, "stages.render.diffusion.precision": "float32"}),
+        settings=load_settings({"device": device, "stages.render.diffusion.precision": precision}),
         jobs={"job": SimpleNamespace(nodes=[node])},
         parameters=lambda node: parameters,
         notes=[],
@@ -114,3 +115,21 @@ def test_a_precision_that_was_settled_says_so_and_runs_without_diffusion_ask_no_
     assert found.recorded()["stages"]["render"]["diffusion"]["precision"] == "float32"
     warp = load_settings({"device": "cuda:3", "renderer": "warp"})
     assert precision_settled(warp, [job]) is warp
+
+
+def test_an_error_of_precision_or_device_names_the_setting_that_is_wrong() -> None:
+    def problems(device: str, precision: str) -> tuple[str, ...]:
+        with pytest.raises(UsageError) as caught:
+            devices_of(planner(device, precision=precision))
+        return caught.value.problems
+
+    assert problems("cpu", "float16") == ("--set stages.render.diffusion.precision: cpu does not compute in float16.",)
+    assert problems("cuda:7", "float32")[0].startswith("--set device: There is no device 'cuda:7'")
+
+
+@pytest.mark.parametrize("imitated", [True, False])
+def test_a_precision_that_a_processor_only_imitates_is_noted(monkeypatch: pytest.MonkeyPatch, imitated: bool) -> None:
+    monkeypatch.setattr(runtime, "computes_bfloat16", lambda device: not imitated)
+    found = planner("cpu", precision="bfloat16")
+    assert devices_of(found) == ()
+    assert bool(found.notes) == imitated  # type: ignore[attr-defined]

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
 
+from cli import app
 from flows import estimates
 from flows.estimates import Costs
 from flows.examples import demo_renderer
@@ -80,6 +82,8 @@ def test_the_demo_says_which_renderer_it_takes_and_why(saved: Path, tmp_path: Pa
     renderer, why = demo_renderer(registry, None)
     assert renderer == "warp"
     assert "not trained" in why
+    assert "not trained" in demo_renderer(registry, "diffusion")[1]
+    assert "not trained" not in demo_renderer(registry, "warp")[1]
     register_random(tmp_path / "models", "headswap-demo")
     registry = ModelRegistry(tmp_path / "models", shipped=tmp_path / "nothing")
     assert demo_renderer(registry, None)[0] == "diffusion"
@@ -87,6 +91,30 @@ def test_the_demo_says_which_renderer_it_takes_and_why(saved: Path, tmp_path: Pa
     renderer, why = demo_renderer(registry, None)
     assert renderer == "warp"
     assert "is gone" in why
+
+
+def test_of_a_pipeline_that_was_never_trained_jobs_and_provenance_say_so(saved: Path, tmp_path: Path, examples: Path) -> None:
+    registry = ModelRegistry(tmp_path / "models")
+    add(registry, "mine", saved, licence="in-house")
+    job = Job(id="one", source=str(examples / "portrait_ada.png"), target=str(examples / "clip_smile.mp4"), rights="synthetic")
+
+    def planned(renderer: str) -> Planner:
+        settings = load_settings({"renderer": renderer, "stages.render.diffusion.model": "mine", "device": "cpu"})
+        with ArtifactStore.open(tmp_path / "store") as store:
+            return Planner([job], store, settings, registry)
+
+    planner = planned("diffusion")
+    notes = planner.pipeline_notes(planner.jobs["one"])
+    assert notes[0] == "The pipeline mine: Its PoseGuider was never trained: landmarks have no effect."
+    drawn_by = planner.options(Node("one", "assemble"))["renderer"]
+    assert [f"The pipeline mine: {note}" for note in drawn_by["notes"]] == notes
+    planner = planned("warp")
+    assert planner.pipeline_notes(planner.jobs["one"]) == []
+    register_random(tmp_path / "models", "trained")
+    planner = Planner([job], planner.store, planner.settings, ModelRegistry(tmp_path / "models"))
+    assert "notes" not in str(planner.options(Node("one", "assemble")))
+    result = CliRunner().invoke(app, ["models", "list"], env={"HEADSWAP_MODELS": str(tmp_path / "models"), "COLUMNS": "200"})
+    assert "mine: Its PoseGuider was never trained" in result.output
 
 
 def test_a_pipeline_without_a_licence_is_wrong_usage(saved: Path, tmp_path: Path) -> None:

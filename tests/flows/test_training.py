@@ -293,6 +293,17 @@ def test_performers_are_rendered_and_trained_on(recipe: Path, tmp_path: Path, sh
     assert "1 synthetic performers (seed 0) rendered at 64 pixels" in (Path(told["pipeline"]) / "README.md").read_text()
 
 
+def test_a_precision_that_the_device_lacks_is_refused_before_anything_is_trained(
+    data: Path, recipe: Path, tmp_path: Path
+) -> None:
+    half = tmp_path / "half.yaml"
+    half.write_text(recipe.read_text().replace("precision: float32", "precision: float16"))
+    with pytest.raises(UsageError, match=r"The phase autoencoder of the recipe tiny: cpu does not compute in float16") as caught:
+        run_training("tiny", str(data), tmp_path / "run", ModelRegistry(tmp_path / "models"), recipe_file=half, device="cpu")
+    assert len(caught.value.problems) == 3, "every phase"
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_gpu_that_this_pytorch_has_no_code_for_is_refused_before_anything_is_trained(
     data: Path, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

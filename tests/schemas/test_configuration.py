@@ -92,7 +92,7 @@ def test_every_problem_is_reported_with_its_origin_and_the_nearest_name(tmp_path
         "HEADSWAP_STAGES__ENCODE__PRESETS: no setting goes by this variable; did you mean 'HEADSWAP_STAGES__ENCODE__PRESET'?",
         "HEADSWAP_STORAGE_OPTIONS: its value: input should be a valid dictionary",
         "--renderer: 'wrap' is not permitted; did you mean 'warp'?",
-        "--stoer: there is no setting 'stoer'; did you mean 'store'?",
+        "--set stoer: there is no setting 'stoer'; did you mean 'store'?",
     ):
         assert expected in text
     assert len(problems) == 11
@@ -139,6 +139,13 @@ def test_assignments_become_flags() -> None:
     flags = parse_assignments(["stages.encode.crf=18", "stages.track.subject=face=1.png"])
     assert load_settings(flags).stages.track.subject == "face=1.png"
     assert problems_of(parse_assignments(["crf"])) == ("--set crf: must be NAME=VALUE, such as stages.encode.crf=18.",)
+
+
+def test_a_device_of_another_kind_is_refused_with_the_kinds_there_are() -> None:
+    (problem,) = problems_of({"device": "mps"})
+    assert problem.startswith("--set device: 'mps' is not permitted")
+    assert "`cuda:0,cuda:1`" in problem
+    assert "^" not in problem
 
 
 def test_assignments_that_are_none_are_told_with_every_wrong_name_and_value() -> None:
