@@ -203,15 +203,26 @@ def test_motion_modules_in_a_file_of_their_own_give_the_same_network(exact: Rela
 
 
 @torch.no_grad()
-def test_reference_features_are_the_recorded_ones(exact: Relative) -> None:
-    features, last = exact.appearance_net(exact.cases["in.ref_latents"], exact.cases["in.clip"])
-    prefix = "nocfg_f8_t481.bank."
+@pytest.mark.parametrize("case", ["nocfg_f8_t481", "cfg_f8_t481"])
+def test_reference_features_are_the_recorded_ones(exact: Relative, case: str) -> None:
+    latents, tokens = exact.cases["in.ref_latents"], exact.cases["in.clip"]
+    if case.startswith("cfg"):  # rows without and with the reference's token, as the published pipelines read it
+        latents, tokens = latents.repeat(2, 1, 1, 1), torch.cat([torch.zeros_like(tokens), tokens])
+    features, last = exact.appearance_net(latents, tokens)
+    prefix = f"{case}.bank."
     recorded = {name.removeprefix(prefix): bank for name, bank in exact.cases.items() if name.startswith(prefix)}
     assert {f"{place}.transformer_blocks.0" for place in features} == set(recorded)
     for place, feature in features.items():
-        assert difference(feature, recorded[f"{place}.transformer_blocks.0"]) < PREDICTION
+        bank = recorded[f"{place}.transformer_blocks.0"]
+        assert difference(feature[-1:], bank[-1:]) < PREDICTION
+        # Nobody uses the row without a token. In it places with little contrast are divided by next to nothing, the recording's
+        # rounding with them: 1.6e-5 at one place.
+        assert difference(feature, bank) < 2 * PREDICTION
     # The last map's values reach 20: the tolerance is relative to them.
-    assert difference(last, exact.cases["ref_plain_t0.out"]) < PREDICTION * float(last.abs().max())
+    of_last = {f"{case}.ref_sample": last, "ref_plain_t0.out": last[-1:]}
+    for name, map in of_last.items():
+        if name in exact.cases:  # the first for one layout alone
+            assert difference(map, exact.cases[name]) < PREDICTION * float(map.abs().max())
 
 
 @torch.no_grad()
@@ -309,16 +320,17 @@ def assert_recorded_trajectory(relative: Relative, variant: str) -> None:
 
 
 @torch.no_grad()
-def test_rows_of_the_first_step_are_the_recorded_ones(exact: Relative) -> None:
-    networks, source, inputs = networks_of_a_trajectory(exact, "pil_eval_bankfp32")
+@pytest.mark.parametrize("variant", ["pil_eval_bankfp32", "script_np_trainbn_bankfp32"])
+def test_rows_of_the_first_step_are_the_recorded_ones(exact: Relative, variant: str) -> None:
+    if f"{variant}.unet_out_step0_windows" not in exact.trajectory:
+        pytest.skip("the single-scale layout has no such variant: it has no normalisation")
+    networks, source, inputs = networks_of_a_trajectory(exact, variant)
     tokens = torch.cat([torch.zeros_like(source.tokens), source.tokens])
-    for number in (0, len(exact.windows) - 1):
-        window = exact.windows[number]
+    low, high = networks.pose_guider.value_range
+    for window, recorded in zip(exact.windows, exact.trajectory[f"{variant}.unet_out_step0_windows"], strict=True):
         latents = exact.trajectory["in.noise"][:, :, list(window)].to(exact.dtype).repeat(2, 1, 1, 1, 1)
-        low, high = networks.pose_guider.value_range
         pose = networks.pose_guider(inputs.drawings(window).to(exact.dtype) * (high - low) + low)
         made = exact.denoising_net(latents, 999, tokens, pose, source.reference)
-        recorded = exact.trajectory["pil_eval_bankfp32.unet_out_step0_windows"][number]
         assert difference(made, recorded) < PREDICTION
 
 
