@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from flows.delivery import require_results_apart
 from flows.devices import devices_of
 from flows.estimates import Costs, seconds_of_work, stated_lengths
 from flows.events import Events, JobOutcome, StageTotals
@@ -20,6 +21,7 @@ from flows.upkeep import OF_FINISHED_JOBS, collect_garbage
 from flows.workers import Limits, WorkerPool
 from schemas.catalogue import Job
 from schemas.configuration import Settings
+from schemas.places import whole_address
 from schemas.problems import HeadswapError, StoreError, UsageError
 from stages.networks.registry import ModelRegistry
 from storage.store import ArtifactStore
@@ -92,9 +94,11 @@ def run_jobs(
             jobs, also those that were done before.
     """
     began = time.perf_counter()
+    output_url = whole_address(output_url)  # a retry may be given elsewhere
     planner = Planner(jobs, store, settings, registry or ModelRegistry(settings.models))
     require_pipelines(planner)
     require_place(output_url, settings)
+    require_results_apart(planner, output_url)
     told: list[str] = []
     planner.note = told.append  # nobody observes yet
     require_signable(planner, output_url, retry_failed=retry_failed)

@@ -17,9 +17,13 @@ from flows import pipeline
 from flows.events import JobOutcome
 from flows.planning import JOB_RECORD, JOB_RECORD_VERSION, Clip, JobPlan, Node, Planner
 from schemas.catalogue import Job
-from schemas.problems import HeadswapError, StoreError
+from schemas.parameters import AssembleParameters
+from schemas.places import place_of
+from schemas.problems import HeadswapError, StoreError, UsageError
 from storage import sources
 from storage.artifacts import Artifact, Manifest
+
+ELSEWHERE = "Give --out another folder, or the result another name (column `output` of a catalogue)."
 
 PROVENANCE_SUFFIX = ".provenance.json"
 LEFT_OVER = datetime.timedelta(days=1)
@@ -48,7 +52,10 @@ def deliver(planner: Planner, plan: JobPlan, output_url: str) -> JobOutcome:
     manifests = final_manifests(planner, plan)
     video = planner.store.artifact(manifests["assemble"])
     address, record = _wanted(planner, plan, video, output_url)
-    _place(planner, plan, video, video_name(video), address, record)
+    if (read := planner.inputs.get(place_of(address))) is not None:
+        remedy = f"{ELSEWHERE} The result is kept in the store."
+        raise StoreError("output_failed", f"The result {address} would replace {read}.", remedy)
+    replaced = _place(planner, plan, video, video_name(video), address, record)
     facts: dict[str, Any] = dict(manifests["measure"].facts)
     verdict: dict[str, Any] = facts.get("verdict", {})
     counts: dict[str, Any] = verdict.get("frames", {})
@@ -57,7 +64,7 @@ def deliver(planner: Planner, plan: JobPlan, output_url: str) -> JobOutcome:
         told = [*planner.pipeline_notes(plan), *_media_notes(planner, plan), *_job_notes(planner, plan), *facts.get("notes", [])]
         plan.record = _commit_record(planner, plan, manifests, told)
     notes = cast(list[str], plan.record.facts.get("notes", []))
-    notes = list(dict.fromkeys([*notes, *_assemble_notes(video, notes)]))
+    notes = list(dict.fromkeys([*notes, *_assemble_notes(video, notes), *replaced]))
     return JobOutcome(
         id=plan.job.id,
         status="cached" if cached else "done",
@@ -65,9 +72,26 @@ def deliver(planner: Planner, plan: JobPlan, output_url: str) -> JobOutcome:
         grade=verdict.get("grade"),
         frames=counts.get("total"),
         generated=counts.get("generated"),
+        reasons=[str(reason) for reason in verdict.get("reasons") or ()],
         notes=notes,
         artifacts={name: manifest.key for name, manifest in manifests.items()},
     )
+
+
+def require_results_apart(planner: Planner, output_url: str) -> None:
+    """``UsageError`` where a result would be put in the place of what a job reads: footage would be lost for good.
+
+    A result may yet end in another container, which ``deliver`` sees to.
+    """
+    problems = []
+    for plan in planner.jobs.values():
+        asked = cast(AssembleParameters, planner.parameters(Node(plan.job.id, "assemble")))
+        address = _address(plan.job, f"video.{asked.container}", output_url)
+        if (read := planner.inputs.get(place_of(address))) is not None:
+            problems.append(f"The result of {plan.job.id}, {address}, would replace {read}.")
+    if problems:
+        more = [f"The same is so for {len(problems) - 5} more jobs."] if len(problems) > 5 else []
+        raise UsageError([*problems[:5], *more], ELSEWHERE)
 
 
 def is_delivered(planner: Planner, plan: JobPlan, output_url: str) -> bool:
@@ -87,8 +111,12 @@ def _wanted(planner: Planner, plan: JobPlan, video: Artifact, output_url: str) -
         "signed": planner.settings.provenance.certificate is not None,
         **dict(cast(dict[str, Any], video.facts.get("provenance", {}))),
     }
+    return _address(plan.job, video_name(video), output_url), record
+
+
+def _address(job: Job, video: str, output_url: str) -> str:
     # Not joined by posixpath: the root folder would become the current one.
-    return f"{output_url.rstrip('/')}/{name}", record
+    return f"{output_url.rstrip('/')}/{output_name(job, video)}"
 
 
 def _is_there(filesystem: Any, path: str, record: dict[str, Any]) -> bool:
@@ -149,13 +177,14 @@ def _commit_record(planner: Planner, plan: JobPlan, manifests: dict[str, Manifes
         return writer.commit()
 
 
-def _place(planner: Planner, plan: JobPlan, video: Artifact, name: str, address: str, record: dict[str, Any]) -> None:
-    """Write the video and its provenance, unless this very video is there already."""
+def _place(planner: Planner, plan: JobPlan, video: Artifact, name: str, address: str, record: dict[str, Any]) -> list[str]:
+    """Write the video and its provenance, unless this very video is there already; returns a note where another job's was."""
     try:
         filesystem, path = sources.file_system(address, planner.settings.storage_options_of(address))
         if _is_there(filesystem, path, record):
-            return
+            return []
         beside = path + PROVENANCE_SUFFIX
+        before = _written(filesystem, beside) or {}
         folder = posixpath.dirname(path)
         filesystem.makedirs(folder, exist_ok=True)
         _remove_left_over(filesystem, folder)
@@ -170,6 +199,12 @@ def _place(planner: Planner, plan: JobPlan, video: Artifact, name: str, address:
         text = json.dumps(content, indent=2, ensure_ascii=False, sort_keys=True) + "\n"
         with _appearing(filesystem, beside) as partial:
             filesystem.pipe_file(partial, text.encode())
+        if "source_digest" not in before or all(
+            before.get(name) == record.get(name) for name in ("source_digest", "target_digest")
+        ):
+            return []
+        pair = f", {before['source_name']} on {before.get('target_name')}" if "source_name" in before else ""
+        return [f"{posixpath.basename(path)} took the place of another result{pair}."]
     except HeadswapError:
         raise
     except Exception as error:

@@ -14,6 +14,7 @@ import tempfile
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -28,6 +29,7 @@ from schemas.configuration import Settings, usable_cores
 from schemas.places import expanded_path
 from schemas.problems import HeadswapError, ModelError, UsageError
 from stages.networks.registry import ModelRegistry
+from storage.sources import local_path
 from storage.store import ArtifactStore
 
 CheckState = Literal["ok", "warning", "failed"]
@@ -314,13 +316,30 @@ def check_store(settings: Settings) -> Iterable[Check]:
     if not settings.store:
         yield Check("store", "warning", "none is given", "Give --store, or set HEADSWAP_STORE, to have it checked.")
         return
+    here = local_path(settings.store)
+    new = None if here is None or here.exists() else next(folder for folder in (here, *here.parents) if folder.parent.exists())
     try:
         with ArtifactStore.open(settings.store, **settings.hidden()) as store:
             yield from _check_protocol(store)
+            if new is not None:
+                yield Check(
+                    "store",
+                    "warning",
+                    f"nothing lies at {store.url} yet",
+                    "`headswap run` makes a store; see that this is meant.",
+                )
             if store.is_local:
-                yield _space("store space", Path(store.url.removeprefix("file://")), "Run `headswap gc`, or move the store.")
+                yield _space(
+                    "store space",
+                    Path(store.url.removeprefix("file://")),
+                    "Run `headswap gc` (docs/operations.md, Space), or move the store.",
+                )
     except HeadswapError as error:
         yield Check("store", "failed", error.message, error.remedy)
+    finally:
+        for folder, _, _ in [] if new is None else os.walk(new, topdown=False):
+            with suppress(OSError):  # a run has begun there meanwhile
+                os.rmdir(folder)
 
 
 def check_signing(settings: Settings) -> Iterable[Check]:

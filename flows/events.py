@@ -68,6 +68,8 @@ class JobOutcome:
     grade: str | None = None
     frames: int | None = None
     generated: int | None = None
+    reasons: list[str] = field(default_factory=list)
+    """Why the grade is not ``good``."""
     notes: list[str] = field(default_factory=list)
     artifacts: dict[str, str] = field(default_factory=dict)
     """Keys of a done job's last artifacts, by stage: what a page shows of it later, whatever has changed since."""

@@ -182,7 +182,7 @@ def reason(error: Exception, item: WorkItem) -> HeadswapError:
         return StoreError(
             "store_full",
             f"No space is left while working on {item.stage} of {item.label}.",
-            "Free some space (`headswap gc` removes what nothing needs), then give the same command again.",
+            "Free some space (docs/operations.md, Space), then give the same command again.",
             retryable=True,
         )
     if isinstance(error, MemoryError):

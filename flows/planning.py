@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -22,7 +22,7 @@ from flows.requirements import sampled_as_wanted
 from schemas.catalogue import Job, edits_of
 from schemas.configuration import Settings
 from schemas.parameters import StageParameters, as_in_keys
-from schemas.places import name_of
+from schemas.places import name_of, place_of
 from schemas.problems import HeadswapError, StoreError
 from stages.contract import Chunk, Input, Owner, Scope
 from stages.networks.registered import Registration
@@ -171,6 +171,17 @@ class Planner:
         self._bounds = {"limit_bytes": settings.scratch_bytes, "largest_bytes": settings.limits.max_bytes}
         for position, job in enumerate(jobs):
             self.jobs[job.id] = self._describe(job, position)
+
+    @cached_property
+    def inputs(self) -> dict[str, str]:
+        """What jobs read, by its place (``schemas.places.place_of``), in words: the target of which job."""
+        found: dict[str, str] = {}
+        for plan in self.jobs.values():
+            job = plan.job
+            for role, address in (("source", job.source), ("target", job.target), ("edits", job.edits), ("subject", job.subject)):
+                if address and not address.lstrip().startswith("{"):
+                    found.setdefault(place_of(address), f"the {role} of {job.id}")
+        return found
 
     # ---- the jobs ------------------------------------------------------------------------------------------------
 

@@ -82,10 +82,11 @@ def run_with_prefect(batch: Batch, *, run_id: str, name: str) -> None:
 
 @contextmanager
 def _quiet_once_stopped(batch: Batch) -> Iterator[None]:
-    """Inside, Prefect logs nothing once a run was asked to stop: it takes that for a crash of every flow and task."""
+    """Inside, Prefect says nothing of failures, which the run tells with reason and remedy, and nothing at all once the run was
+    asked to stop, which Prefect takes for a crash of every flow and task."""
 
     def wanted(record: logging.LogRecord) -> bool:
-        return not batch.stopping.is_set()
+        return not batch.stopping.is_set() and "Finished in state Failed" not in record.getMessage()
 
     loggers = [logging.getLogger(name) for name in RUN_LOGGERS]
     for logger in loggers:

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from flows import runs
 from flows.catalogue import RunResult
+from flows.delivery import require_results_apart
 from flows.devices import uses_diffusion
 from flows.estimates import Costs, estimate, stated_lengths
 from flows.events import JobOutcome
@@ -22,7 +23,7 @@ from flows.requirements import require_pipelines, require_signable
 from schemas.catalogue import Job
 from schemas.configuration import Settings
 from schemas.names import counted
-from schemas.places import without_credentials
+from schemas.places import told_without_credentials, without_credentials
 from stages.networks.registry import ModelRegistry
 from storage.failures import Failure
 from storage.store import ArtifactStore
@@ -34,7 +35,7 @@ def summary(result: RunResult, store: ArtifactStore) -> dict[str, Any]:
         "run": result.run_id,
         "store": store.url,
         "out": without_credentials(result.output_url),
-        "report": result.report,
+        "report": None if result.report is None else without_credentials(str(result.report)),
         "done": result.count("done"),
         "cached": result.count("cached"),
         "failed": result.count("failed"),
@@ -60,12 +61,16 @@ def print_summary(result: RunResult, store: ArtifactStore, console: Console) -> 
     )
     for outcome in failed:
         _print_failure(outcome.id, outcome.failure, console)
+    for outcome in result.outcomes.values():
+        if outcome.reasons:
+            told = escape("; ".join(outcome.reasons))
+            console.print(f"  [yellow]{escape(outcome.id)}[/] [dim]{outcome.grade}[/] {told}", highlight=False)
     for note, names in _notes(result.outcomes.values()).items():
         who = names[0] if len(names) == 1 else f"{len(names)} jobs"
         console.print(f"  [yellow]{escape(who)}[/]: {escape(note)}", highlight=False)
     console.print(f"videos  {escape(without_credentials(result.output_url))}", highlight=False)
     if result.report is not None:
-        console.print(f"report  {escape(str(result.report))}", highlight=False)
+        console.print(f"report  {escape(without_credentials(str(result.report)))}", highlight=False)
     console.print(f"store   {escape(store.url)}  (run {result.run_id})", highlight=False)
     if any(outcome.failure and not outcome.failure.retryable for outcome in failed):
         console.print(
@@ -85,7 +90,8 @@ def _notes(outcomes: Iterable[JobOutcome]) -> dict[str, list[str]]:
 def _print_failure(name: str, failure: Failure | None, console: Console) -> None:
     if failure is None:
         return
-    console.print(f"  [red]{escape(name)}[/] [dim]{failure.stage}/{failure.code}[/] {escape(failure.message)}", highlight=False)
+    told = escape(failure.message).replace("\n", "\n      ")
+    console.print(f"  [red]{escape(name)}[/] [dim]{failure.stage}/{failure.code}[/] {told}", highlight=False)
     if failure.remedy:
         console.print(f"      {escape(failure.remedy)}", highlight=False)
 
@@ -99,6 +105,8 @@ def plan_document(jobs: Sequence[Job], store: ArtifactStore, settings: Settings,
     planner = Planner(jobs, store, settings, registry)
     require_pipelines(planner)
     require_signable(planner, here=False)
+    if settings.out is not None:
+        require_results_apart(planner, settings.out)
     planner.survey()
     rows = estimate(planner, Costs(planner, settings.workers, stated_lengths(planner)))
     states: Counter[str] = Counter()
@@ -192,14 +200,15 @@ def status_document(store: ArtifactStore, run_id: str | None) -> dict[str, Any]:
         "name": record.get("name"),
         "started": record["started"],
         "ended": record.get("ended"),
-        "out": record.get("out"),
-        "report": record.get("report"),
+        "out": told_without_credentials(record.get("out") or ""),
+        "report": told_without_credentials(record.get("report") or ""),
         "engine": record.get("engine"),
         "jobs": len(identifiers),
         "done": counts["done"],
         "cached": counts["cached"],
         "failed": counts["failed"],
         "unfinished": [name for name in identifiers if name not in outcomes],
+        "reasons": {name: outcome["reasons"] for name, outcome in sorted(outcomes.items()) if outcome.get("reasons")},
         "failures": [
             {"id": name, **{key: value for key, value in outcome["failure"].items() if key != "trace"}}
             for name, outcome in sorted(outcomes.items())
@@ -224,6 +233,8 @@ def print_status(document: dict[str, Any], console: Console) -> None:
             highlight=False,
         )
         console.print(f"      {escape(failure['remedy'])}", highlight=False)
+    for name, reasons in document.get("reasons", {}).items():
+        console.print(f"  [yellow]{escape(name)}[/] {escape('; '.join(reasons))}", highlight=False)
     if document["stages"]:
         table = Table("stage", "executed", "cached", "frames", "frames/s", box=None)
         for name, total in document["stages"].items():

@@ -114,6 +114,10 @@ def print_garbage(document: dict[str, Any], console: Console) -> None:
         f"{len(document['orphans'])} orphaned attempts, {len(document['temporary'])} temporary files, "
         f"{len(document['scratch'])} scratch folders"
     )
+    if not document["freed_bytes"]:
+        console.print(
+            "--retention resume gives up more of finished jobs, --minimum-age-hours 0 what is new (docs/operations.md, Space)"
+        )
     if document["too_young"]:
         console.print(
             f"{document['too_young']} artifacts stay because they are younger than {document['minimum_age_hours']:g} hours; "

@@ -23,8 +23,9 @@ from schemas import parameters
 from schemas.catalogue import Job
 from schemas.names import suggestion
 from schemas.parameters import DiffusionParameters, Precision
-from schemas.places import expanded_path, is_remote, options_for, told_without_credentials
+from schemas.places import expanded_path, is_remote, options_for, told_without_credentials, whole_address
 from schemas.problems import UsageError
+from schemas.written import read_yaml
 
 PREFIX = "HEADSWAP_"
 FILE_VARIABLE = "HEADSWAP_CONFIG"
@@ -32,6 +33,9 @@ FILE_VARIABLE = "HEADSWAP_CONFIG"
 
 _HIDDEN = ("storage_options", "place_options")
 """May hold credentials: never shown."""
+
+_PATHS = ("store", "out", "models", "scratch", "provenance.certificate", "provenance.key")
+"""Paths, or addresses that can be paths."""
 
 _OPTIONS = ("store", "out", "engine", "profile", "renderer", "workers", "seed", "retention", "commercial")
 """Settings that have an option of their own on the command line."""
@@ -265,8 +269,16 @@ class Settings(_Section):
         return found
 
     def recorded(self) -> dict[str, Any]:
-        """What a run's record holds: every value but credentials."""
-        return self.model_dump(mode="json", exclude=set(_HIDDEN))
+        """What a run's record holds: every value but credentials; paths as they are from every folder."""
+        values = self.model_dump(mode="json", exclude=set(_HIDDEN))
+        for name in _PATHS:
+            *sections, last = name.split(".")
+            branch = values
+            for section in sections:
+                branch = branch[section]
+            if branch[last] and not branch[last].startswith("~"):
+                branch[last] = whole_address(branch[last])
+        return values
 
     def describe(self) -> list[Setting]:
         """Every setting with its value and origin, in the order of declaration."""
@@ -427,7 +439,7 @@ def type_name(annotation: Any) -> str:
 
 def _from_file(file: Path, known: Mapping[str, Leaf], problems: list[str]) -> list[tuple[str, Any]]:
     try:
-        content = yaml.safe_load(expanded_path(file).read_text(encoding="utf-8-sig"))
+        content = read_yaml(expanded_path(file).read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         problems.append(f"The configuration {file} does not exist.")
     except (OSError, UnicodeDecodeError) as error:

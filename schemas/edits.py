@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
@@ -19,6 +18,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from schemas.catalogue_files import read_bounded
 from schemas.names import suggestion
 from schemas.problems import UsageError
+from schemas.written import read_json, read_yaml
 
 SIDED = (
     *("browDown", "browInnerUp", "browOuterUp", "cheekPuff", "cheekRaiser", "cheekSquint", "eyeBlink", "eyeLookDown"),
@@ -150,7 +150,9 @@ def read_edits(document: Mapping[str, Any] | None, where: str = "edits") -> Edit
     except ValidationError as error:
         problems += [f"{_place(where, item['loc'])}: {_complaint(item)}" for item in error.errors()]
     if problems:
-        raise UsageError(problems, "Mend these places; docs/edits.md says what can be written.")
+        raise UsageError(
+            [f"{problem.rstrip('.')}." for problem in problems], "Mend these places; docs/edits.md says what can be written."
+        )
     return edits
 
 
@@ -192,29 +194,12 @@ def parse_edits(text: str | bytes, name: str) -> dict[str, Any]:
     """Parse edits from JSON or YAML (of which JSON is a part); ``ValueError`` names what is wrong."""
     try:
         decoded = text.decode("utf-8-sig") if isinstance(text, bytes) else text
-        value = json.loads(decoded, object_pairs_hook=_each_once) if is_inline(decoded) else yaml.load(decoded, _EachOnce)
+        value = read_json(decoded) if is_inline(decoded) else read_yaml(decoded)
     except (ValueError, yaml.YAMLError, RecursionError) as error:  # ValueError: bad JSON or UTF-8, a number of 5,000 digits
         raise ValueError(f"{name} cannot be read as a JSON or YAML object: {str(error).splitlines()[0]}") from error
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
         raise ValueError(f'{name} must be an object with named entries, such as {{"curves": {{"mouthSmile": {{"scale": 0.5}}}}}}')
     return value
-
-
-def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON; of two entries with one name the last would win in silence."""
-    entries = dict(pairs)
-    if len(entries) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} is given twice")
-    return entries
-
-
-class _EachOnce(yaml.SafeLoader):
-    """YAML's safe loader, which refuses a mapping with one key twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        _each_once([(key.value, value) for key, value in node.value if isinstance(key, yaml.ScalarNode)])
-        return super().construct_mapping(node, deep)
 
 
 def is_inline(text: str) -> bool:

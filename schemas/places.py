@@ -160,6 +160,19 @@ def expanded_path(path: str | os.PathLike[str]) -> Path:
     return Path(os.path.expanduser(path))
 
 
+def whole_address(url: str) -> str:
+    """An address that means the same whatever folder it is used from: a path of this machine from its root on."""
+    return url if "://" in url else str(expanded_path(url).absolute())
+
+
+def place_of(url: str) -> str:
+    """The same for every way to write a path of this machine, also through links; another address as it is."""
+    scheme, remote, rest = url.partition("://")
+    if remote and scheme not in ("file", "local"):
+        return url
+    return os.path.realpath(expanded_path(rest if remote else url))
+
+
 def is_remote(url: str) -> bool:
     """Whether an address is that of another place than this machine's disks."""
     return _machine(url) is not None

@@ -286,7 +286,7 @@ def _media_errors(url: str | Path) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         if may_pass(error):
-            raise store_error(error.__cause__ or error, f"reading {told}", str(url)) from error
+            raise store_error(error.__cause__ or error, "reading it", str(url), "the file") from error
         raise MediaError(
             "file_missing", f"The file {told} does not exist.", "Correct the path in the catalogue or put the file there."
         ) from error
@@ -302,11 +302,11 @@ def _media_errors(url: str | Path) -> Iterator[None]:
             raise StoreError(
                 "store_full", f"No space is left in scratch for {told}.", "Free space, or set another scratch folder."
             ) from error
-        raise store_error(error, f"reading {told}", str(url)) from error
+        raise store_error(error, "reading it", str(url), "the file") from error
     except HeadswapError:
         raise
     except Exception as error:
         if not is_remote(url):
             raise
         # Clients of remote places have errors of their own kind (botocore's, aiohttp's) for no answer and no credentials.
-        raise store_error(error, f"reading {told}", str(url)) from error
+        raise store_error(error, "reading it", str(url), "the file") from error

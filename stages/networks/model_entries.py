@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from schemas.problems import UsageError
+from schemas.written import read_yaml
 from stages.networks.weights import Kind
 
 
@@ -112,7 +113,7 @@ def declared_entries(path: Path) -> list[ModelEntry]:
     if not path.is_file():
         return []
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8-sig")) or {}
+        content = read_yaml(path.read_text(encoding="utf-8-sig")) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UsageError([f"{path} cannot be read: {' '.join(str(error).split())}."]) from error
     if not isinstance(content, dict):

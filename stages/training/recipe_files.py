@@ -10,6 +10,7 @@ import yaml
 from pydantic import ValidationError
 
 from schemas.problems import UsageError
+from schemas.written import read_yaml
 from stages.training.recipe import Recipe
 from stages.training.recipe_problems import problems_of
 
@@ -44,7 +45,7 @@ def read_recipe(path: Path) -> Recipe:
         UsageError: with every problem of the file at once.
     """
     try:
-        content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content: Any = read_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError([f"The recipe {path} cannot be read: {error.strerror}."]) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

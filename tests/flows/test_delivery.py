@@ -18,9 +18,10 @@ from fsspec.implementations.memory import MemoryFileSystem
 from typer.testing import CliRunner
 
 import cli
-from flows.delivery import LEFT_OVER, deliver
+from flows.delivery import LEFT_OVER, deliver, require_results_apart
 from flows.planning import Planner
 from schemas.catalogue import read_catalogue
+from schemas.problems import UsageError
 from stages.contract import Work
 from stages.video import provenance
 from storage.store import ArtifactStore
@@ -231,6 +232,35 @@ def test_what_is_to_be_known_of_the_pipeline_is_noted_with_every_result(
     for status in ("done", "cached"):
         outcome = night.run(jobs).outcomes["a"]
         assert (outcome.status, outcome.notes) == (status, ["The pipeline mine: never trained."])
+
+
+def test_footage_is_not_replaced_by_a_result(night: Night, clips: Clips, tmp_path: Path) -> None:
+    source, target = clips("source", 1), clips("clip.mp4", 12)
+    (tmp_path / "link").symlink_to(target.parent)
+    before = target.read_bytes()
+    for name, out in (("clip", target.parent), ("clip", tmp_path / "link"), ("clip", Path(os.path.relpath(target.parent)))):
+        jobs = [job(name, source, target), job("other", source, clips("second.mp4", 12))]
+        with pytest.raises(UsageError, match=r"The result of clip, .*clip\.mp4, would replace the target of clip"):
+            require_results_apart(night.planner(jobs), str(out))
+    require_results_apart(night.planner([job("clip", source, target)]), str(tmp_path / "elsewhere"))
+    with pytest.raises(UsageError, match="would replace the target of other"):
+        require_results_apart(night.planner([job("a", source, target, output="second.mp4"), jobs[1]]), str(target.parent))
+    # Also where only the finished video says which container it is in.
+    night.out = target.parent
+    outcome = night.run([job("clip", source, target)]).outcomes["clip"]
+    assert outcome.failure is not None
+    assert "would replace the target of clip" in outcome.failure.message
+    assert target.read_bytes() == before
+    assert not outcome.failure.retryable
+
+
+def test_a_result_that_takes_the_place_of_another_pair_s_says_so(night: Night, clips: Clips) -> None:
+    source, first, second = clips("source", 1), clips("first", 12), clips("second", 12)
+    assert night.run([job("a", source, first)]).outcomes["a"].notes == []
+    assert night.run([job("a", source, first)]).outcomes["a"].notes == []
+    (note,) = night.run([job("a", source, second)]).outcomes["a"].notes
+    assert note == "a.mp4 took the place of another result."
+    assert night.run([job("a", source, second)]).outcomes["a"].notes == []
 
 
 # ---- places

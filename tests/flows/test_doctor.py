@@ -37,9 +37,16 @@ def test_a_right_environment_is_found_right(tmp_path: Path) -> None:
 
 
 def test_the_store_is_left_as_it_was(tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
     settings = load_settings({"store": str(tmp_path / "store")})
     assert states(doctor.check_store(settings))["store"] == "ok"
     assert [path for path in (tmp_path / "store").rglob("*") if path.is_file()] == []
+
+
+def test_a_store_that_is_not_there_yet_is_told_and_not_made(tmp_path: Path) -> None:
+    checks = list(doctor.check_store(load_settings({"store": str(tmp_path / "mistyped" / "store")})))
+    assert [(check.name, check.state) for check in checks if "nothing lies at" in check.detail] == [("store", "warning")]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_store_in_memory_is_checked_too() -> None:

@@ -97,7 +97,7 @@ def test_a_retry_signs_with_the_certificate_of_the_configuration_where_it_names_
     for said in ("", "provenance: {certificate: new.pem, key: new.key}\n"):
         configuration.write_text(before + said)
         assert invoke("retry", "--config", str(configuration)).exit_code == 0
-    assert [settings.provenance.certificate for settings in seen] == ["old.pem", "new.pem"]
+    assert [settings.provenance.certificate for settings in seen] == [str(Path("old.pem").absolute()), "new.pem"]
 
 
 def ran(night: Night, targets: Mapping[str, Path], out: str, name: str = "page", called: str = "night") -> catalogue.RunResult:

@@ -141,6 +141,22 @@ def test_assignments_become_flags() -> None:
     assert problems_of(parse_assignments(["crf"])) == ("--set crf: must be NAME=VALUE, such as stages.encode.crf=18.",)
 
 
+def test_a_name_that_is_given_twice_in_a_file_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "night.yaml"
+    file.write_text("workers: 2\nrenderer: warp\nworkers: 3\n")
+    (problem,) = problems_of({}, {}, file)
+    assert "'workers' is given twice" in problem
+    assert "line 3" in problem
+
+
+def test_paths_are_recorded_as_they_are_from_every_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    recorded = load_settings({"out": "results", "models": "~/models", "store": "s3://bucket/x", "scratch": "fast"}).recorded()
+    found = [recorded[name] for name in ("out", "models", "store", "scratch")]
+    assert found == [str(tmp_path / "results"), "~/models", "s3://bucket/x", str(tmp_path / "fast")]
+    assert recorded["provenance"]["certificate"] is None
+
+
 def test_a_device_of_another_kind_is_refused_with_the_kinds_there_are() -> None:
     (problem,) = problems_of({"device": "mps"})
     assert problem.startswith("--set device: 'mps' is not permitted")
