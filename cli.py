@@ -455,7 +455,7 @@ def models_add(
     ] = None,
     origin: Annotated[str | None, typer.Option("--origin", metavar="TEXT", help="Where a pipeline comes from.")] = None,
     allow_pickle: Annotated[
-        bool, typer.Option("--allow-pickle", help="Take published .pth files; their weights and nothing else are read.")
+        bool, typer.Option("--allow-pickle", help="Take .pth and .bin files; their weights and nothing else are read.")
     ] = False,
     allow_unknown_digest: Annotated[
         bool, typer.Option("--allow-unknown-digest", help="Take another file than the known one.")

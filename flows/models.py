@@ -39,7 +39,7 @@ def add(
         name: of a known or declared model; of a pipeline any.
         source: the file or folder.
         licence, commercial, origin: of a pipeline; default: what its model card says.
-        allow_pickle: of a pipeline: take published ``.pth`` files, weights only.
+        allow_pickle: of a pipeline: take ``.pth`` and ``.bin`` files, weights only.
         allow_unknown_digest: of a file: another version than the one on record.
         tell: is given a line before each step that takes long (a pipeline of gigabytes), and one for every weight that does not
             fit, before the error that sums them up is raised.

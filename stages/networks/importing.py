@@ -16,11 +16,11 @@ from safetensors import SafetensorError
 from schemas.problems import ModelError, UsageError
 from stages.networks.convert import convert, find_published
 from stages.networks.files import Tell, announce, gigabytes, sha256_of, silent
-from stages.networks.loading import load_pipeline
+from stages.networks.loading import load_pipeline, pickled_weights
 from stages.networks.pipeline import HeadSwapPipeline
 from stages.networks.pose_guider import PoseGuider
 from stages.networks.presets import PRESETS, Preset
-from stages.networks.registered import Layout, Registration, pipeline_digest, pipeline_files, read_sampling
+from stages.networks.registered import SAMPLING, Layout, Registration, pipeline_digest, pipeline_files, read_sampling
 
 INDEX = "model_index.json"
 CARD = "README.md"
@@ -61,11 +61,12 @@ def import_pipeline(
 
     Args:
         name: to be registered under.
-        source: a folder of ``HeadSwapPipeline.save_pretrained``, which is copied as it is, or of the files that AniPortrait or
-            AnimateAnyone publish (``stages.networks.convert``), which are converted to safetensors, in the precision they have.
+        source: a folder of ``HeadSwapPipeline.save_pretrained``, which is copied as it is, or, where parts of it are pickles,
+            written anew as safetensors; or of the files that AniPortrait or AnimateAnyone publish (``stages.networks.convert``),
+            which are converted to safetensors. All in the precision they have.
         destination: written to.
         terms: under which the weights may be used.
-        allow_pickle: take published ``.pth`` files, of which only the weights are read.
+        allow_pickle: take published ``.pth`` files, and ``.bin`` files of parts, of which only the weights are read.
         preset: sizes of published weights; default: the one whose width they have.
         tell: is given a line before each thing that takes long.
 
@@ -95,21 +96,27 @@ def import_pipeline(
     if unsaid:
         raise UsageError(unsaid, remedy)
     sampling = {}
+    pickles: list[Path] = []
     if published is None:
         layout: Layout = "headswap"
         sampling = read_sampling(source)
-        announce("Checking the weights:", _size(pipeline_files(source)), tell)
-        pipeline = load_pipeline(source, None)
+        pickles = pickled_weights(source)
+        announce("Checking the weights:", _size([*pipeline_files(source), *pickles]), tell)
+        pipeline = load_pipeline(source, None, allow_pickle=allow_pickle)
     else:
         announce("Checking the weights:", _size(published.weights), tell)
         pipeline = convert(published, preset, allow_pickle=allow_pickle, dtype=None)
         layout = "aniportrait" if isinstance(pipeline.pose_guider, PoseGuider) else "animateanyone"
     notes, background = untrained_parts(pipeline), pipeline.denoising_net.sees_background
-    if layout == "headswap":
+    if layout == "headswap" and not pickles:
         pipeline.to("meta")  # its sizes are all that is still wanted; the memory is not
         _copy(source, destination, tell)
     else:
         _save(pipeline, destination, tell)
+    if layout == "headswap":
+        for part in (SAMPLING, CARD):
+            if (source / part).is_file():
+                shutil.copyfile(source / part, destination / part)
     permissive = terms.licence is None and licence.strip().lower() in PERMISSIVE
     # Only a plain yes counts: the word "no" in quotes is a text like any other.
     commercial = terms.commercial if terms.commercial is not None else card.get("commercial", permissive) is True
@@ -144,8 +151,6 @@ def _copy(source: Path, destination: Path, tell: Tell) -> None:
         copy = destination / path.relative_to(source)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, copy)
-    if (source / CARD).is_file():
-        shutil.copyfile(source / CARD, destination / CARD)
 
 
 def _save(pipeline: HeadSwapPipeline, destination: Path, tell: Tell) -> None:

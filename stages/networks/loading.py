@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import pickle
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import diffusers
 import torch
@@ -17,6 +18,8 @@ from diffusers.configuration_utils import FrozenDict
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightRenaming, rename_source_key
 
 from schemas.problems import ModelError
 from stages.networks import pose_guider
@@ -38,31 +41,43 @@ Network = TypeVar("Network", bound=nn.Module)
 
 _REMEDY = "Check that it belongs to this architecture and these sizes."
 
+_KINDS: dict[str, tuple[Any, ...]] = {
+    "vae": (AutoencoderKL, AutoencoderTiny),
+    "image_encoder": (ImageEncoder,),
+    "appearance_net": (AppearanceNet,),
+    "denoising_net": (DenoisingNet,),
+    "pose_guider": (pose_guider.PoseGuider, pose_guider.SingleScalePoseGuider),
+}
+"""Networks of a pipeline, and the classes that each may be of."""
+
+_SHOWN = 60
+"""Characters of a value in a message."""
+
 PRECISIONS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 """Those that weights may be stored in, by their names in safetensors. Quantised ones mean nothing without their scales."""
 
 
 class MisfitError(ModelError):
-    """Weights that do not fit a network.
+    """Weights that do not fit a network, alone or together with what else is wrong.
 
     Attributes:
         listing: a line for every weight that is missing, too much or of another shape; the message names the first of them.
     """
 
-    def __init__(self, message: str, listing: Sequence[str]) -> None:
-        super().__init__("weights_do_not_fit", message, _REMEDY)
+    def __init__(self, message: str, listing: Sequence[str], code: str = "weights_do_not_fit", remedy: str = _REMEDY) -> None:
+        super().__init__(code, message, remedy)
         self.listing = tuple(listing)
 
 
 def together(errors: Sequence[ModelError]) -> ModelError:
-    """Several errors as one, under the code of the first."""
+    """Several errors as one, under the code of the first, with the listings of all."""
     if len(errors) == 1:
         return errors[0]
     message = " ".join(error.message for error in errors)
     remedies = " ".join(dict.fromkeys(error.remedy for error in errors if error.remedy))
-    listing = [line for error in errors if isinstance(error, MisfitError) for line in error.listing]
-    if isinstance(errors[0], MisfitError):
-        return MisfitError(message, listing)
+    if any(isinstance(error, MisfitError) for error in errors):
+        listing = [line for error in errors if isinstance(error, MisfitError) for line in error.listing]
+        return MisfitError(message, listing, errors[0].code, remedies)
     return ModelError(errors[0].code, message, remedies)
 
 
@@ -134,7 +149,7 @@ def load_weights(
             tensors that hold NaN or infinity.
     """
     expected = network.state_dict()
-    misfits = _misfits({name: tensor.shape for name, tensor in expected.items()}, weights)
+    misfits = _misfits(_shapes(expected), _shapes(weights))
     if any(misfits.values()):
         raise _misfit(what, type(network).__name__, misfits)
     _check_precisions({name: tensor.dtype for name, tensor in weights.items()}, expected, what)
@@ -194,7 +209,11 @@ def common_dtype(dtypes: Iterable[torch.dtype]) -> torch.dtype:
 
 
 def load_pipeline(
-    folder: Path, dtype: torch.dtype | None = torch.float32, device: torch.device | None = None
+    folder: Path,
+    dtype: torch.dtype | None = torch.float32,
+    device: torch.device | None = None,
+    *,
+    allow_pickle: bool = False,
 ) -> HeadSwapPipeline:
     """A saved ``HeadSwapPipeline``, checked: ``from_pretrained`` alone lets missing weights pass.
 
@@ -203,10 +222,12 @@ def load_pipeline(
         dtype: of all networks; None: each as it is stored.
         device: that each is moved to as soon as it is read, so that the machine's own memory never holds more than one; default:
             they stay where they are.
+        allow_pickle: take parts whose weights are pickles (``pickled_weights``), of which only the weights are read.
 
     Raises:
-        ModelError: ``model_missing``, ``model_damaged``, ``model_wrong_kind``, ``weights_do_not_fit`` (also where its parts do
-            not fit together), ``weights_precision``, ``weights_not_finite``.
+        ModelError: ``model_missing``, ``model_pickle``, ``model_damaged``, ``model_wrong_kind``, ``weights_do_not_fit`` (also
+            where its parts do not fit together), ``weights_precision``, ``weights_not_finite``; what is wrong with all of its
+            parts, under the code of the first.
     """
     index = _read_json(folder / "model_index.json")
     if index.get("_class_name") != "HeadSwapPipeline":
@@ -215,27 +236,43 @@ def load_pipeline(
             f"{folder} holds no HeadSwapPipeline but {index.get('_class_name')}.",
             "Only what HeadSwapPipeline.save_pretrained wrote, or the files of AniPortrait or AnimateAnyone, can be used.",
         )
-    kinds: dict[str, tuple[Any, ...]] = {
-        "vae": (AutoencoderKL, AutoencoderTiny),
-        "image_encoder": (ImageEncoder,),
-        "appearance_net": (AppearanceNet,),
-        "denoising_net": (DenoisingNet,),
-        "pose_guider": (pose_guider.PoseGuider, pose_guider.SingleScalePoseGuider),
-    }
     parts: dict[str, Any] = {}
-    for name, allowed in kinds.items():
-        named = _named(index, name)
-        kind = next((kind for kind in allowed if kind.__name__ == named), None)
-        if kind is None:
-            raise ModelError("model_wrong_kind", f"{folder}: {name} is of the unknown kind {named!r}.", _REMEDY)
-        part = load_component(kind, folder / name, dtype)
-        parts[name] = part if device is None else part.to(device)
-    factor = parts["vae"].config.get("scaling_factor")
+    problems: list[ModelError] = []
+    for name, allowed in _KINDS.items():
+        try:
+            part = load_component(_kind_of(folder, index, name, allowed), folder / name, dtype, allow_pickle=allow_pickle)
+            parts[name] = part if device is None else part.to(device)
+        except ModelError as error:
+            problems.append(error)
+    try:
+        parts["scheduler"] = _scheduler(folder, _named(index, "scheduler"))
+    except ModelError as error:
+        problems.append(error)
+    factor = parts["vae"].config.get("scaling_factor") if "vae" in parts else 1
     if not isinstance(factor, int | float) or not factor > 0:
-        raise ModelError("model_damaged", f"{folder}: the scaling_factor of the VAE is {factor!r}.", "Copy it again.")
-    check_fits_together(parts, str(folder))
-    parts["scheduler"] = _scheduler(folder, _named(index, "scheduler"))
+        problems.append(ModelError("model_damaged", f"{folder}: the scaling_factor of the VAE is {factor!r}.", "Copy it again."))
+    if parts.keys() >= _KINDS.keys():
+        try:
+            check_fits_together(parts, str(folder))
+        except ModelError as error:
+            problems.append(error)
+    if problems:
+        raise together(problems)
     return HeadSwapPipeline(**parts)
+
+
+def _kind_of(folder: Path, index: Mapping[str, Any], part: str, allowed: Iterable[Any]) -> Any:
+    named = _named(index, part)
+    kind = next((kind for kind in allowed if kind.__name__ == named), None)
+    if kind is None:
+        raise ModelError("model_wrong_kind", f"{folder}: {part} is of the unknown kind {named!r}.", _REMEDY)
+    return kind
+
+
+def pickled_weights(folder: Path) -> list[Path]:
+    """The files of a saved pipeline's parts whose weights are pickles: those without any in safetensors."""
+    parts = [folder / name for name in _KINDS if not any((folder / name).glob("*.safetensors"))]
+    return [file for part in parts for file in sorted(part.glob("*.bin"))]
 
 
 def check_fits_together(parts: Mapping[str, Any], what: str) -> None:
@@ -321,41 +358,45 @@ def load_component(kind: Any, folder: Path, dtype: torch.dtype | None, *, allow_
     Args:
         kind: its class.
         folder: with its configuration and weights.
-        dtype: of its weights; None: as they are stored (``common_dtype``; pickles as float32).
+        dtype: of its weights; None: as they are stored (``common_dtype``).
         allow_pickle: take weights that are a pickle (loaded without running anything in it).
 
     Raises:
         ModelError: see ``load_pipeline``.
     """
-    files = sorted(folder.glob("*.safetensors"))
-    _read_json(folder / "config.json")
-    for file in files:
+    described = folder / "config.json"
+    config = _fields(kind, described)
+    safe = sorted(folder.glob("*.safetensors"))
+    for file in safe:
         check_weights(file, "safetensors")
-    if not files and not allow_pickle:
-        code = "model_pickle" if any(folder.glob("*.bin")) else "model_missing"
-        raise ModelError(code, f"{folder} holds no weights in safetensors.", "Convert them, or allow pickles explicitly.")
-    stored: dict[str, torch.dtype | str] = {}
-    for file in files or sorted(folder.glob("*pytorch_model*.bin")):
-        stored |= _stored_dtypes(file)
-    dtype = dtype or (common_dtype(it for it in stored.values() if not isinstance(it, str)) if files else torch.float32)
+    if not safe and not allow_pickle:
+        raise _without_safetensors(folder)
+    stored: dict[str, _Stored] = {}
+    for file in _weight_files(kind, folder, "safetensors" if safe else "bin"):
+        stored |= _stored(file)
+    expected = _described(kind, config, described)
+    stored = _as_loaded(expected, stored)
+    _check_fit(folder, kind, config, _misfits(_shapes(expected.state_dict()), _shapes(stored)))
+    dtypes = {name: tensor.dtype for name, tensor in stored.items()}
+    _check_precisions(dtypes, expected.state_dict(), str(folder))
+    dtype = dtype or common_dtype(it for it in dtypes.values() if not isinstance(it, str))
     transformers.utils.logging.disable_progress_bar()
+    diffusers.utils.logging.disable_progress_bar()
     diffusers.utils.logging.set_verbosity_error()  # it warns of entries that its own networks write into their configuration
     try:
         network, report = kind.from_pretrained(
-            folder, torch_dtype=dtype, local_files_only=True, use_safetensors=bool(files), output_loading_info=True
+            folder, torch_dtype=dtype, local_files_only=True, use_safetensors=bool(safe), output_loading_info=True
         )
-    except Exception as error:  # a configuration can be wrong in as many ways as networks divide and index by it
-        reason = " ".join(str(error).split())[:500]
+    except Exception as error:  # what the looks above have let pass
+        reason = " ".join(str(error).split()).split(". ")[0].rstrip(".")[:300]  # the library's advice comes after it
         raise ModelError("weights_do_not_fit", f"{folder} cannot be loaded as {kind.__name__}: {reason}.", _REMEDY) from error
-    # The table of positions in old CLIP checkpoints is no weight.
+    # The library has the last word on what it has read: an index of shards may say other than they hold.
     misfits = {
         "missing": sorted(report["missing_keys"]),
-        "extra": sorted(name for name in report["unexpected_keys"] if not name.endswith("position_ids")),
+        "extra": sorted(name for name in report["unexpected_keys"] if not _is_no_weight(name)),
         "misshapen": [f"{name} {list(there)} instead of {list(wanted)}" for name, there, wanted in report["mismatched_keys"]],
     }
-    if any(misfits.values()):
-        raise _misfit(str(folder), kind.__name__, misfits)
-    _check_precisions(stored, network.state_dict(), str(folder))
+    _check_fit(folder, kind, config, misfits)
     check_finite(network.state_dict(), str(folder))
     if isinstance(network, diffusers.ConfigMixin):
         # Where it was read from is no property of a network: it would be saved with it, and be part of its digest.
@@ -363,31 +404,222 @@ def load_component(kind: Any, folder: Path, dtype: torch.dtype | None, *, allow_
     return network.eval()
 
 
-def _stored_dtypes(file: Path) -> dict[str, torch.dtype | str]:
-    """Precisions of the tensors of a file by name; of safetensors the header alone is read, pickles are mapped.
+def _without_safetensors(folder: Path) -> ModelError:
+    pickles = sorted(file.name for file in folder.glob("*.bin"))
+    if not pickles:
+        return ModelError("model_missing", f"{folder} holds no weights in safetensors.", "Copy or download it again.")
+    return ModelError(
+        "model_pickle",
+        f"{folder} holds no weights in safetensors but {_list(pickles)}: Python pickles, which can hold code; they are refused.",
+        "Convert them: `headswap models add NAME FOLDER --allow-pickle` takes a whole pipeline, reads their weights and nothing "
+        "else, and registers safetensors.",
+    )
 
-    What is none of ``PRECISIONS`` is called as safetensors does.
+
+def _weight_files(kind: Any, folder: Path, suffix: str) -> list[Path]:
+    """The files that ``from_pretrained`` reads: one, or the shards that an index names. Others may lie beside them.
+
+    Raises:
+        ModelError: ``model_missing`` with all that are not there; ``model_damaged`` where the index names no files.
     """
+    transformer = issubclass(kind, transformers.PreTrainedModel)
+    stem = "diffusion_pytorch_model" if not transformer else "model" if suffix == "safetensors" else "pytorch_model"
+    whole, index = folder / f"{stem}.{suffix}", folder / f"{stem}.{suffix}.index.json"
+    if whole.is_file() and (transformer or not index.is_file()):
+        return [whole]
+    if not index.is_file():
+        raise ModelError(
+            "model_missing", f"{folder} lacks {whole.name}.", "Weights under another name are not read: rename them."
+        )
+    content = _read_json(index)
+    places = content.get("weight_map")
+    names = sorted({str(name) for name in places.values()}) if isinstance(places, dict) else []
+    if not names or not isinstance(content.get("metadata"), dict) or any(Path(name).name != name for name in names):
+        raise ModelError("model_damaged", f"The file {index} is no index of files in its folder.", "Copy it again.")
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise ModelError("model_missing", f"{folder} lacks {_list(missing)}, which {index.name} names.", "Copy it again.")
+    return [folder / name for name in names]
+
+
+class _Stored(NamedTuple):
+    """What a file tells of a tensor before its numbers.
+
+    Attributes:
+        dtype: what is none of ``PRECISIONS`` is called as safetensors does.
+        shape: its lengths.
+    """
+
+    dtype: torch.dtype | str
+    shape: torch.Size
+
+
+def _stored(file: Path) -> dict[str, _Stored]:
+    """The tensors of a file by name; of safetensors the header alone is read, pickles are mapped."""
     if file.suffix != ".safetensors":
-        return {name: tensor.dtype for name, tensor in read_state_dict(file, allow_pickle=True).items()}
+        weights = read_state_dict(file, allow_pickle=True)
+        return {name: _Stored(tensor.dtype, tensor.shape) for name, tensor in weights.items()}
+    found: dict[str, _Stored] = {}
     try:
         with safe_open(file, "pt") as content:
-            names = {name: content.get_slice(name).get_dtype() for name in content.keys()}  # noqa: SIM118  (it is no mapping)
+            for name in content.keys():  # noqa: SIM118  (it is no mapping)
+                tensor = content.get_slice(name)
+                dtype = tensor.get_dtype()
+                found[name] = _Stored(PRECISIONS.get(dtype, dtype), torch.Size(tensor.get_shape()))
     except SafetensorError as error:
         raise ModelError("model_damaged", f"The file {file} is damaged: {error}.", "Copy or download it again.") from error
-    return {name: PRECISIONS.get(dtype, dtype) for name, dtype in names.items()}
+    return found
 
 
-def _misfits(expected: Mapping[str, torch.Size], weights: Mapping[str, Tensor]) -> dict[str, list[str]]:
+def _as_loaded(network: Any, stored: Mapping[str, _Stored]) -> dict[str, _Stored]:
+    """Stored tensors by the names they are loaded under: both libraries still read what they once wrote under others."""
+    if isinstance(network, transformers.PreTrainedModel):
+        known, prefix = network.state_dict(), network.base_model_prefix
+        renamings = [change for change in get_model_conversion_mapping(network) if isinstance(change, WeightRenaming)]
+        renamed: dict[str, _Stored] = {}
+        for name, tensor in stored.items():
+            new, _ = rename_source_key(name, renamings, [], prefix, known)
+            renamed[name if new not in known and name in known else new] = tensor
+    else:
+        renamed = dict(stored)
+        network._fix_state_dict_keys_on_load(renamed)
+    return {name: tensor for name, tensor in renamed.items() if not _is_no_weight(name)}
+
+
+def _is_no_weight(name: str) -> bool:
+    """Whether it is the table of positions in old CLIP checkpoints."""
+    return name.endswith("position_ids")
+
+
+def _fields(kind: Any, file: Path) -> dict[str, Any]:
+    """The part of a configuration that is of this kind of network: CLIP's may describe its text encoder as well."""
+    config = _read_json(file)
+    part = kind.config_class.base_config_key if issubclass(kind, transformers.PreTrainedModel) else ""
+    own = config.get(part, config)
+    if not isinstance(own, dict):
+        raise _undescribed(kind, file, _shown({part: own}, ""))
+    return own
+
+
+def _made(kind: Any, config: Mapping[str, Any]) -> nn.Module:
+    """A network on the meta device: names and shapes without memory. Fails in as many ways as networks use their sizes."""
+    with torch.device("meta"):
+        if issubclass(kind, transformers.PreTrainedModel):
+            return kind(kind.config_class.from_dict(dict(config)))  # type: ignore[no-any-return]
+        return kind.from_config(dict(config))  # type: ignore[no-any-return]
+
+
+def _described(kind: Any, config: Mapping[str, Any], file: Path) -> nn.Module:
+    """The network that a configuration describes, on the meta device; ``ModelError`` with the fields that describe none."""
+    if config.get("quantization_config"):
+        raise ModelError(
+            "weights_precision",
+            f"{file} asks for quantised weights (quantization_config), which are not read.",
+            "Convert them to float16, bfloat16, float32 or float64.",
+        )
+    try:
+        return _made(kind, config)
+    except Exception as error:
+        raise _undescribed(kind, file, _faults(kind, config)) from error
+
+
+def _undescribed(kind: Any, file: Path, faults: str) -> MisfitError:
+    return MisfitError(f"{file} describes no {kind.__name__}: {faults}.", [f"{file}: {faults}"])
+
+
+def _other_class(kind: Any, config: Mapping[str, Any]) -> str:
+    """The field of a configuration that names another class than this; empty where none does."""
+    transformer = issubclass(kind, transformers.PreTrainedModel)
+    field, own = ("model_type", kind.config_class.model_type) if transformer else ("_class_name", kind.__name__)
+    return "" if config.get(field, own) == own else _shown({field: config[field]}, "")
+
+
+def _faults(kind: Any, config: Mapping[str, Any]) -> str:
+    """Which fields of a configuration that describes no network are at fault, with their values."""
+    if other := _other_class(kind, config):
+        return other
+    if issubclass(kind, transformers.PreTrainedModel):
+        defaults = kind.config_class().to_dict()
+    else:
+        defaults = {name: it.default for name, it in inspect.signature(kind.__init__).parameters.items()}
+    given = {name: value for name, value in config.items() if name in defaults}
+    unlike = {name: value for name, value in given.items() if not _is_like(value, defaults[name])}
+    if unlike:
+        return _shown(unlike, ", ")
+    lengths = {len(value) for value in given.values() if isinstance(value, list)}
+    suspects = {
+        name: value
+        for name, value in given.items()
+        if any(_works(kind, {**config, name: other}) for other in _others(value, defaults[name], lengths))
+    }
+    if suspects:
+        return _shown(suspects, " or ")
+    changed = {name: value for name, value in given.items() if value != defaults[name]}
+    return f"these do not go together: {_shown(changed, ', ')}"
+
+
+def _is_like(value: Any, default: Any) -> bool:
+    """Whether a field's value is of its default's type, and above zero where that is. A list may be where a number is."""
+    if default is None or default is inspect.Parameter.empty:
+        return True
+    if isinstance(value, list):
+        examples = default[:1] if isinstance(default, tuple | list) else (default,)
+        return bool(value) and all(_is_like(item, example) for item in value for example in examples)
+    if isinstance(default, int | float) and not isinstance(default, bool):
+        number = isinstance(value, int if isinstance(default, int) else int | float) and not isinstance(value, bool)
+        return number and (value > 0 or default <= 0)
+    return type(value) is type(default)
+
+
+def _others(value: Any, default: Any, lengths: Iterable[int]) -> Iterator[Any]:
+    """Values that a field could have instead: if the network can be made with one of them, the field is at fault."""
+    if default is not inspect.Parameter.empty:
+        yield default
+    if isinstance(value, int):
+        yield 1
+    if isinstance(value, list) and value:
+        for element in (value[0], *(default[:1] if isinstance(default, tuple | list) else ())):
+            yield from ([element] * length for length in lengths)
+
+
+def _works(kind: Any, config: Mapping[str, Any]) -> bool:
+    try:
+        _made(kind, config)
+    except Exception:  # noqa: BLE001  (it fails in any way; which is told of the fields as they are)
+        return False
+    return True
+
+
+def _shown(fields: Mapping[str, Any], between: str) -> str:
+    """Fields with their values."""
+    shown = []
+    for name, value in fields.items():
+        text = json.dumps(value)
+        shown.append(f"{name} is {text if len(text) <= _SHOWN else text[:_SHOWN] + '...'}")
+    return between.join(shown)
+
+
+def _shapes(tensors: Mapping[str, Any]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in tensors.items()}
+
+
+def _misfits(expected: Mapping[str, torch.Size], found: Mapping[str, torch.Size]) -> dict[str, list[str]]:
     return {
-        "missing": sorted(expected.keys() - weights.keys()),
-        "extra": sorted(weights.keys() - expected.keys()),
+        "missing": sorted(expected.keys() - found.keys()),
+        "extra": sorted(found.keys() - expected.keys()),
         "misshapen": [
-            f"{name} {list(weights[name].shape)} instead of {list(shape)}"
+            f"{name} {list(found[name])} instead of {list(shape)}"
             for name, shape in sorted(expected.items())
-            if name in weights and weights[name].shape != shape
+            if name in found and found[name] != shape
         ],
     }
+
+
+def _check_fit(folder: Path, kind: Any, config: Mapping[str, Any], misfits: Mapping[str, Sequence[str]]) -> None:
+    """``MisfitError`` with all misfits of a saved network; where its configuration is another network's, with that alone."""
+    if any(misfits.values()):
+        other = _other_class(kind, config)
+        raise _undescribed(kind, folder / "config.json", other) if other else _misfit(str(folder), kind.__name__, misfits)
 
 
 def _misfit(what: str, network: str, misfits: Mapping[str, Sequence[str]]) -> MisfitError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -231,6 +232,60 @@ def test_pickles_are_refused_unless_allowed(published: Path, tmp_path: Path) -> 
     assert code_of(ModelRegistry(tmp_path / "models"), published) == "model_pickle"
 
 
+def pickled(folder: Path, parts: tuple[str, ...], change: Callable[[Tensor], object] = lambda tensor: tensor) -> None:
+    """Weights of parts of a saved pipeline as pickles instead of safetensors."""
+    for part in parts:
+        (file,) = (folder / part).glob("*.safetensors")
+        name = "pytorch_model.bin" if part == "image_encoder" else f"{file.stem}.bin"
+        torch.save({key: change(tensor) for key, tensor in load_file(file).items()}, folder / part / name)
+        file.unlink()
+
+
+def test_a_saved_pipeline_of_pickles_is_registered_as_safetensors_where_that_is_allowed(tmp_path: Path) -> None:
+    registry, folder = ModelRegistry(tmp_path / "models"), tmp_path / "saved"
+    presets.build(TINY).save_pretrained(folder)
+    write_sampling(folder, {"window": 8, "overlap": 2})
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n")
+    plain = added(registry, "plain", folder)
+    pickled(folder, ("image_encoder", "denoising_net"))
+    refused = ModelRegistry(tmp_path / "others")
+    assert code_of(refused, folder) == "model_pickle"
+    with pytest.raises(ModelError) as caught:
+        added(refused, "mine", folder)
+    assert "image_encoder holds no weights in safetensors but pytorch_model.bin" in caught.value.message
+    assert "denoising_net holds no weights in safetensors but diffusion_pytorch_model.bin" in caught.value.message
+    assert "--allow-pickle" in caught.value.remedy
+    found = added(registry, "mine", folder, allow_pickle=True)
+    assert (found.layout, found.digest, found.sampling) == ("headswap", plain.digest, plain.sampling)
+    made = registry.require("mine")
+    assert not list(made.rglob("*.bin"))
+    assert (made / "README.md").is_file()
+    load_pipeline(made)
+
+
+def test_pickles_of_half_precision_stay_of_half_precision(tmp_path: Path) -> None:
+    registry, folder = ModelRegistry(tmp_path / "models"), tmp_path / "saved"
+    presets.build(TINY).save_pretrained(folder)
+    pickled(folder, ("image_encoder", "vae"), halved)
+    added(registry, "half", folder, allow_pickle=True)
+    for part, precision in (("vae", torch.float16), ("image_encoder", torch.float16), ("denoising_net", torch.float32)):
+        (file,) = (registry.require("half") / part).glob("*.safetensors")
+        assert {it.dtype for it in load_file(file).values() if it.is_floating_point()} == {precision}, part
+
+
+def test_a_saved_pipeline_whose_pickles_hold_more_than_weights_is_refused_whatever_is_allowed(tmp_path: Path) -> None:
+    marker, folder = tmp_path / "ran", tmp_path / "saved"
+
+    class Evil:
+        def __reduce__(self) -> tuple[object, ...]:
+            return (Path.touch, (marker,))
+
+    presets.build(TINY).save_pretrained(folder)
+    pickled(folder, ("image_encoder",), lambda tensor: Evil())
+    assert code_of(ModelRegistry(tmp_path / "models"), folder, allow_pickle=True) == "model_pickle"
+    assert not marker.exists()
+
+
 def test_every_weight_that_does_not_fit_is_listed_for_all_parts_at_once(published: Path, tmp_path: Path) -> None:
     denoising = torch.load(published / "denoising_unet.pth")
     gone = [name for name in denoising if name.startswith("up_blocks.1.")]
@@ -247,6 +302,23 @@ def test_every_weight_that_does_not_fit_is_listed_for_all_parts_at_once(publishe
     assert all(f"missing {name}" in listing for name in gone)
     assert "extra surplus" in listing
     assert "misshapen scale [7] instead of [1]" in listing
+
+
+def test_what_does_not_fit_in_the_folders_of_published_weights_is_listed_with_the_rest(published: Path, tmp_path: Path) -> None:
+    for part, weight in (("vae", "decoder.conv_in.bias"), ("image_encoder", "visual_projection.weight")):
+        (file,) = (published / part).glob("*.safetensors")
+        save_file({**load_file(file), weight: torch.ones(7), "surplus": torch.ones(1)}, file, metadata={"format": "pt"})
+    guider = torch.load(published / "pose_guider.pth")
+    torch.save({**guider, "scale": torch.ones(7)}, published / "pose_guider.pth")
+    with pytest.raises(MisfitError) as caught:
+        added(ModelRegistry(tmp_path / "models"), "broken", published, allow_pickle=True)
+    assert [line.removeprefix(f"{published}/") for line in caught.value.listing] == [
+        "vae: extra surplus",
+        "vae: misshapen decoder.conv_in.bias [7] instead of [8]",
+        "image_encoder: extra surplus",
+        "image_encoder: misshapen visual_projection.weight [7] instead of [16, 16]",
+        "pose_guider.pth: misshapen scale [7] instead of [1]",
+    ]
 
 
 def test_damaged_and_foreign_pipelines_are_refused_and_leave_nothing_behind(saved: Path, tmp_path: Path) -> None:

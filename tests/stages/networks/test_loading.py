@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,8 @@ from schemas.problems import ModelError
 from stages.networks import loading, presets
 from stages.networks.convert import PublishedFiles, convert, convert_appearance_net, convert_denoising_net, find_published
 from stages.networks.denoising_net import DenoisingNet
-from stages.networks.loading import MisfitError, check_finite, load_pipeline, read_state_dict
+from stages.networks.image_encoder import ImageEncoder
+from stages.networks.loading import MisfitError, check_finite, load_component, load_pipeline, read_state_dict
 from stages.networks.presets import TINY, PosePreset, Preset
 from stages.networks.registered import pipeline_digest
 
@@ -72,9 +74,9 @@ def test_parts_are_moved_to_their_device_one_by_one(tmp_path: Path, monkeypatch:
     load = loading.load_component
     waiting: list[torch.nn.Module] = []
 
-    def loads(*arguments: Any) -> Any:
+    def loads(*arguments: Any, **options: Any) -> Any:
         assert all(next(part.parameters()).device.type == "meta" for part in waiting)
-        waiting.append(load(*arguments))
+        waiting.append(load(*arguments, **options))
         return waiting[-1]
 
     monkeypatch.setattr(loading, "load_component", loads)
@@ -368,3 +370,241 @@ def test_a_saved_pipeline_is_checked_when_it_is_loaded(tmp_path: Path) -> None:
     config.write_text(json.dumps({**json.loads(config.read_text()), "scaling_factor": 0}))
     with pytest.raises(ModelError, match="scaling_factor of the VAE is 0"):
         load_pipeline(tmp_path)
+
+
+ADVICE = re.compile("ignore_mismatched_sizes|low_cpu_mem_usage|above report|LOAD REPORT|pip install|https?:|[Mm]ake sure")
+"""What libraries say to those who call them."""
+
+ATTENTIVE = replace(TINY, vae=replace(TINY.vae, middle_attention=True))
+"""With the part of an autoencoder whose weights once had other names."""
+
+KINDS: dict[str, Any] = {"vae": AutoencoderKL, "image_encoder": ImageEncoder}
+
+
+def a_component(folder: Path, part: str) -> Path:
+    """A saved network; its file of weights."""
+    (presets.vae(ATTENTIVE) if part == "vae" else presets.image_encoder(TINY)).save_pretrained(folder)
+    (file,) = folder.glob("*.safetensors")
+    return file
+
+
+def changed(file: Path, change: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> None:
+    save_file(change(load_file(file)), file, metadata={"format": "pt"})
+
+
+def configured(folder: Path, **fields: Any) -> None:
+    file = folder / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **fields}))
+
+
+def misfit(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The first weight missing, the second and the last of another shape, one too many."""
+    names = sorted(weights)
+    odd = {names[1]: torch.ones(7), names[-1]: torch.ones(7), "surplus": torch.ones(1)}
+    return {name: tensor for name, tensor in {**weights, **odd}.items() if name != names[0]}
+
+
+def sharded(file: Path) -> Path:
+    """The same weights in two files; their index."""
+    weights = load_file(file)
+    names = sorted(weights)
+    places = {name: f"{file.stem}-{number % 2}.safetensors" for number, name in enumerate(names)}
+    for shard in set(places.values()):
+        save_file({name: weights[name] for name in names if places[name] == shard}, file.parent / shard, {"format": "pt"})
+    file.unlink()
+    index = file.parent / f"{file.name}.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    return index
+
+
+def test_what_is_wrong_with_all_parts_of_a_saved_pipeline_is_told_at_once(tmp_path: Path) -> None:
+    presets.build(TINY).save_pretrained(tmp_path)
+    weights = {file.parent.name: file for file in tmp_path.rglob("*.safetensors")}
+    weights["vae"].write_bytes(weights["vae"].read_bytes()[:-10])
+    expected = []
+    for part in ("image_encoder", "denoising_net"):
+        names = sorted(load_file(weights[part]))
+        expected += [f"{part}: missing {names[0]}", f"{part}: extra surplus"]
+        expected += [f"{part}: misshapen {name} [7] instead of [" for name in (names[1], names[-1])]
+        changed(weights[part], misfit)
+    changed(weights["appearance_net"], lambda found: {**found, "conv_in.bias": torch.full((8,), float("nan"))})
+    configured(tmp_path / "pose_guider", heads=0)
+    (tmp_path / "scheduler" / "scheduler_config.json").write_text("{")
+    with pytest.raises(MisfitError) as caught:
+        load_pipeline(tmp_path)
+    assert caught.value.code == "model_damaged", "that of the first part"
+    listing = "\n".join(caught.value.listing)
+    assert all(line in listing for line in expected)
+    for told in (
+        "vae/diffusion_pytorch_model.safetensors is damaged or cut short",
+        "image_encoder does not fit CLIPVisionModelWithProjection: 1 missing",
+        "appearance_net holds NaN or infinity in conv_in.bias",
+        "denoising_net does not fit DenoisingNet: 1 missing",
+        "pose_guider/config.json describes no PoseGuider: heads is 0",
+        "scheduler_config.json is damaged",
+    ):
+        assert told in caught.value.message
+    for remedy in ("Copy or download it again.", "The training that made it has failed.", "Check that it belongs"):
+        assert remedy in caught.value.remedy
+    assert not ADVICE.search(str(caught.value))
+
+
+@pytest.mark.parametrize("part", KINDS)
+@pytest.mark.parametrize("layout", ["file", "shards", "pickle"])
+def test_what_does_not_fit_is_told_before_weights_are_read(
+    part: str, layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = a_component(tmp_path, part)
+    names = sorted(load_file(file))
+    changed(file, misfit)
+    if layout == "shards":
+        sharded(file)
+    elif layout == "pickle":
+        torch.save(load_file(file), tmp_path / ("pytorch_model.bin" if part == "image_encoder" else f"{file.stem}.bin"))
+        file.unlink()
+    monkeypatch.setattr(KINDS[part], "from_pretrained", lambda *_, **__: pytest.fail("weights are read"))
+    with pytest.raises(MisfitError) as caught:
+        load_component(KINDS[part], tmp_path, None, allow_pickle=True)
+    assert [line.split(": ", 1)[1].split(" instead")[0] for line in caught.value.listing] == [
+        f"missing {names[0]}",
+        "extra surplus",
+        f"misshapen {names[1]} [7]",
+        f"misshapen {names[-1]} [7]",
+    ]
+    assert not ADVICE.search(str(caught.value))
+
+
+def in_old_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Those of autoencoders of Stable Diffusion's first versions."""
+    old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    for new, name in old.items():
+        weights = {key.replace(f"attentions.0.{new}.", f"attentions.0.{name}."): tensor for key, tensor in weights.items()}
+    assert any("proj_attn" in name for name in weights)
+    return weights
+
+
+def with_positions(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {**weights, "vision_model.embeddings.position_ids": torch.arange(5)[None]}
+
+
+def without_prefix(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix("vision_model."): tensor for name, tensor in weights.items()}
+
+
+@pytest.mark.parametrize("pickled", [False, True])
+@pytest.mark.parametrize(
+    ("part", "change"), [("vae", in_old_names), ("image_encoder", with_positions), ("image_encoder", without_prefix)]
+)
+def test_weights_in_the_names_of_earlier_versions_are_taken(
+    part: str, change: Callable[[dict[str, Tensor]], dict[str, Tensor]], pickled: bool, tmp_path: Path
+) -> None:
+    file = a_component(tmp_path, part)
+    expected = load_file(file)
+    changed(file, change)
+    if pickled:
+        torch.save(load_file(file), tmp_path / ("pytorch_model.bin" if part == "image_encoder" else f"{file.stem}.bin"))
+        file.unlink()
+    found = load_component(KINDS[part], tmp_path, None, allow_pickle=pickled).state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in found.items())
+
+
+def test_what_else_lies_in_a_folder_and_configuration_is_no_misfit(tmp_path: Path) -> None:
+    file = a_component(tmp_path / "vae", "vae")
+    shutil.copy(file, file.with_name(f"{file.stem}.fp16.safetensors"))
+    file.with_suffix(".bin").write_bytes(b"never read")
+    configured(tmp_path / "vae", field_of_a_later_version=5)
+    load_component(AutoencoderKL, tmp_path / "vae", None)
+    a_component(tmp_path / "clip", "image_encoder")
+    config = json.loads((tmp_path / "clip" / "config.json").read_text())
+    (tmp_path / "clip" / "config.json").write_text(json.dumps({"model_type": "clip", "text_config": {}, "vision_config": config}))
+    load_component(ImageEncoder, tmp_path / "clip", None)
+
+
+@pytest.mark.parametrize("part", KINDS)
+def test_shards_are_read_as_their_index_says_and_it_must_be_true(part: str, tmp_path: Path) -> None:
+    file = a_component(tmp_path, part)
+    expected = load_file(file)
+    index = sharded(file)
+    found = load_component(KINDS[part], tmp_path, None).state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in found.items())
+    content = json.loads(index.read_text())
+    for wrong in ({"metadata": {}}, {**content, "weight_map": {"a": "../b.safetensors"}}, {**content, "weight_map": [5]}):
+        index.write_text(json.dumps(wrong))
+        with pytest.raises(ModelError, match="is no index of files in its folder") as caught:
+            load_component(KINDS[part], tmp_path, None)
+        assert caught.value.code == "model_damaged"
+    index.write_text(json.dumps(content))
+    lost = sorted(expected)[0]  # the index still names it
+    changed(tmp_path / content["weight_map"][lost], lambda weights: {key: it for key, it in weights.items() if key != lost})
+    with pytest.raises(MisfitError, match=f"1 missing: {re.escape(lost)}"):
+        load_component(KINDS[part], tmp_path, None)
+    gone = sorted(set(content["weight_map"].values()))[1]
+    (tmp_path / gone).unlink()
+    with pytest.raises(ModelError, match=f"lacks {re.escape(gone)}, which {re.escape(index.name)} names") as caught:
+        load_component(KINDS[part], tmp_path, None)
+    assert caught.value.code == "model_missing"
+
+
+def test_weights_under_a_name_that_is_not_read_are_told(tmp_path: Path) -> None:
+    file = a_component(tmp_path, "vae")
+    file.rename(file.with_name(f"{file.stem}.fp16.safetensors"))
+    with pytest.raises(ModelError, match=r"lacks diffusion_pytorch_model\.safetensors\.") as caught:
+        load_component(AutoencoderKL, tmp_path, None)
+    assert caught.value.code == "model_missing"
+
+
+BLOCKS = '["Nope", "Nope", "Nope", "Nope"]'
+
+
+@pytest.mark.parametrize(
+    ("part", "fields", "told"),
+    [
+        ("vae", {"norm_num_groups": 3}, "describes no AutoencoderKL: norm_num_groups is 3."),
+        ("vae", {"down_block_types": ["Nope"] * 4}, f"down_block_types is {BLOCKS}."),
+        ("vae", {"act_fn": "odd"}, 'act_fn is "odd".'),
+        ("vae", {"layers_per_block": "two", "block_out_channels": []}, 'block_out_channels is [], layers_per_block is "two".'),
+        ("vae", {"block_out_channels": [4, 4, 8, 9]}, "block_out_channels is [4, 4, 8, 9] or norm_num_groups is 2."),
+        ("vae", {"up_block_types": ["x" * 99] * 4}, f'up_block_types is ["{"x" * 58}....'),
+        ("vae", {"norm_num_groups": 3, "act_fn": "odd"}, "these do not go together: "),
+        ("vae", {"_class_name": "UNet2DConditionModel", "norm_num_groups": 3}, '_class_name is "UNet2DConditionModel".'),
+        ("vae", {"_class_name": "UNet2DConditionModel", "latent_channels": 3}, '_class_name is "UNet2DConditionModel".'),
+        ("image_encoder", {"hidden_size": "wide"}, 'describes no CLIPVisionModelWithProjection: hidden_size is "wide".'),
+        ("image_encoder", {"num_attention_heads": 3}, "hidden_size is 16 or num_attention_heads is 3."),
+        ("image_encoder", {"num_hidden_layers": None}, "num_hidden_layers is null."),
+        ("image_encoder", {"vision_config": 5}, "vision_config is 5."),
+        ("image_encoder", {"model_type": "vit", "hidden_size": 32}, 'model_type is "vit".'),
+    ],
+)
+def test_a_configuration_of_another_network_or_of_none_is_told_by_its_file_and_field(
+    part: str, fields: dict[str, Any], told: str, tmp_path: Path
+) -> None:
+    a_component(tmp_path, part)
+    configured(tmp_path, **fields)
+    with pytest.raises(MisfitError, match=re.escape(told)) as caught:
+        load_component(KINDS[part], tmp_path, None)
+    assert caught.value.message.startswith(f"{tmp_path / 'config.json'} describes no {KINDS[part].__name__}: ")
+    assert len(caught.value.listing) == 1
+    assert not ADVICE.search(str(caught.value))
+
+
+@pytest.mark.parametrize("part", KINDS)
+def test_a_configuration_that_asks_for_quantised_weights_is_refused(part: str, tmp_path: Path) -> None:
+    a_component(tmp_path, part)
+    configured(tmp_path, quantization_config={"quant_method": "bitsandbytes", "load_in_8bit": True})
+    with pytest.raises(ModelError, match=r"config\.json asks for quantised weights") as caught:
+        load_component(KINDS[part], tmp_path, None)
+    assert caught.value.code == "weights_precision"
+    assert not ADVICE.search(str(caught.value))
+
+
+def test_integers_under_an_earlier_name_are_no_weights_either(tmp_path: Path) -> None:
+    file = a_component(tmp_path, "vae")
+    name = "encoder.mid_block.attentions.0.{}.weight"
+    changed(
+        file,
+        lambda weights: {key: it.to(torch.int8) if "query.weight" in key else it for key, it in in_old_names(weights).items()},
+    )
+    with pytest.raises(ModelError, match=re.escape(name.format("to_q"))) as caught:
+        load_component(AutoencoderKL, tmp_path, None)
+    assert caught.value.code == "weights_precision"
