@@ -3,7 +3,7 @@
 A catalogue is read whole and every problem in it is reported at once. It is untrusted input: its size, its number of
 rows and the length of its cells are bounded, ids and output names cannot leave the output folder, and nothing in it is
 ever executed. Media that are missing or damaged are *not* problems of the catalogue: they fail their own job when it
-runs, and the other jobs are done.
+runs, and the other jobs are done. Only a subject is looked for, because a misspelt word would else be a missing picture.
 """
 
 from __future__ import annotations
@@ -277,6 +277,8 @@ def _job(where: str, row: Mapping[str, Any], location: str, problems: list[str])
             try:
                 check_protocol(value)
                 values[name] = resolve(value, location)
+                if name == "subject":
+                    _require_picture(value, values[name])
             except ValueError as error:
                 found.append(f"{where}, column {name!r}: {_ended(str(error))}")
                 values.pop(name)
@@ -337,8 +339,23 @@ def _is_path(name: str, value: str) -> bool:
     if name == "edits":
         return not is_inline(value)
     if name == "subject":
-        return value != "largest" and not value.isdigit()
+        return value != "largest" and not value.isdecimal()
     return True
+
+
+def _require_picture(subject: str, path: str) -> None:
+    """ValueError where a subject that is neither the word nor a number is no file either; other machines are not asked.
+
+    Args:
+        subject: as it is written. path: complete.
+    """
+    if is_url(path) or os.path.isfile(path):
+        return
+    near = nearest(subject, ("largest",))
+    raise ValueError(
+        f"{subject!r} is neither 'largest', a number (0 is the largest head, 1 the next) nor a picture that is there"
+        + (f"; did you mean {near!r}?" if near else "" if path == subject else f" ({path!r} does not exist)")
+    )
 
 
 def check_protocol(path: str) -> None:

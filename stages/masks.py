@@ -144,8 +144,8 @@ def _hair_network(work: Work, parameters: MaskParameters) -> HairNetwork | None:
     if parameters.hair == "network" and "hair_segmentation" not in work.models:
         raise ModelError(
             "model_missing",
-            "masks.hair is 'network', but the model hair_segmentation is not registered.",
-            "Register it with `headswap models add hair_segmentation FILE`, or set masks.hair to 'auto'.",
+            "stages.masks.hair is 'network', but the model hair_segmentation is not registered.",
+            "Register it with `headswap models add hair_segmentation FILE`, or set stages.masks.hair to 'auto'.",
         )
     return HairNetwork(work.models["hair_segmentation"]) if _hair_path(work, parameters) else None
 

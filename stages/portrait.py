@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from schemas.problems import SubjectError
 from schemas.tables import LANDMARKS
 from stages.contract import Work
+from stages.face3d.fitting import euler_angles
 from stages.matte import foreground_colours, head_matte, without_collar
 from stages.renderer import Portrait
 from stages.segmentation import HAIR
@@ -14,6 +16,9 @@ from stages.video.crops import extract_crop
 from stages.video.decode import open_clip
 from stages.warp.geometry import Pose
 from storage.tables import array
+
+UPRIGHT = 60.0
+"""Degrees by which the source's face may be tilted in its picture."""
 
 ROUNDING = 0.22
 """How far hair that the picture cuts off is rounded at the ends of the cut, share of half the cut's width."""
@@ -40,8 +45,25 @@ def read_portrait(work: Work) -> Portrait:
         array(table, "translation")[0].astype(np.float64),
         float(array(table, "scale")[0]),
     )
+    _refuse_turned(work.media["source"].name, float(euler_angles(pose.rotation)[2]))
     colours, matte, labels = cut_out(picture, labels, landmarks, crop)
     return Portrait(picture, colours, matte, labels, landmarks, pose)
+
+
+def _refuse_turned(name: str, roll: float) -> None:
+    """Everything that is known of a head's outline takes its crown to be up: of one that is not, the crop cuts off a part.
+
+    Args:
+        name: of the source's file.
+        roll: degrees, anticlockwise in the picture.
+    """
+    if abs(roll) <= UPRIGHT:
+        return
+    # No angle and no direction: of faces that lie, the mesh's own are not to be relied on.
+    how = "stands on its head" if abs(roll) > 135 else "lies on its side"
+    raise SubjectError(
+        "portrait_turned", f"The face in {name} {how}.", "Turn the source upright, save it, and give what was saved in its place."
+    )
 
 
 def cut_out(

@@ -50,6 +50,12 @@ _MODEL = FaceModel.builtin()
 _SOLVER = RestSolver(_MODEL)
 _EDITED_BY = {"eyes": ("eye", "cheekSquint", "cheekRaiser"), "mouth": ("mouth", "jaw", "cheekPuff")}
 """Curves that open and close on purpose what is counted of the eyes and of the mouth."""
+_TURNED = 15.0
+"""Degrees of yaw from which a source's hidden side shows where the target turns the other way, or is frontal."""
+_PASSER_BY = 1 / 16
+"""A face whose area is a smaller share of the largest one's belongs to nobody who could be meant."""
+_MANY_PEOPLE = 4
+"""No more are looked for, unless ``stages.landmarks.maximum_people`` says so."""
 _FEW_LOST = 0.02  # share of the frames in which that goes wrong, up to which nobody is told
 _BLINKS = np.array([name.startswith("eyeBlink") for name in _MODEL.names])
 
@@ -150,7 +156,12 @@ class Retarget(Stage):
                 "s_mouth": _rounded(ratios.mouth),
                 "head_size": round(size, 4),
                 "invariants": check.facts(),
-                "notes": [*_frozen_elsewhere(edits, target_clip), *check.notes()],
+                "notes": [
+                    *source_clip.notes(best),
+                    *_turned_aside(source_frame),
+                    *_frozen_elsewhere(edits, target_clip),
+                    *check.notes(),
+                ],
                 "expressions": list(_MODEL.names),
             }
         )
@@ -223,7 +234,12 @@ class _Clip:
         return found.expression, canonical_landmarks(found.landmarks, found.poses)
 
     def best_frame(self) -> int:
-        """The frame of a source from which its head is taken: frontal, at rest, eyes open, mouth closed, not moving."""
+        """The frame of a source from which its head is taken: frontal, at rest, eyes open, mouth closed, not moving.
+
+        Of a picture that moves the first one with a face: who gives it means what they saw of it.
+        """
+        if self._track.facts.get("animation"):
+            return int(np.flatnonzero(self._detected)[0])
         fit = self._fit.table("fit", columns=["frame", "expression", "rotation", "translation", "scale"])
         seen = np.flatnonzero(self._seen)
         expression = array(fit, "expression")[seen].astype(np.float64)
@@ -235,6 +251,33 @@ class _Clip:
         # A larger face is a sharper one; and the mesh should be sure.
         cost = cost - np.log2(scale / scale.max()) + 2 * (1 - self._score[seen])
         return int(seen[np.argmin(cost)])
+
+    def notes(self, best: int) -> list[str]:
+        """What a person may not have meant by a source whose head is taken from frame ``best``."""
+        told = []
+        if self._track.facts.get("animation"):
+            told.append(f"The source is a picture that moves; its head is taken from frame {best} alone.")
+        people = self._others_beside() + 1
+        if people > 1:
+            counted = f"{people} or more" if people >= _MANY_PEOPLE else str(people)
+            told.append(
+                f"The source shows {counted} people, and the largest head is taken: where another one is meant, give a picture "
+                "of that person alone."
+            )
+        return told
+
+    def _others_beside(self) -> int:
+        """People who are certainly seen at the same time as the subject and are not much smaller."""
+        people, chosen = self._track.facts.get("people"), self._track.facts.get("chosen")
+        if not isinstance(people, list) or not isinstance(chosen, int):
+            return 0
+        subject = people[chosen]
+        # Together seen in more frames than there are: not one person, taken for two after leaving and coming back.
+        return sum(
+            person["frames"] + subject["frames"] > len(self._shot) and person["median_area"] > _PASSER_BY * subject["median_area"]
+            for number, person in enumerate(people)
+            if number != chosen
+        )
 
     def neutral_face(self, neutralise: bool) -> Face:
         """The driver's face at rest: the median of its few most neutral frames, so that no frame's error is everybody's."""
@@ -333,6 +376,17 @@ def _retarget(
         expression = np.where(unasked, expression, edited.expression)
     shapes = retarget(driver, driver_neutral, source_neutral, ratios, blinks=blinks, believed=believed)
     return shapes, edit_poses(seen.poses, seen.number, edits), expression, acted
+
+
+def _turned_aside(source: Frames) -> list[str]:
+    """A head that hides one of its sides: what it does not show has to come from somewhere."""
+    yaw = abs(float(euler_angles(source.poses.rotation[0])[0]))
+    if yaw <= _TURNED:
+        return []
+    return [
+        f"The source's head is turned to the side by {yaw:.0f} degrees: the renderer warp stretches its hidden side, which may "
+        "break. A picture from the front gives a better result."
+    ]
 
 
 def _frozen_elsewhere(edits: Edits, target: _Clip) -> list[str]:

@@ -93,7 +93,7 @@ class HairNetwork:
             raise ModelError(
                 "package_missing",
                 f"The hair network {path.name} needs the package ai-edge-litert.",
-                "Install the extra 'hair', or set masks.hair to 'colour'.",
+                "Install the extra 'hair', or set stages.masks.hair to 'colour'.",
             ) from error
         try:
             self._network = Interpreter(str(path), num_threads=1)

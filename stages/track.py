@@ -26,6 +26,7 @@ from stages.identity import SAME_EMBEDDING, SAME_SHAPE, IdentityNetwork, shape_d
 from stages.landmarks import find_in_still
 from stages.packages import MEDIAPIPE
 from stages.video.decode import Limits, open_clip, read_picture
+from stages.video.index import ANIMATIONS
 from storage.artifacts import Artifact, TableWriter
 from storage.tables import array
 
@@ -112,8 +113,8 @@ class Track(Stage):
         if not appearances:
             raise SubjectError(
                 "no_face",
-                f"No face was found in any frame of {clip.name}.",
-                "Choose another clip, or lower landmarks.minimum_score if there is a face.",
+                f"No face was found in {clip.name if len(seconds) == 1 else f'any frame of {clip.name}'}.",
+                "Give a clip or picture that shows one, or lower stages.landmarks.minimum_score if this one does.",
             )
         describer = _Describer(work.models.get("arcface"), clip, work.limits)
         wanted = parameters.subject.strip()
@@ -145,6 +146,8 @@ class Track(Stage):
                 **facts,
             }
         )
+        if stream["kind"] == "video" and stream["codec"] in ANIMATIONS:  # else facts stay what they were
+            work.output.facts["animation"] = True
 
 
 def read_segments(artifacts: Sequence[Artifact], shots: NDArray[np.int64]) -> list[Segment]:

@@ -57,7 +57,9 @@ def run(stage: Stage, folder: Path, parameters: StageParameters | None = None, *
     return writer.local()
 
 
-def ingest(folder: Path, shots: list[tuple[int, int]], chunk_frames: int = 40) -> tuple[Artifact, list[Chunk]]:
+def ingest(
+    folder: Path, shots: list[tuple[int, int]], chunk_frames: int = 40, codec: str = "h264"
+) -> tuple[Artifact, list[Chunk]]:
     folder.mkdir(parents=True)
     writer = ArtifactWriter(folder)
     count = shots[-1][1]
@@ -75,7 +77,7 @@ def ingest(folder: Path, shots: list[tuple[int, int]], chunk_frames: int = 40) -
     )
     names = {"chunk": "index", "shot": "shot", "start": "start", "stop": "stop"}
     writer.write_table(CHUNKS, {name: np.array([getattr(chunk, of) for chunk in chunks], np.int32) for name, of in names.items()})
-    writer.facts["stream"] = {"width": WIDTH, "height": HEIGHT}
+    writer.facts["stream"] = {"kind": "video", "codec": codec, "width": WIDTH, "height": HEIGHT}
     return writer.local(), chunks
 
 

@@ -27,7 +27,7 @@ from stages.video import decord_library as decord
 from stages.video.facts import AudioFacts, Limits, StreamFacts, check_file
 from stages.video.index import DECODE_THREADS, VideoIndex, video_index
 from stages.video.native import native_frames
-from stages.video.pictures import is_picture, read_picture
+from stages.video.pictures import is_picture, leaves_out, read_picture
 from stages.video.view import ArrayView, CodedView, FrameView
 
 __all__ = ["AudioFacts", "ClipReader", "Limits", "StreamFacts", "open_clip", "probe", "read_picture", "timestamps"]
@@ -336,4 +336,5 @@ def _picture_facts(path: Path, width: int, height: int) -> StreamFacts:
         variable_frame_rate=False,
         truncated=False,
         decoder="pillow",
+        notes=tuple(note for note in (leaves_out(path),) if note),
     )

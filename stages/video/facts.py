@@ -107,13 +107,14 @@ def check_file(path: Path, limits: Limits) -> None:
     if size == 0:
         raise MediaError("file_empty", f"{path} is empty.", "Copy or download the file again.")
     if size > limits.file_bytes:
-        raise too_large(path, f"has {size:,} bytes; the limit is {limits.file_bytes:,}")
+        raise too_large(path, f"has {size:,} bytes; the limit is {limits.file_bytes:,}", "limits.max_bytes")
 
 
 def check_pixels(path: Path, width: int, height: int, limits: Limits) -> None:
     if width * height > limits.pixels:
-        raise too_large(path, f"has {width}x{height} pixels; the limit is {limits.pixels:,} pixels")
+        raise too_large(path, f"has {width}x{height} pixels; the limit is {limits.pixels:,} pixels", "limits.max_pixels")
 
 
-def too_large(path: Path, reason: str) -> MediaError:
-    return MediaError("too_large", f"{path} {reason}.", "Scale or cut it, or raise the limit.")
+def too_large(path: Path, reason: str, setting: str) -> MediaError:
+    """``setting``: by whose name a person can raise the limit."""
+    return MediaError("too_large", f"{path} {reason}.", f"Scale or cut it, or raise {setting}.")

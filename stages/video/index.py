@@ -24,6 +24,7 @@ from av.video.stream import VideoStream
 
 from schemas.problems import MediaError
 from stages.video.facts import AudioFacts, Limits, check_file, check_pixels, too_large
+from stages.video.pictures import ends_properly
 from stages.video.rotation import boxes
 
 DECODE_THREADS = 1
@@ -31,12 +32,19 @@ DECODE_THREADS = 1
 
 # In these, every packet is one picture with its own timestamp; elsewhere (transport streams, AVI) the index decodes.
 _PACKET_CONTAINERS = frozenset({"mov", "mp4", "matroska", "webm"})
+_MATROSKA = frozenset({"matroska", "webm"})
 _PACKET_CODECS = frozenset({"h264", "hevc", "vp9", "av1", "libdav1d", "mpeg4", "prores", "mjpeg", "ffv1", "png"})
 _TELLS_REFERENCES = frozenset({"h264"})
 """A picture marked as no reference is none. In HEVC it may still be one for other temporal layers."""
 
 _START_FRAMES = 3
 """Decoded to learn the rotation and whether the first packets give pictures at all (a file may start inside a group)."""
+
+_FEW_FRAMES = 3
+"""Headers may state that much more than a whole file holds: they round, or count what the last packet of another stream lasts."""
+
+ANIMATIONS = frozenset({"gif", "apng"})
+"""Codecs of pictures that move. Each frame is drawn onto the one before, whatever the decoder says of key frames."""
 
 _ONE_IN = 20
 """At most one picture in so many may be left out for want of a time stamp of its own; where it is more, the video is refused."""
@@ -184,9 +192,9 @@ def video_index(path: Path, limits: Limits | None = None) -> VideoIndex:
     status = path.stat()
     index = _indexed(path, status.st_size, status.st_mtime_ns, limits)
     if index.frames > limits.frames:
-        raise too_large(path, f"has {index.frames:,} frames; the limit is {limits.frames:,}")
+        raise too_large(path, f"has {index.frames:,} frames; the limit is {limits.frames:,}", "limits.max_frames")
     if index.seconds > limits.seconds:
-        raise too_large(path, f"is {index.seconds:,.0f} seconds long; the limit is {limits.seconds:,.0f}")
+        raise too_large(path, f"is {index.seconds:,.0f} seconds long; the limit is {limits.seconds:,.0f}", "limits.max_seconds")
     return index
 
 
@@ -197,7 +205,7 @@ def _indexed(path: Path, size: int, modified: int, limits: Limits) -> VideoIndex
         stream = picture_stream(container, path)
         context = stream.codec_context
         check_pixels(path, context.width, context.height, limits)
-        scan = _scan(container, stream)
+        scan = _scan(path, container, stream)
     start = _first_frames(path)
     if not start:
         raise MediaError("no_frames", f"No picture in {path} can be decoded.", "Check the file, or convert it to H.264 in MP4.")
@@ -208,6 +216,8 @@ def _indexed(path: Path, size: int, modified: int, limits: Limits) -> VideoIndex
     else:
         decoded = _decoded_timestamps(path, scan.corrupt)
         pts, duration, keys = decoded.pts, decoded.durations, decoded.keys
+        if scan.codec in ANIMATIONS:
+            keys = keys[:1]
         notes += _without_times(path, decoded)
         missing = len(scan.pts) + scan.undated - len(pts) - decoded.repeated - decoded.undated
         if missing > 0 and not scan.truncated:
@@ -265,18 +275,20 @@ class _Scan:
     ignored_streams: tuple[str, ...]
 
 
-def _scan(container: InputContainer, stream: VideoStream) -> _Scan:
+def _scan(path: Path, container: InputContainer, stream: VideoStream) -> _Scan:
     """Read every packet's header once: no decoding."""
     time_base = stream.time_base
     assert time_base is not None  # a stream that was opened has one
-    streams = [stream, *container.streams.audio]
+    # Subtitles may last longer than all the rest: then Matroska's duration is theirs.
+    streams = [stream, *container.streams.audio, *container.streams.subtitles]
     pts: list[int] = []
     durations: list[int] = []
     keys: list[int] = []
     corrupt: set[int] = set()
     audio_packets: Counter[int] = Counter()
     undated = discarded = video_packets = 0
-    end = 0.0
+    end = pictures_end = untold = 0.0
+    latest: dict[int, float] = {}
     broken = leading = False
     packets = container.demux(streams)
     while True:
@@ -289,8 +301,16 @@ def _scan(container: InputContainer, stream: VideoStream) -> _Scan:
             break
         if packet.size == 0:
             continue
-        if packet.pts is not None and packet.time_base:
-            end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+        shown = packet.pts if packet.pts is not None else packet.dts
+        if shown is not None and packet.time_base:
+            starts, ends = (float(time * packet.time_base) for time in (shown, shown + (packet.duration or 0)))
+            end = max(end, ends)
+            if packet.stream.index == stream.index:
+                pictures_end = max(pictures_end, ends)
+            if not packet.duration and packet.stream.type != "subtitle":
+                # The header may count for the last one what any of them lasted.
+                untold = max(untold, starts - latest.get(packet.stream.index, starts))
+            latest[packet.stream.index] = max(starts, latest.get(packet.stream.index, starts))
         if packet.stream.index != stream.index:
             audio_packets[packet.stream.index] += 1
             continue
@@ -310,11 +330,11 @@ def _scan(container: InputContainer, stream: VideoStream) -> _Scan:
                 keys.append(packet.pts)
     names = set(container.format.name.split(","))
     codec = stream.codec_context.name
-    expected = container.duration / av.time_base - max(container.start_time or 0, 0) / av.time_base if container.duration else 0.0
-    start = max((container.start_time or 0) / av.time_base, 0.0)
-    # Matroska says nothing about the number of frames: a second less than its header's duration is a file cut off.
-    short = bool(names & {"matroska", "webm"}) and expected > 0 and end - start < expected - 1.0
-    truncated = broken or bool(corrupt) or video_packets < stream.frames or short
+    frame_rate = Fraction(stream.average_rate or stream.guessed_rate or 25)
+    stated = _stated_end(container, stream, video_packets)
+    allowed = max(_FEW_FRAMES / float(frame_rate), untold)
+    short = (end if names & _MATROSKA else pictures_end) < stated - allowed
+    truncated = broken or bool(corrupt) or short or (codec in ANIMATIONS and not ends_properly(path))
     plain = (
         bool(names & _PACKET_CONTAINERS)
         and codec in _PACKET_CODECS
@@ -332,7 +352,7 @@ def _scan(container: InputContainer, stream: VideoStream) -> _Scan:
         leading=leading,
         truncated=truncated,
         time_base=time_base,
-        frame_rate=Fraction(stream.average_rate or stream.guessed_rate or 25),
+        frame_rate=frame_rate,
         sample_aspect_ratio=Fraction(stream.sample_aspect_ratio or 1),
         codec={"libdav1d": "av1"}.get(codec, codec),
         container=container.format.name,
@@ -347,6 +367,26 @@ def _scan(container: InputContainer, stream: VideoStream) -> _Scan:
             sorted(s.type or "unknown" for s in container.streams if s.index != stream.index and s.type != "audio")
         ),
     )
+
+
+def _stated_end(container: InputContainer, stream: VideoStream, packets: int) -> float:
+    """When the pictures end by the file's header, in Matroska all there is, in seconds; zero where a header does not say it.
+
+    Elsewhere FFmpeg makes a duration of the last time stamp it finds or of bit rates, which a file that is cut off changes too.
+
+    Args:
+        packets: found of the stream.
+    """
+    names = set(container.format.name.split(","))
+    if names & _MATROSKA:  # neither says how many frames there are, and the duration is that of the longest stream
+        return container.duration / av.time_base if container.duration else 0.0
+    base = float(stream.time_base or 0)
+    if "avi" in names:  # also counts pictures that only repeat the one before, which give no packet
+        return stream.frames * base
+    # An edit list leaves pictures out of what is shown, so that there are fewer packets than samples: then time tells.
+    if "mxf" in names or ("mov" in names and packets < stream.frames):
+        return ((stream.start_time or 0) + (stream.duration or 0)) * base
+    return 0.0
 
 
 def _starts_afresh(packet: Packet, context: CodecContext) -> bool:

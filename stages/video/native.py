@@ -17,7 +17,8 @@ from av.video.stream import VideoStream
 
 from schemas.problems import MediaError
 from stages.video.facts import Limits
-from stages.video.index import VideoIndex, decode_packets, open_container, picture_stream, video_index
+from stages.video.index import ANIMATIONS, VideoIndex, decode_packets, open_container, picture_stream, video_index
+from stages.video.pictures import on_white
 
 _NEIGHBOURS = 2
 """Frames before the first one wanted that are decoded whatever they are: they take its place where it is damaged."""
@@ -36,7 +37,7 @@ def native_frames(
 
     A frame that is damaged in the file is replaced by the one before it (the next one at the start), so that every number
     asked for is there; the same object is then given again. Frames of formats without luma and chroma planes (RGB, palettes)
-    come as yuv444p. Memory is that of a few frames.
+    come as yuv444p, those of animations on white where they are transparent. Memory is that of a few frames.
 
     Args:
         only: of ``frames``, those that are needed, where it is not all: only they are given, and others are decoded only as far
@@ -48,9 +49,17 @@ def native_frames(
         return
     if wanted.start < 0 or wanted.stop > index.frames or wanted.step != 1:
         raise IndexError(f"{path} has frames 0 to {index.frames - 1}, not {wanted}")
+    last = given = None
     for number, frame in _decode_run(Path(path), index, wanted, None if only is None else frozenset(only)):
         if only is None or number in only:
-            yield number, frame if plane_format(frame.format.name) else in_planes(frame)
+            if frame is not last:
+                last = given = frame
+                if index.codec in ANIMATIONS:
+                    given = without_transparency(given)
+                if plane_format(given.format.name) is None:
+                    given = in_planes(given)
+            assert given is not None
+            yield number, given
 
 
 def _spare(index: VideoIndex, wanted: range, only: frozenset[int] | None) -> Callable[[int], bool] | None:
@@ -292,6 +301,20 @@ def in_planes(frame: VideoFrame) -> VideoFrame:
     planar.colorspace, planar.color_range = matrix, limited
     planar.pts = frame.pts
     return planar
+
+
+def without_transparency(frame: VideoFrame) -> VideoFrame:
+    """A frame as ``read_picture`` shows a still one: on white where it is transparent, then as rgb24."""
+    if not any(component.is_alpha for component in frame.format.components):
+        return frame
+    rgba = frame.to_ndarray(format="rgba")
+    if rgba[..., 3].min() == 255:
+        return frame
+    flat = VideoFrame.from_ndarray(on_white(rgba), format="rgb24")
+    flat.pts = frame.pts
+    if frame.time_base is not None:
+        flat.time_base = frame.time_base
+    return flat
 
 
 def own_copy(frame: VideoFrame) -> VideoFrame:

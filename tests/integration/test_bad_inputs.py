@@ -41,6 +41,11 @@ def media(tmp_path_factory: pytest.TempPathFactory, examples: Path, speech_frame
     video("whole", faces * 4, options={"g": "8"})
     found["cut_off"] = cut_off(found["whole"], folder / "cut_off.mp4")
     video("streamable", faces * 4, options={"g": "8"}, container_options={"movflags": "faststart"})
+    video("matroska", faces * 2, suffix=".mkv", options={"g": "8"})
+    found["cut_matroska"] = cut_off(found["matroska"], folder / "cut_matroska.mkv", 0.6)
+    found["moving_picture"] = folder / "moving_picture.gif"
+    first, *others = (Image.fromarray(frame) for frame in small)
+    first.save(found["moving_picture"], save_all=True, append_images=others, duration=40)
     found["cut_in_the_middle"] = cut_off(found["streamable"], folder / "cut_in_the_middle.mp4", 0.6)
     video("in_order", faces * 4, options={"bf": "0"})
     found["one_time"] = retimed(found["in_order"], folder / "one_time.mp4", [0] * (4 * FRAMES))
@@ -70,6 +75,7 @@ def media(tmp_path_factory: pytest.TempPathFactory, examples: Path, speech_frame
             Image.fromarray(np.hstack([cv2.resize(portrait, (512, 512)), cv2.resize(other, (400, 512))])),
             ".png",
         ),
+        ("source_upside_down", picture.rotate(180), ".jpg"),
         ("palette", picture.convert("P"), ".png"),
         ("cmyk", picture.convert("CMYK"), ".jpg"),
         ("sixteen_bit", Image.fromarray(cv2.cvtColor(portrait, cv2.COLOR_RGB2GRAY).astype(np.uint16) * 257), ".png"),
@@ -87,9 +93,12 @@ FAILS = {
     "one_time": "bad_timestamps",
     "no_face": "no_face",
     "source_without_face": "no_face",
+    "source_upside_down": "portrait_turned",
 }
 TARGETS = (
     "cut_in_the_middle",
+    "cut_matroska",
+    "moving_picture",
     "face_in_some",
     "two_people",
     "a_cut",
@@ -115,7 +124,10 @@ def night(
         for name in (*FAILS, *TARGETS)
         if name in media and not name.startswith("source")
     ]
-    rows += [{"id": name, "source": media[name], "target": media["one_frame"]} for name in ("source_without_face", *SOURCES)]
+    rows += [
+        {"id": name, "source": media[name], "target": media["one_frame"]}
+        for name in ("source_without_face", "source_upside_down", *SOURCES)
+    ]
     catalogue = write_catalogue(folder / "odd.csv", [{**row, "rights": "synthetic"} for row in rows])
     ended = headswap("run", catalogue, "--store", folder / "store", "--out", folder / "out", "--engine", "direct", "--json")
     assert ended.status == 1, ended.err
@@ -162,10 +174,21 @@ def test_both_sides_of_a_cut_are_swapped(night: tuple[dict[str, dict[str, Any]],
     assert job["generated"] == job["frames"] == 2 * FRAMES
 
 
-def test_what_was_cut_off_is_said(night: tuple[dict[str, dict[str, Any]], Path]) -> None:
-    job = night[0]["cut_in_the_middle"]
-    assert 0 < job["frames"] < 4 * FRAMES
+@pytest.mark.parametrize(("name", "frames"), [("cut_in_the_middle", 4 * FRAMES), ("cut_matroska", 2 * FRAMES)])
+def test_what_was_cut_off_is_said(name: str, frames: int, night: tuple[dict[str, dict[str, Any]], Path]) -> None:
+    job = night[0][name]
+    assert 0 < job["frames"] < frames
     assert any("cut off" in note for note in job["notes"])
+
+
+def test_a_picture_that_moves_is_swapped_in_all_its_frames(night: tuple[dict[str, dict[str, Any]], Path]) -> None:
+    job = night[0]["moving_picture"]
+    assert job["generated"] == job["frames"] == FRAMES
+
+
+def test_that_a_source_shows_several_people_is_said(night: tuple[dict[str, dict[str, Any]], Path]) -> None:
+    said = {name: any("shows 2 people" in note for note in job["notes"]) for name, job in night[0].items() if "notes" in job}
+    assert [name for name, told in said.items() if told] == ["source_with_several"]
 
 
 def test_the_second_night_tries_no_bad_input_again_and_does_nothing_twice(

@@ -344,7 +344,42 @@ def test_control_characters_reach_neither_terminals_nor_file_systems(tmp_path: P
 
 def test_a_subject_is_a_word_a_number_or_a_picture_beside_the_catalogue(tmp_path: Path) -> None:
     text = "id,source,target,rights,subject\na,s.png,t.mp4,own,largest\nb,s.png,t.mp4,own,1\nc,s.png,t.mp4,own,face.png\n"
+    (tmp_path / "face.png").touch()
     assert [job.subject for job in read_catalogue(written(tmp_path, text))] == ["largest", "1", f"{tmp_path}/face.png"]
+
+
+@pytest.mark.parametrize(
+    ("subject", "told"),
+    [
+        ("lagrest", "'lagrest' is neither 'largest', a number (0 is the largest head, 1 the next) nor a picture that is there; "),
+        ("Largest", "did you mean 'largest'?"),
+        ("-1", "'-1' is neither 'largest', a number"),
+        ("1.5", "'1.5' is neither"),
+        ("²", "'²' is neither"),
+        ("faces", "faces' does not exist)."),
+        ("pictures", "nor a picture that is there"),
+    ],
+)
+def test_a_subject_that_is_no_word_number_or_picture_is_told_before_anything_runs(
+    tmp_path: Path, subject: str, told: str
+) -> None:
+    (tmp_path / "pictures").mkdir()
+    (problem,) = problems_of(written(tmp_path, f"id,source,target,rights,subject\na,s.png,t.mp4,own,{subject}\n"))
+    assert problem.startswith("row 1 (line 2), column 'subject': ")
+    assert told in problem
+
+
+def test_a_negative_subject_is_refused_as_a_number_of_json_too(tmp_path: Path) -> None:
+    (problem,) = problems_of(written(tmp_path, json.dumps({**ROW, "subject": -1}), "jobs.jsonl"))
+    assert "column 'subject': '-1' is neither" in problem
+
+
+@pytest.mark.parametrize(
+    "subject", ["https://host.invalid/face.png", "s3://bucket/face.png", "zip://face.png::s3://bucket/a.zip"]
+)
+def test_a_subject_at_another_place_is_not_looked_for(tmp_path: Path, subject: str) -> None:
+    path = written(tmp_path, f"id,source,target,rights,subject\na,s.png,t.mp4,own,{subject}\n")
+    assert read_catalogue(path).jobs[0].subject == subject
 
 
 def test_catalogues_made_by_programs_refuse_duplicates() -> None:

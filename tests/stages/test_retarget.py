@@ -45,11 +45,15 @@ class Blinking(Performer):
         return points
 
 
-def clips(tmp_path: Path, source: Performer, source_count: int = 1) -> dict[str, Artifact]:
+def clips(
+    tmp_path: Path, source: Performer, source_count: int = 1, source_facts: dict[str, object] | None = None
+) -> dict[str, Artifact]:
     target = Blinking(**vars(driver()))
     made = {}
     for owner, person, count in (("source", source, source_count), ("target", target, COUNT)):
         track = subject(tmp_path / owner / "track", person, count)
+        if owner == "source" and source_facts:
+            track.facts.update(source_facts)
         made[f"{owner}_track"] = track
         made[f"{owner}_fit3dmm"] = run(Fit3dmm(), tmp_path / owner / "fit", inputs=inputs(clip_track=track))
     return made
@@ -60,9 +64,14 @@ def smiling_source() -> Performer:
 
 
 def retargeted(
-    tmp_path: Path, source: Performer | None = None, count: int = 1, edits: dict | None = None, **parameters: object
+    tmp_path: Path,
+    source: Performer | None = None,
+    count: int = 1,
+    edits: dict | None = None,
+    source_facts: dict[str, object] | None = None,
+    **parameters: object,
 ) -> Artifact:
-    given = inputs(**clips(tmp_path, source or smiling_source(), count))
+    given = inputs(**clips(tmp_path, source or smiling_source(), count, source_facts))
     options = {"edits": edits} if edits else {}
     return run(Retarget(), tmp_path / "retarget", RetargetParameters(**parameters), inputs=given, options=options)
 
@@ -165,6 +174,48 @@ def test_a_video_as_source_gives_its_calmest_frontal_frame(tmp_path):
         expressions={2: {"jawOpen": 0.8}, 3: {"eyeBlink": 1.0}, 5: {"mouthSmile": 0.9}},
     )
     assert retargeted(tmp_path, source, 6).facts["source_frame"] == 4
+
+
+def test_of_a_picture_that_moves_the_first_frame_with_a_face_is_the_portrait_and_told(tmp_path):
+    source = Performer(12, [1, 2, 3], size=100, expressions={1: {"jawOpen": 0.8}})
+    made = retargeted(tmp_path, source, 4, source_facts={"animation": True})
+    assert made.facts["source_frame"] == 1
+    assert "The source is a picture that moves; its head is taken from frame 1 alone." in made.facts["notes"]
+
+
+@pytest.mark.parametrize(("yaw", "told"), [(8.0, False), (-12.0, False), (22.0, True), (-22.0, True)])
+def test_a_source_that_hides_one_side_of_its_head_is_told(tmp_path, yaw, told):
+    notes = retargeted(tmp_path, Performer(12, [0], size=120, turns={0: (yaw, 0, 0)})).facts["notes"]
+    found = [note for note in notes if note.startswith("The source's head is turned to the side by ")]
+    assert len(found) == told
+    if told:
+        assert abs(int(found[0].removeprefix("The source's head is turned to the side by ").split()[0]) - abs(yaw)) <= 4
+
+
+def people(*found: tuple[int, float]) -> dict[str, object]:
+    """Facts of ``track`` about people by the frames they are seen in and the area of their faces."""
+    return {"people": [{"frames": frames, "median_area": area, "shots": [0]} for frames, area in found], "chosen": 0}
+
+
+@pytest.mark.parametrize(
+    ("facts", "count", "told"),
+    [
+        (people((1, 9000.0)), 1, None),
+        (people((1, 9000.0), (1, 7000.0)), 1, "shows 2 people"),
+        (people((1, 9000.0), (1, 8000.0), (1, 7000.0), (1, 6000.0)), 1, "shows 4 or more people"),
+        (people((1, 9000.0), (1, 90.0)), 1, None),
+        (people((4, 9000.0), (4, 7000.0)), 6, "shows 2 people"),
+        (people((3, 9000.0), (3, 7000.0)), 6, None),
+    ],
+    ids=["one", "two", "many", "a face in the distance", "two in a video", "perhaps the same after a pause"],
+)
+def test_a_source_with_several_people_is_told(tmp_path, facts, count, told):
+    notes = retargeted(tmp_path, Performer(12, list(range(count)), size=120), count, source_facts=facts).facts["notes"]
+    found = [note for note in notes if note.startswith("The source shows")]
+    assert len(found) == (told is not None)
+    if told is not None:
+        assert told in found[0]
+        assert "largest" in found[0]
 
 
 def test_edits_act_on_the_result(tmp_path):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from schemas.configuration import load_settings
 from schemas.parameters import TrackParameters
 from schemas.problems import SubjectError
 from stages.crop_path import crop_path, head_anchor
@@ -19,8 +21,10 @@ from tests.made_up_faces import HEIGHT, WIDTH, Performer, ingest, inputs, landma
 CLIP = {"clip": Path("holiday.mp4")}
 
 
-def tracked(tmp_path: Path, people: list[Performer], shots: list[tuple[int, int]], **parameters: object) -> Artifact:
-    facts, chunks = ingest(tmp_path / "ingest", shots)
+def tracked(
+    tmp_path: Path, people: list[Performer], shots: list[tuple[int, int]], codec: str = "h264", **parameters: object
+) -> Artifact:
+    facts, chunks = ingest(tmp_path / "ingest", shots, codec=codec)
     found = landmarks(tmp_path / "landmarks", chunks, people)
     return run(
         Track(),
@@ -109,6 +113,20 @@ def test_a_clip_without_a_face_says_so_by_name(tmp_path):
     with pytest.raises(SubjectError, match=r"holiday\.mp4") as caught:
         tracked(tmp_path, [], [(0, 10)])
     assert caught.value.code == "no_face"
+
+
+def test_the_remedy_for_a_missing_face_names_a_setting_that_there_is(tmp_path):
+    with pytest.raises(SubjectError) as caught:
+        tracked(tmp_path, [], [(0, 1)])
+    assert caught.value.message == "No face was found in holiday.mp4."
+    (name,) = re.findall(r"[a-z]+(?:\.\w+)+", caught.value.remedy)
+    assert load_settings({name: 0.3}).stages.landmarks.minimum_score == 0.3
+
+
+def test_a_picture_that_moves_is_marked_for_who_takes_a_head_from_it(tmp_path):
+    person = Performer(1, list(range(10)))
+    assert tracked(tmp_path / "gif", [person], [(0, 10)], codec="gif").facts["animation"] is True
+    assert "animation" not in tracked(tmp_path / "mp4", [person], [(0, 10)]).facts
 
 
 def test_a_number_too_large_says_how_many_there_are(tmp_path):

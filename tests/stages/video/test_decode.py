@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import struct
 import subprocess
 import sys
 from dataclasses import asdict
@@ -116,6 +118,73 @@ def test_a_video_that_is_cut_off_gives_the_frames_before_the_cut(tmp_path: Path,
             assert np.array_equal(picture, expected.read(number)), number
 
 
+@pytest.mark.parametrize(
+    ("suffix", "settings"),
+    [
+        (".mkv", {}),
+        (".mkv", {"audio": True}),
+        (".mkv", {"audio": 0.5}),
+        (".mkv", {"pts": [5000 + 40 * k for k in range(24)]}),
+        (".webm", {"codec": "libvpx-vp9", "options": {"g": "8"}}),
+        (".mxf", {"codec": "mpeg2video", "options": {"b": "2000000"}}),
+        (".avi", {"codec": "mpeg4", "options": {"b": "2000000"}}),
+    ],
+)
+def test_a_short_video_that_ends_before_its_header_says_is_cut_off(tmp_path: Path, suffix: str, settings: dict) -> None:
+    whole = write_video(tmp_path / f"whole{suffix}", moving_pictures(24, 320, 240), **{"options": {"crf": "5"}, **settings})
+    assert (probe(whole).truncated, probe(whole).notes) == (False, ())
+    facts = probe(cut_off(whole, tmp_path / f"part{suffix}", 0.66))
+    assert facts.truncated
+    assert facts.frames < 22
+    assert facts.notes == (f"The file is cut off: its first {facts.frames} frames are used.",)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "settings"),
+    [
+        (".mkv", {"audio": 4.0}),
+        (".mkv", {"pts": [40 * k for k in range(23)] + [9000]}),
+        (".mkv", {"pts": [40 * k + 3000 * (k > 11) for k in range(24)]}),
+        (".mkv", {"pts": [7000 + 33 * k + k % 3 for k in range(24)]}),
+        (".mkv", {"container_options": {"live": "1"}}),
+        (".mp4", {"audio": 4.0}),
+        (".mp4", {"container_options": {"movflags": "frag_keyframe+empty_moov"}}),
+        (".mp4", {"pts": [5000 + 40 * k for k in range(24)]}),
+        (".avi", {"codec": "mpeg4", "pts": [k + 9 * (k > 11) for k in range(24)], "time_base": Fraction(1, 25)}),
+        (".ts", {"audio": 4.0}),
+        (".mpg", {"codec": "mpeg2video"}),
+        (".flv", {}),
+    ],
+    ids=["sound", "last", "pause", "jitter", "live", "sound", "pieces", "late", "repeats", "sound", "bit rate", "start"],
+)
+def test_a_whole_video_is_not_taken_for_one_that_is_cut_off(tmp_path: Path, suffix: str, settings: dict) -> None:
+    facts = probe(write_video(tmp_path / f"clip{suffix}", moving_pictures(24), **settings))
+    assert (facts.truncated, facts.notes) == (False, ())
+
+
+@pytest.mark.parametrize(("first", "share"), [(0, 0.4), (15, 0.6), (25, 0.85)])
+def test_what_an_edit_list_leaves_out_is_not_missed(tmp_path: Path, first: int, share: float) -> None:
+    path = write_video(
+        tmp_path / "whole.mp4", moving_pictures(50), options={"g": "10"}, container_options={"movflags": "faststart"}
+    )
+    shortened = edited(path, tmp_path / "part.mp4", first, 1.0)
+    facts = probe(shortened)
+    assert (facts.frames, facts.truncated, facts.notes) == (25, False, ())
+    with open_clip(path, decoder="pyav") as expected, open_clip(shortened) as found:
+        assert np.array_equal(found.read(0), expected.read(first))
+    assert probe(cut_off(shortened, tmp_path / "cut.mp4", share)).truncated
+
+
+def edited(path: Path, output: Path, first: int, seconds: float) -> Path:
+    """A copy of an MP4 without sound that shows ``seconds`` from frame ``first`` on, and keeps all of its samples."""
+    data = bytearray(path.read_bytes())
+    at = data.index(b"elst") + 12
+    _, start = struct.unpack(">Ii", data[at : at + 8])  # times of the movie, in thousandths, and of the medium, in frames
+    data[at : at + 8] = struct.pack(">Ii", round(1000 * seconds), start + first)
+    output.write_bytes(data)
+    return output
+
+
 def test_a_damaged_frame_repeats_its_neighbour_and_keeps_the_numbers(tmp_path: Path) -> None:
     path = write_video(tmp_path / "clip.mp4", moving_pictures(20), options={"g": "1", "crf": "5", "preset": "ultrafast"})
     data = bytearray(path.read_bytes())
@@ -228,6 +297,8 @@ def test_what_is_over_a_limit_is_refused(tmp_path: Path, limits: Limits) -> None
     with pytest.raises(MediaError) as caught:
         open_clip(path, limits=limits)
     assert caught.value.code == "too_large"
+    (name,) = re.findall(r"limits\.\w+", caught.value.remedy)
+    assert load_settings({name: 1}).limits
 
 
 def test_readers_after_ingest_refuse_nothing_that_settings_can_admit() -> None:
@@ -257,6 +328,11 @@ def test_decords_codecs_do_not_replace_those_of_pyav(tmp_path: Path) -> None:
 def test_a_number_beyond_the_clip_is_an_error(tmp_path: Path) -> None:
     with open_clip(write_video(tmp_path / "clip.mp4", moving_pictures(3))) as clip, pytest.raises(IndexError):
         clip.read(3)
+
+
+def test_real_clips_are_whole(shared: Path, examples: Path) -> None:
+    for path in (*sorted((shared / "media" / "clips").iterdir()), *sorted(examples.glob("*.mp4"))):
+        assert (probe(path).truncated, probe(path).notes) == (False, ()), path.name
 
 
 def test_real_clips_decode_alike_with_both_decoders(shared: Path) -> None:

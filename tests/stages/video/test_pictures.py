@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from schemas.problems import MediaError
-from stages.video.decode import Limits, open_clip, probe, read_picture
-from tests.media import moving_picture
+from stages.video.decode import Limits, open_clip, probe, read_picture, timestamps
+from tests.media import cut_off, moving_picture
 
 PICTURE = moving_picture(0, 60, 40)
 
@@ -82,6 +83,80 @@ def test_of_an_animation_the_first_frame_is_taken(tmp_path: Path) -> None:
     frames[0].save(tmp_path / "two.webp", save_all=True, append_images=frames[1:], lossless=True)
     rgb, _ = read_picture(tmp_path / "two.webp")
     assert np.abs(rgb.astype(int) - PICTURE).mean() < 1
+
+
+def animation(path: Path, count: int = 8, transparent: bool = False, **options: Any) -> list[np.ndarray]:
+    """Write a picture that moves; returns what it shows, on white where it is transparent."""
+    shown = [moving_picture(k, 60, 40) for k in range(count)]
+    drawn = []
+    for picture in shown:
+        rgba = np.dstack([picture, np.full((40, 60), 255, np.uint8)])
+        if transparent:
+            rgba[30:, :20] = 0
+            picture[30:, :20] = 255
+        drawn.append(Image.fromarray(rgba if transparent else picture))
+    drawn[0].save(path, save_all=True, append_images=drawn[1:], duration=[80] * (count - 1) + [240], **options)
+    return shown
+
+
+@pytest.mark.parametrize("transparent", [False, True])
+@pytest.mark.parametrize(
+    ("name", "options"), [("a.gif", {"disposal": 2}), ("a.gif", {}), ("a.png", {}), ("a.png", {"disposal": 2})]
+)
+def test_a_gif_or_png_that_moves_is_a_video(tmp_path: Path, name: str, options: dict[str, Any], transparent: bool) -> None:
+    shown = animation(tmp_path / name, transparent=transparent, **options)
+    facts = probe(tmp_path / name)
+    assert (facts.kind, facts.frames, facts.width, facts.height, facts.notes) == ("video", 8, 60, 40, ())
+    pts, durations, base = timestamps(tmp_path / name)
+    assert [float(time * base) for time in pts.tolist()] == pytest.approx([0.08 * k for k in range(8)])
+    assert float(int(durations[-1]) * base) == pytest.approx(0.24)
+    with open_clip(tmp_path / name) as clip:
+        for number in (0, 1, 2, 3, 4, 5, 6, 7, 5, 2, 6, 0):
+            distances = [np.abs(clip.read(number).astype(int) - picture).mean() for picture in shown]
+            assert np.argmin(distances) == number
+            assert distances[number] < 8  # 256 colours, and those of GIF shared by all of a frame
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".png"])
+def test_a_picture_that_moves_keeps_the_limits_of_videos(tmp_path: Path, suffix: str) -> None:
+    animation(tmp_path / f"a{suffix}")
+    for limits in (Limits(frames=5), Limits(seconds=0.3), Limits(pixels=1000), Limits(file_bytes=100)):
+        with pytest.raises(MediaError) as caught:
+            probe(tmp_path / f"a{suffix}", limits)
+        assert caught.value.code == "too_large"
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".png"])
+def test_a_picture_that_moves_and_is_cut_off_says_so(tmp_path: Path, suffix: str) -> None:
+    animation(tmp_path / f"a{suffix}")
+    facts = probe(cut_off(tmp_path / f"a{suffix}", tmp_path / f"b{suffix}", 0.66))
+    assert facts.truncated
+    assert 3 < facts.frames < 8
+    assert facts.notes == (f"The file is cut off: its first {facts.frames} frames are used.",)
+
+
+@pytest.mark.parametrize("name", ["a.gif", "a.png"])
+def test_a_gif_or_png_with_one_frame_is_a_still_picture(tmp_path: Path, name: str) -> None:
+    animation(tmp_path / name, count=1)
+    assert (probe(tmp_path / name).kind, probe(tmp_path / name).notes) == ("picture", ())
+
+
+@pytest.mark.parametrize("name", ["a.webp", "a.avif", "a.tif"])
+def test_what_is_left_out_of_a_file_that_is_read_as_one_picture_is_noted(tmp_path: Path, name: str) -> None:
+    picture, other = (Image.fromarray(moving_picture(k, 60, 40)) for k in (0, 9))
+    picture.save(tmp_path / name, save_all=True, append_images=[other])
+    facts = probe(tmp_path / name)
+    assert (facts.kind, facts.frames) == ("picture", 1)
+    (note,) = facts.notes
+    assert "its first one is used" in note
+    picture.save(tmp_path / f"still.{name}")
+    assert probe(tmp_path / f"still.{name}").notes == ()
+
+
+def test_a_small_copy_inside_a_tiff_is_not_missed(tmp_path: Path) -> None:
+    picture = Image.fromarray(PICTURE)
+    picture.save(tmp_path / "a.tif", save_all=True, append_images=[picture.resize((15, 10))])
+    assert probe(tmp_path / "a.tif").notes == ()
 
 
 def test_a_picture_is_a_clip_of_one_frame(tmp_path: Path) -> None:
