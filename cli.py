@@ -21,7 +21,7 @@ from rich.text import Text
 
 from flows.streams import PatientConsole, outlive_readers
 from schemas.names import counted
-from schemas.places import expanded_path
+from schemas.places import expanded_path, without_credentials
 from schemas.problems import HeadswapError, UsageError
 
 app = typer.Typer(
@@ -391,7 +391,7 @@ def report(
 
     settings = settings_of(config, None, store=store_url)
     with open_store(settings, existing=True) as store:
-        page = rebuild_report(store, run_id, out, settings.hidden())
+        page = without_credentials(rebuild_report(store, run_id, out, settings.hidden()))
     if as_json:
         print_json({"report": page})
     else:

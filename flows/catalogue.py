@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from flows.delivery import require_results_apart
+from flows.delivery import require_places
 from flows.devices import devices_of
 from flows.estimates import Costs, seconds_of_work, stated_lengths
 from flows.events import Events, JobOutcome, StageTotals
@@ -98,7 +98,7 @@ def run_jobs(
     planner = Planner(jobs, store, settings, registry or ModelRegistry(settings.models))
     require_pipelines(planner)
     require_place(output_url, settings)
-    require_results_apart(planner, output_url)
+    require_places(planner, output_url)
     told: list[str] = []
     planner.note = told.append  # nobody observes yet
     require_signable(planner, output_url, retry_failed=retry_failed)

@@ -32,6 +32,7 @@ from flows.workers import Limits, WorkerPool
 from schemas.configuration import Settings
 from schemas.dataset import DECIDED_BY, DatasetClip, DatasetParameters, split_of
 from schemas.names import counted, named
+from schemas.places import without_credentials
 from schemas.problems import HeadswapError, MediaError
 from stages.networks.registry import ModelRegistry
 from stages.processes import process_pool
@@ -444,7 +445,7 @@ def print_dataset(told: Mapping[str, Any], out: str, console: Console) -> None:
     for clip in told["clips"]:
         if "failure" in clip:
             console.print(f"{clip['id']}: {clip['failure']['message']} {clip['failure']['remedy']}", markup=False)
-    console.print(f"{out}: {told['written']} shards written now", markup=False)
+    console.print(f"{without_credentials(out)}: {told['written']} shards written now", markup=False)
 
 
 def _json(value: Any) -> bytes:

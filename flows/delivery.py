@@ -6,6 +6,7 @@ import contextlib
 import datetime
 import functools
 import json
+import os
 import posixpath
 import re
 import uuid
@@ -52,9 +53,6 @@ def deliver(planner: Planner, plan: JobPlan, output_url: str) -> JobOutcome:
     manifests = final_manifests(planner, plan)
     video = planner.store.artifact(manifests["assemble"])
     address, record = _wanted(planner, plan, video, output_url)
-    if (read := planner.inputs.get(place_of(address))) is not None:
-        remedy = f"{ELSEWHERE} The result is kept in the store."
-        raise StoreError("output_failed", f"The result {address} would replace {read}.", remedy)
     replaced = _place(planner, plan, video, video_name(video), address, record)
     facts: dict[str, Any] = dict(manifests["measure"].facts)
     verdict: dict[str, Any] = facts.get("verdict", {})
@@ -78,20 +76,48 @@ def deliver(planner: Planner, plan: JobPlan, output_url: str) -> JobOutcome:
     )
 
 
-def require_results_apart(planner: Planner, output_url: str) -> None:
-    """``UsageError`` where a result would be put in the place of what a job reads: footage would be lost for good.
+def require_places(planner: Planner, output_url: str) -> None:
+    """What can be known before anything runs of where results are to lie.
 
-    A result may yet end in another container, which ``deliver`` sees to.
+    A result may yet end in another container, and what lies there may change until then: ``deliver`` looks again.
+
+    Raises:
+        UsageError: a result would be put in the place of what a job reads: footage would be lost for good.
+        StoreError: ``store_denied``: a folder may not be written.
     """
-    problems = []
+    problems, denied = [], set[Path]()
     for plan in planner.jobs.values():
         asked = cast(AssembleParameters, planner.parameters(Node(plan.job.id, "assemble")))
         address = _address(plan.job, f"video.{asked.container}", output_url)
-        if (read := planner.inputs.get(place_of(address))) is not None:
-            problems.append(f"The result of {plan.job.id}, {address}, would replace {read}.")
+        read = planner.inputs.get(place_of(address))
+        if read is not None and not (read[1] != plan.job.id and _made_before(planner, plan, address)):
+            problems.append(f"{_would_replace(address, read)} (the result of {plan.job.id})")
+        path = sources.local_path(address)
+        if path is not None and not os.path.lexists(path):
+            there = next((folder for folder in path.absolute().parents if folder.exists()), Path("/"))
+            if not os.access(there, os.W_OK | os.X_OK):
+                denied.add(there)
     if problems:
         more = [f"The same is so for {len(problems) - 5} more jobs."] if len(problems) > 5 else []
-        raise UsageError([*problems[:5], *more], ELSEWHERE)
+        raise UsageError([*(f"{problem}." for problem in problems[:5]), *more], ELSEWHERE)
+    if denied:
+        told = ", ".join(map(str, sorted(denied)))
+        raise StoreError("store_denied", f"Results cannot be put where they are wanted: {told} may not be written.", ELSEWHERE)
+
+
+def _would_replace(address: str, read: tuple[str, str]) -> str:
+    role, job = read
+    return f"{address} would replace the {role} of {job}"
+
+
+def _made_before(planner: Planner, plan: JobPlan, address: str) -> bool:
+    """Whether what lies there says of itself that it is of this pair: another job may go on from it, and nothing is lost."""
+    try:
+        filesystem, path = sources.file_system(address, planner.settings.storage_options_of(address))
+        record = _written(filesystem, path + PROVENANCE_SUFFIX) or {}
+    except Exception:  # noqa: BLE001 - a place that cannot be looked at vouches for nothing
+        return False
+    return (record.get("source_name"), record.get("target_name")) == (plan.source.name, plan.target.name)
 
 
 def is_delivered(planner: Planner, plan: JobPlan, output_url: str) -> bool:
@@ -183,6 +209,9 @@ def _place(planner: Planner, plan: JobPlan, video: Artifact, name: str, address:
         filesystem, path = sources.file_system(address, planner.settings.storage_options_of(address))
         if _is_there(filesystem, path, record):
             return []
+        if (read := planner.inputs.get(place_of(address))) is not None:
+            remedy = f"{ELSEWHERE} The result is kept in the store."
+            raise StoreError("output_failed", f"The result {_would_replace(address, read)}.", remedy)
         beside = path + PROVENANCE_SUFFIX
         before = _written(filesystem, beside) or {}
         folder = posixpath.dirname(path)

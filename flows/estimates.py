@@ -91,30 +91,30 @@ class Costs:
     def seconds(self, node: Node) -> float:
         return self._alone(node) / self._sharers(node) * self._stretch.get(node.stage, 1.0)
 
-    def pieces(self, node: Node) -> list[int] | None:
-        """Frames of each piece that is left to do; None where not even a header says how long the clip is."""
+    def left(self, node: Node) -> tuple[int, int] | None:
+        """Frames that are left to do, and those of the longest piece of them; None where not even a header says how long the
+        clip is."""
         clip = node.owner if isinstance(node.owner, Clip) else self._planner.jobs[node.owner].target
         length = self._planner.frames(node.owner) or self._stated.get(clip.url)
         if length is None:
             return None
         step = self._planner.step(node)
         if step.units is not None:
-            return [len(unit.chunk.frames) if unit.chunk else length for unit in step.missing]
-        if not pipeline.stage(node.stage).scope.chunked:
-            return [length]
-        size = self._planner.settings.stages.ingest.chunk_frames
-        return [min(size, length - start) for start in range(0, length, size)]
+            pieces = [len(unit.chunk.frames) if unit.chunk else length for unit in step.missing]
+            return sum(pieces), max(pieces, default=0)
+        chunked = pipeline.stage(node.stage).scope.chunked
+        return length, min(length, self._planner.settings.stages.ingest.chunk_frames) if chunked else length
 
     def _stretches(self) -> dict[str, float]:
         """By stage, how much longer its longest piece alone takes than all of them where everybody is busy; at least 1."""
         shared: dict[str, float] = defaultdict(float)
         longest: dict[str, float] = defaultdict(float)
         for node, state in states(self._planner).items():
-            pieces = None if state in ("cached", "quarantined") else self.pieces(node)
-            if pieces:
+            left = None if state in ("cached", "quarantined") else self.left(node)
+            if left is not None and left[0]:
                 alone = self._alone(node)
-                shared[node.stage] += sum(pieces) * alone / self._sharers(node)
-                longest[node.stage] = max(longest[node.stage], max(pieces) * alone)
+                shared[node.stage] += left[0] * alone / self._sharers(node)
+                longest[node.stage] = max(longest[node.stage], left[1] * alone)
         return {stage: max(1.0, longest[stage] / shared[stage]) for stage in shared}
 
     def _sharers(self, node: Node) -> int:
@@ -153,7 +153,8 @@ class StageEstimate:
 
 
 def stated_lengths(planner: Planner) -> dict[str, int]:
-    """Frames of local clips that were never ingested, by address, as their headers state them."""
+    """Frames of local clips that were never ingested, by address, as their headers state them: more than are allowed are refused
+    when the clip is read, or not so."""
     unknown = {
         clip.url: path
         for plan in planner.jobs.values()
@@ -167,7 +168,8 @@ def stated_lengths(planner: Planner) -> dict[str, int]:
         found = run_limited(stated_frames, list(unknown.values()), seconds=PEEK_SECONDS, subject="headers of clips")
     except HeadswapError:
         return {}  # one of them crashes or hangs its decoder: an estimate is not worth more
-    return {url: frames for url, frames in zip(unknown, found, strict=True) if frames is not None}
+    most = planner.settings.limits.max_frames
+    return {url: frames for url, frames in zip(unknown, found, strict=True) if frames is not None and frames <= most}
 
 
 def states(planner: Planner) -> dict[Node, State]:
@@ -196,12 +198,12 @@ def estimate(planner: Planner, costs: Costs) -> list[StageEstimate]:
             count[state] += 1
             if state in ("cached", "quarantined"):
                 continue
-            pieces = costs.pieces(node)
-            if pieces is None:
+            left = costs.left(node)
+            if left is None:
                 unknown += 1
                 continue
-            frames += sum(pieces)
-            seconds += sum(pieces) * costs.seconds(node)
+            frames += left[0]
+            seconds += left[0] * costs.seconds(node)
         to_run = count["to run"] + count["waiting"]
         bytes_left = int(frames * BYTES[name])
         rows.append(StageEstimate(name, count["cached"], to_run, count["quarantined"], frames, unknown, seconds, bytes_left))

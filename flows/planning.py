@@ -173,14 +173,14 @@ class Planner:
             self.jobs[job.id] = self._describe(job, position)
 
     @cached_property
-    def inputs(self) -> dict[str, str]:
-        """What jobs read, by its place (``schemas.places.place_of``), in words: the target of which job."""
-        found: dict[str, str] = {}
+    def inputs(self) -> dict[str, tuple[str, str]]:
+        """What jobs read, by its place (``schemas.places.place_of``): in which role, and the job."""
+        found: dict[str, tuple[str, str]] = {}
         for plan in self.jobs.values():
             job = plan.job
             for role, address in (("source", job.source), ("target", job.target), ("edits", job.edits), ("subject", job.subject)):
                 if address and not address.lstrip().startswith("{"):
-                    found.setdefault(place_of(address), f"the {role} of {job.id}")
+                    found.setdefault(place_of(address), (role, job.id))
         return found
 
     # ---- the jobs ------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 from urllib.parse import quote
 
 import jinja2
@@ -27,7 +27,7 @@ import numpy.typing as npt
 
 from flows.events import DONE
 from flows.report_media import MediaFolder, Shown, local_path
-from schemas.places import name_of, told_without_credentials
+from schemas.places import name_of, told_without_credentials, without_credentials
 from storage.store import ArtifactStore
 
 Status = Literal["done", "cached", "failed", "skipped"]
@@ -163,6 +163,7 @@ def build_report(run: RunReport, out: Path, *, store: ArtifactStore | None = Non
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_shown
     )
+    environment.filters["shown"] = without_credentials
     templates = resources.files("flows") / "templates"
     page = environment.from_string((templates / "report.html").read_text(encoding="utf-8")).render(
         run=run,
@@ -351,10 +352,9 @@ def _detail(
         "id": job.id,
         "status": job.status,
         "failure": None if job.failure is None else asdict(job.failure),
-        "source": job.source,
-        "target": job.target,
-        "rights": job.rights,
-        "output": job.output,
+        "source": without_credentials(job.source),
+        "target": without_credentials(job.target),
+        "output": None if job.output is None else without_credentials(job.output),
         "output_link": None if job.output is None else beside or link(job.output, out),
         "media": {role: {"address": item.address, "kind": item.kind} for role, item in shown.items()},
         "frames": len(seconds) or job.frames,
@@ -369,7 +369,12 @@ def _detail(
         "parameters": {str(name): _text(value) for name, value in sorted(_flat(job.parameters).items())},
         "provenance": {str(name): _text(value) for name, value in sorted(_flat(job.provenance).items())},
     }
-    return {name: _shown(value) for name, value in told.items()}
+    shown_all = cast(dict[str, Any], _shown(told))
+    # The ground on which a likeness is used is told in the very words.
+    shown_all["rights"] = job.rights
+    if "rights" in job.provenance:
+        shown_all["provenance"]["rights"] = _text(job.provenance["rights"])
+    return shown_all
 
 
 def _times(seconds: npt.NDArray[np.float64], points: int) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from flows import runs
 from flows.catalogue import RunResult
-from flows.delivery import require_results_apart
+from flows.delivery import require_places
 from flows.devices import uses_diffusion
 from flows.estimates import Costs, estimate, stated_lengths
 from flows.events import JobOutcome
@@ -23,7 +23,7 @@ from flows.requirements import require_pipelines, require_signable
 from schemas.catalogue import Job
 from schemas.configuration import Settings
 from schemas.names import counted
-from schemas.places import told_without_credentials, without_credentials
+from schemas.places import without_credentials
 from stages.networks.registry import ModelRegistry
 from storage.failures import Failure
 from storage.store import ArtifactStore
@@ -35,7 +35,7 @@ def summary(result: RunResult, store: ArtifactStore) -> dict[str, Any]:
         "run": result.run_id,
         "store": store.url,
         "out": without_credentials(result.output_url),
-        "report": None if result.report is None else without_credentials(str(result.report)),
+        "report": _shown(result.report),
         "done": result.count("done"),
         "cached": result.count("cached"),
         "failed": result.count("failed"),
@@ -106,7 +106,7 @@ def plan_document(jobs: Sequence[Job], store: ArtifactStore, settings: Settings,
     require_pipelines(planner)
     require_signable(planner, here=False)
     if settings.out is not None:
-        require_results_apart(planner, settings.out)
+        require_places(planner, settings.out)
     planner.survey()
     rows = estimate(planner, Costs(planner, settings.workers, stated_lengths(planner)))
     states: Counter[str] = Counter()
@@ -188,6 +188,10 @@ def print_plan(document: dict[str, Any], console: Console) -> None:
             )
 
 
+def _shown(address: str | None) -> str | None:
+    return None if address is None else without_credentials(address)
+
+
 def status_document(store: ArtifactStore, run_id: str | None) -> dict[str, Any]:
     """A run from its record, also while it goes on or after it was killed."""
     record = runs.load(store, run_id)
@@ -200,8 +204,8 @@ def status_document(store: ArtifactStore, run_id: str | None) -> dict[str, Any]:
         "name": record.get("name"),
         "started": record["started"],
         "ended": record.get("ended"),
-        "out": told_without_credentials(record.get("out") or ""),
-        "report": told_without_credentials(record.get("report") or ""),
+        "out": _shown(record.get("out")),
+        "report": _shown(record.get("report")),
         "engine": record.get("engine"),
         "jobs": len(identifiers),
         "done": counts["done"],

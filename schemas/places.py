@@ -17,11 +17,14 @@ _ALIASES = {"s3a": "s3", "gcs": "gs", "az": "abfs", "ssh": "sftp"}
 _ARCHIVES = frozenset({"zip", "tar", "libarchive"})
 """Schemes whose addresses begin with a file in an archive."""
 
-_CONTAINERS = _ARCHIVES | {"simplecache", "filecache", "blockcache", "cached", "dir", "reference", "asynclocal"}
+_CACHES = frozenset({"simplecache", "filecache", "blockcache", "cached"})
+"""What may stand before an address whose file it copies."""
+
+_CONTAINERS = _ARCHIVES | _CACHES | {"dir", "reference", "asynclocal"}
 """What another address can follow behind "::"."""
 
-_HOSTLESS = _CONTAINERS | {"file", "local", "memory"}
-"""Schemes whose addresses name no machine, so that "@" is a letter of a name."""
+_HOSTLESS = _CONTAINERS | {"file", "local", "memory", "git", "github"}
+"""Schemes whose addresses name no machine and user, so that "@" is a letter of a name."""
 
 _BUCKETS = frozenset({"s3", "gs", "abfs", "hf"})
 """Schemes whose addresses begin with a bucket: which machine is asked is an option. With others it may be in the address, and a
@@ -97,16 +100,21 @@ def without_values(text: str) -> str:
     return _VALUE.sub(r"\1…", text)
 
 
-_ADDRESSES = re.compile(r"(?<![\w+.-])(?=[A-Za-z][\w+.-]*://)")
+_ADDRESSES = re.compile(r"(?<![\w+.-])(?=\w[\w+.-]*://)")
 _VALUE = re.compile(r"([?&;][\w.%$-]+=)[^&\s'\"]+")
 
 
 def _told(text: str) -> str:
     """A text that begins with an address."""
-    run = re.match(r"[^\s'\"]*", text)[0]  # type: ignore[index]
-    scheme = run.partition("://")[0].lower()
-    rest = text[len(run) :]
-    return without_credentials(run) + (without_values(rest) if _is_of_web(scheme) else rest)
+    scheme, _, rest = text.partition("://")
+    authority = re.match(r"[^/?#]*", rest)[0]  # type: ignore[index]
+    if scheme.lower() not in _HOSTLESS and ":" in authority and "@" in authority:  # a password may hold blanks and quotes
+        rest = rest[authority.rindex("@") + 1 :]
+    run = re.match(r"[^\s'\"]*", rest)[0]  # type: ignore[index]
+    behind = rest[len(run) :]
+    if _is_of_web(scheme):
+        behind = without_values(re.sub(r"([?#])[^\s'\"=&]+(?=[\s'\"]|$)", r"\1…", behind))
+    return without_credentials(f"{scheme}://{run}") + behind
 
 
 def _links(url: str) -> list[str]:
@@ -166,11 +174,18 @@ def whole_address(url: str) -> str:
 
 
 def place_of(url: str) -> str:
-    """The same for every way to write a path of this machine, also through links; another address as it is."""
-    scheme, remote, rest = url.partition("://")
-    if remote and scheme not in ("file", "local"):
-        return url
-    return os.path.realpath(expanded_path(rest if remote else url))
+    """The same for every way to write an address of one file: a path of this machine also through links; without caches in front,
+    credentials, and what other names a scheme goes by."""
+    links = _links(url)
+    while len(links) > 1 and links[0].partition("://")[0].lower() in _CACHES:
+        del links[0]
+    scheme, rest = _split(links[0]) if len(links) == 1 else ("", "")
+    if len(links) > 1:
+        return "::".join(links)
+    if scheme.lower() in ("", "file", "local"):
+        return os.path.realpath(expanded_path(rest))
+    host, slash, path = _without_user(scheme, rest.lstrip("/")).partition("/")
+    return f"{scheme.lower()}://{host.lower() if scheme not in _BUCKETS else host}{slash}{path.lstrip('/')}"
 
 
 def is_remote(url: str) -> bool:

@@ -31,14 +31,16 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 class _EachOnce(yaml.SafeLoader):
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        names = set[str]()
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """Looked at before merges ("<<") are written into the mappings, which may give them a name of their own again."""
+        node = super().compose_mapping_node(anchor)
+        names = set[tuple[str, str]]()
         for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                if key.value in names:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if (key.tag, key.value) in names:
                     raise yaml.MarkedYAMLError(problem=_twice(key.value), problem_mark=key.start_mark)
-                names.add(key.value)
-        return super().construct_mapping(node, deep)
+                names.add((key.tag, key.value))
+        return node
 
 
 def _twice(name: str) -> str:

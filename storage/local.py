@@ -37,12 +37,7 @@ class LocalBackend(Backend):
     def check_address(self) -> None:
         there = next(place for place in (self.root, *self.root.parents) if os.path.lexists(place))
         if not os.path.isdir(there):
-            wrong = "is no folder"
-        elif not os.access(there, os.W_OK | os.X_OK):
-            wrong = "may not be written"
-        else:
-            return
-        raise StoreError("store_denied", f"Nothing can be put at {self.url}: {there} {wrong}.", "Choose another folder.")
+            raise StoreError("store_denied", f"Nothing can be put at {self.url}: {there} is no folder.", "Choose another folder.")
 
     def prepare(self, *, make: bool = True) -> None:
         with translated("opening it", self.url):

@@ -107,7 +107,8 @@ class RemoteBackend(Backend):
             remedy, passing = WRONG_OPTIONS, False
         else:
             remedy = f"Check the address and the credentials. {WRONG_OPTIONS}"
-            denied = isinstance(error, ftplib.error_perm) or type(error).__name__ == "AuthenticationException"
+            names = {kind.__name__ for kind in type(error).__mro__}
+            denied = isinstance(error, ftplib.error_perm) or "AuthenticationException" in names  # of SFTP's client
             # smbprotocol says so that nobody answered.
             unanswered = isinstance(error.__cause__ or error.__context__, OSError)
             passing = not denied and (unanswered or not isinstance(error, ValueError))

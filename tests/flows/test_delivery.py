@@ -18,11 +18,14 @@ from fsspec.implementations.memory import MemoryFileSystem
 from typer.testing import CliRunner
 
 import cli
-from flows.delivery import LEFT_OVER, deliver, require_results_apart
+from flows.catalogue import run_jobs
+from flows.delivery import LEFT_OVER, deliver, require_places
 from flows.planning import Planner
+from flows.summary import plan_document
 from schemas.catalogue import read_catalogue
-from schemas.problems import UsageError
+from schemas.problems import StoreError, UsageError
 from stages.contract import Work
+from stages.networks.registry import ModelRegistry
 from stages.video import provenance
 from storage.store import ArtifactStore
 from tests.flows import fakes
@@ -238,13 +241,13 @@ def test_footage_is_not_replaced_by_a_result(night: Night, clips: Clips, tmp_pat
     source, target = clips("source", 1), clips("clip.mp4", 12)
     (tmp_path / "link").symlink_to(target.parent)
     before = target.read_bytes()
-    for name, out in (("clip", target.parent), ("clip", tmp_path / "link"), ("clip", Path(os.path.relpath(target.parent)))):
-        jobs = [job(name, source, target), job("other", source, clips("second.mp4", 12))]
-        with pytest.raises(UsageError, match=r"The result of clip, .*clip\.mp4, would replace the target of clip"):
-            require_results_apart(night.planner(jobs), str(out))
-    require_results_apart(night.planner([job("clip", source, target)]), str(tmp_path / "elsewhere"))
+    jobs = [job("clip", source, target), job("other", source, clips("second.mp4", 12))]
+    for out in (target.parent, tmp_path / "link", Path(os.path.relpath(target.parent))):
+        with pytest.raises(UsageError, match=r"clip\.mp4 would replace the target of clip \(the result of clip\)"):
+            require_places(night.planner(jobs), str(out))
+    require_places(night.planner(jobs), str(tmp_path / "elsewhere"))
     with pytest.raises(UsageError, match="would replace the target of other"):
-        require_results_apart(night.planner([job("a", source, target, output="second.mp4"), jobs[1]]), str(target.parent))
+        require_places(night.planner([job("a", source, target, output="second.mp4"), jobs[1]]), str(target.parent))
     # Also where only the finished video says which container it is in.
     night.out = target.parent
     outcome = night.run([job("clip", source, target)]).outcomes["clip"]
@@ -252,6 +255,66 @@ def test_footage_is_not_replaced_by_a_result(night: Night, clips: Clips, tmp_pat
     assert "would replace the target of clip" in outcome.failure.message
     assert target.read_bytes() == before
     assert not outcome.failure.retryable
+
+
+def test_neither_a_run_nor_a_plan_begins_where_footage_would_be_replaced(night: Night, clips: Clips) -> None:
+    jobs = [job("clip", clips("source", 1), clips("clip.mp4", 12))]
+    settings, out = night.settings(engine="direct"), str(night.folder / "media")
+    with pytest.raises(UsageError, match="would replace the target of clip"):
+        run_jobs(jobs, night.store, settings, name="night", output_url=out)
+    with pytest.raises(UsageError, match="would replace the target of clip"):
+        plan_document(jobs, night.store, night.settings(out=out), ModelRegistry(night.folder / "models"))
+    assert fakes.executions == []
+
+
+@pytest.mark.parametrize(
+    ("target", "out"),
+    [
+        ("simplecache::memory://foot/a.mp4", "memory://foot"),
+        ("memory:///foot/a.mp4", "memory://foot"),
+        ("s3a://foot/a.mp4", "s3://foot"),
+        ("s3://foot/a.mp4", "s3a://foot/"),
+        ("sftp://ada:SECRET@NAS/foot/a.mp4", "sftp://nas/foot"),
+        ("simplecache::file:///foot/a.mp4", "/foot"),
+        ("file:///foot/a.mp4", "/foot"),
+    ],
+)
+def test_footage_is_known_however_its_address_is_written(night: Night, clips: Clips, target: str, out: str) -> None:
+    made = job("a", clips("source", 1), clips("target", 3)).model_copy(update={"target": target})
+    planner = Planner([made], night.store, night.settings(), ModelRegistry(night.folder / "models"))
+    with pytest.raises(UsageError, match="would replace the target of a"):
+        require_places(planner, out)
+
+
+def test_a_job_may_go_on_from_another_one_s_result(night: Night, clips: Clips, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fakes.Assemble, "options", (*fakes.Assemble.options, "source_name", "target_name"))
+    first = job("a", clips("source", 1), clips("target", 12))
+    night.run([first])
+    result = night.out / "a.mp4"
+    before = result.stat().st_mtime_ns
+    result_as_clip = clips("as-clip", 12)  # what fakes can read
+    second = job("b", clips("source", 1), result_as_clip).model_copy(update={"target": str(result)})
+    require_places(night.planner([first, second]), str(night.out))
+    assert night.run([first, second]).outcomes["a"].status == "cached"
+    assert result.stat().st_mtime_ns == before
+    result.with_name("a.mp4.provenance.json").unlink()
+    with pytest.raises(UsageError, match="would replace the target of b"):
+        require_places(night.planner([first, second]), str(night.out))
+
+
+def test_folders_that_may_not_be_written_are_told_before_a_run_unless_all_lies_there(
+    night: Night, clips: Clips, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = [job("a", clips("source", 1), clips("target", 12), output="open/a.mp4")]
+    (night.out / "open").mkdir(parents=True)
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != night.out)  # also for root
+    require_places(night.planner(jobs), str(night.out))
+    closed = [job("a", clips("source", 1), clips("target", 12), output="a.mp4")]
+    with pytest.raises(StoreError, match="may not be written") as caught:
+        require_places(night.planner(closed), str(night.out))
+    assert not caught.value.retryable
+    night.run(closed)
+    require_places(night.planner(closed), str(night.out))
 
 
 def test_a_result_that_takes_the_place_of_another_pair_s_says_so(night: Night, clips: Clips) -> None:

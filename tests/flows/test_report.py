@@ -129,25 +129,29 @@ def test_page_names_no_address_elsewhere(tmp_path: Path, examples: Path) -> None
 
 @pytest.mark.parametrize("status", ["done", "failed"])
 def test_a_page_tells_no_credentials_of_an_address(tmp_path: Path, status: Status) -> None:
-    addresses = ("https://cdn.example/a.png?sig=SECRET", "https://x:SECRET@h/b.mp4")
+    addresses = ("https://cdn.example/a.png?sig=SECRET", "sftp://x:it's SECRET@h/b.mp4")
+    rights = "https://dms.example/release?number=4711"
     told = f"Look at {addresses[0]} and {addresses[1]}."
     job = JobReport(
         "one",
         *addresses,
-        "synthetic",
+        rights,
         status,
         JobFailure("file_missing", told, told, "ingest") if status == "failed" else None,
         output="sftp://x:SECRET@nas/one.mp4",
         notes=[told],
         parameters={"track": {"subject": addresses[0]}, "list": [addresses[1]]},
-        provenance={"source": addresses[0]},
+        provenance={"source": addresses[0], "rights": rights},
         verdict={"grade": "check", "reasons": [told], "frames": {"total": 3}},
     )
     settings = {"out": "ftp://x:SECRET@nas/results"}
     run = RunReport("night", "run-1", (job,), 61.0, output="sftp://x:SECRET@nas", settings=settings, notes=[told])
     text = build_report(run, tmp_path / "report").read_text(encoding="utf-8")
     assert "SECRET" not in text
-    assert details(text)[0]["source"] == "https://cdn.example/a.png?…"
+    (told_of_job,) = details(text)
+    assert told_of_job["source"] == "https://cdn.example/a.png?…"
+    assert told_of_job["rights"] == rights
+    assert told_of_job["provenance"]["rights"] == rights  # type: ignore[index]
     assert "ftp://nas/results" in text
 
 

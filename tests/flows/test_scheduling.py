@@ -13,6 +13,7 @@ from typing import Any
 import fsspec
 import pytest
 
+from flows import estimates
 from flows.catalogue import default_output
 from flows.estimates import Costs, StageEstimate, estimate
 from flows.events import Events
@@ -212,6 +213,17 @@ def test_few_chunks_keep_few_workers_busy_in_a_plan(night: Night, clips: Clips) 
     assert seconds(16, 30)["track"] == three["track"], "a stage of whole clips"
     assert seconds(16, 25)["render"] == pytest.approx(three["render"] / 3), "no sooner than the longest chunk"
     assert seconds(2, 30, 30, 30, 30)["track"] == pytest.approx(2 * three["track"])
+
+
+def test_a_header_that_states_more_frames_than_are_allowed_is_not_believed(
+    night: Night, clips: Clips, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(estimates, "run_limited", lambda ask, paths, **limits: [10**15 for _ in paths])
+    planner = night.planner([job("a", clips("source", 1), clips("target", 12))])
+    assert estimates.stated_lengths(planner) == {}
+    planner = night.planner([job("a", clips("source", 1), clips("target", 12))], **{"limits.max_frames": 10**15})
+    costs = Costs(planner, 2, estimates.stated_lengths(planner))
+    assert costs.left(Node("a", "render")) == (10**15, 10)
 
 
 def test_a_finished_video_is_not_written_again_but_a_lost_one_is(night: Night, clips: Clips) -> None:
@@ -442,6 +454,16 @@ def test_a_place_for_results_that_cannot_be_one_is_refused_before_anything_runs(
         require_place(place, night.settings())
     assert place in caught.value.message
     assert not caught.value.retryable
+
+
+def test_whoever_denies_a_login_is_believed() -> None:
+    denied = type("BadAuthenticationType", (type("AuthenticationException", (Exception,), {}),), {})
+    backend = RemoteBackend("sftp://nas/x")
+    assert [backend._unopened(error).retryable for error in (denied("no"), Exception("no"), TypeError("no"))] == [
+        False,
+        True,
+        False,
+    ]
 
 
 def test_no_password_is_told_of_a_place_that_cannot_be_one(night: Night) -> None:

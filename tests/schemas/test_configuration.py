@@ -17,6 +17,7 @@ from schemas.catalogue import Job
 from schemas.configuration import Retry, Settings, Stages, leaves, load_settings, parse_assignments, usable_cores
 from schemas.problems import UsageError
 from schemas.reference import updated
+from schemas.written import read_yaml
 
 JOB = Job(id="a", source="s.png", target="t.mp4", rights="synthetic")
 
@@ -147,6 +148,19 @@ def test_a_name_that_is_given_twice_in_a_file_is_refused(tmp_path: Path) -> None
     (problem,) = problems_of({}, {}, file)
     assert "'workers' is given twice" in problem
     assert "line 3" in problem
+
+
+def test_merges_may_give_a_name_again() -> None:
+    text = """
+    base: &base {precision: float32, steps: 10}
+    phases:
+      - optimisation: &first {<<: *base, steps: 20}
+    last: {<<: *first}
+    keys: {1: a, '1': b}
+    """
+    assert read_yaml(text) == yaml.safe_load(text)
+    with pytest.raises(yaml.YAMLError, match="'steps' is given twice"):
+        read_yaml("last: {steps: 1, more: 2, steps: 3}")
 
 
 def test_paths_are_recorded_as_they_are_from_every_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

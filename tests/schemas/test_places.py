@@ -118,6 +118,8 @@ def test_a_path_begins_in_a_home_or_is_left_as_it_is(monkeypatch: pytest.MonkeyP
         ("abfs://media@ours.dfs.core.windows.net/a.mp4", "abfs://media@ours.dfs.core.windows.net/a.mp4"),
         ("zip://me@home.mp4::/media/b.zip", "zip://me@home.mp4::/media/b.zip"),
         ("memory://a@b.mp4", "memory://a@b.mp4"),
+        ("sftp://ada:it's SECRET@nas/a.mp4", "sftp://nas/a.mp4"),
+        ("github://org:repo@main/a.mp4", "github://org:repo@main/a.mp4"),
         ("/media/a::b/c.mp4", "/media/a::b/c.mp4"),
     ],
 )
@@ -147,6 +149,10 @@ def test_odd_addresses_have_names_too(url: str, name: str) -> None:
         "url=\"https://cdn/clip.mp4?response-content-disposition=attachment; filename='a.mp4'&sig=SECRET\"",
         "url='https://cdn/ada's%20clip.mp4?sig=SECRET'",
         "https://cdn/my file.mp4?sig=SECRET: no",
+        "sftp://ada:it's SECRET@nas/in/a.png: no",
+        "_sftp://ada:SECRET@nas/x",
+        "https://cdn.example/my face.png?SECRETTOKEN",
+        "https://cdn.example/my face.png#SECRET is missing",
         "first sftp://ada:SECRET@nas/x, then https://ada:SECRET@cdn/y?a=SECRET#SECRET",
     ],
 )
