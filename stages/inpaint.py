@@ -15,9 +15,21 @@ from schemas.tables import PLATES
 from stages.blocks import dilate
 from stages.contract import Input, Scope, Stage, Work
 from stages.filling import Lama, fill_smooth
-from stages.plates import Camera, PlateBuilder, background_crop, chain, covered_box, crop_to_frame, greatest_motion, identity
+from stages.plates import (
+    DOUBTFUL,
+    HEAD,
+    HIDDEN,
+    Camera,
+    PlateBuilder,
+    background_crop,
+    chain,
+    covered_box,
+    crop_to_frame,
+    greatest_motion,
+    identity,
+)
 from stages.residue import residue, strands
-from stages.segmentation import BACKGROUND, GRID, HAIR, small_crop
+from stages.segmentation import BACKGROUND, FACE, GRID, HAIR, small_crop
 from stages.video.decode import ClipReader, open_clip
 from stages.video.view import FrameView, crop_part
 from storage.artifacts import PictureReader
@@ -39,6 +51,12 @@ HAIR_MARGIN = 0.03
 
 MISSED_MARGIN = 0.008
 """The same for what the labels missed."""
+
+SURE_MARGIN = 0.004
+"""What lies nearer to the person's labels than this is the person, whatever it looks like."""
+
+BODY_MARGIN = 0.05
+"""The same for the body, which may stand still while the head moves."""
 
 POOR = 14.0
 """Mean difference (0..255) between a plate and its frames above which a shot gets more plates of fewer frames each."""
@@ -65,13 +83,15 @@ class _Plate:
     """float64 [rows, 2, 3], frame -> plate."""
     seen: np.ndarray
     difference: np.ndarray
+    poor: float
+    """Middle difference of the frames it is made of, in its light."""
 
 
 class InpaintStage(Stage):
     """One plate per shot for a camera that stands or turns; several where frames cannot be laid over each other."""
 
     name = "inpaint"
-    version = 7
+    version = 8
     scope = Scope.CLIP
     parameters = InpaintParameters
     inputs = (Input("ingest"), Input("track"), Input("masks"))
@@ -121,8 +141,8 @@ def _filler(work: Work, parameters: InpaintParameters) -> Filler:
     if parameters.method == "lama" and "lama" not in work.models:
         raise ModelError(
             "model_missing",
-            "inpaint.method is 'lama', but the model lama is not registered.",
-            "Register it with `headswap models add lama FILE`, or set inpaint.method to 'auto'.",
+            "stages.inpaint.method is 'lama', but the model lama is not registered.",
+            "Register it with `headswap models add lama FILE`, or set stages.inpaint.method to 'auto'.",
         )
     if parameters.method != "opencv" and "lama" in work.models:
         return Lama(work.models["lama"])
@@ -136,22 +156,39 @@ class _Labels:
     def __init__(self, readers: list[PictureReader]) -> None:
         self._of = {frame: reader for reader in readers for frame in reader.frames}
 
-    def person(self, frame: int, rgb: np.ndarray | None = None) -> np.ndarray:
-        """Boolean [256, 256] over the crop: the person, with a margin; with what looks like it around where ``rgb`` is given.
+    def person(self, frame: int) -> np.ndarray:
+        """Boolean [256, 256] over the crop: the person, with a margin."""
+        person, hair, _ = self._parts(frame)
+        return self._grown(person, hair)
+
+    def kinds(self, frame: int, rgb: np.ndarray) -> np.ndarray:
+        """What a frame's crop hides of the background, and what looks like it: uint8 [256, 256], see ``PlateBuilder``.
 
         Args:
             rgb: uint8 [256, 256, 3], the frame's crop.
         """
+        person, hair, body = self._parts(frame)
+        hidden = self._grown(person, hair) | dilate(residue(rgb, person) | strands(rgb, hair, person), MISSED_MARGIN * GRID)
+        # Squares are many times faster than discs, and the margin around the body need not be round.
+        square = np.ones((2 * round(BODY_MARGIN * GRID) + 1,) * 2, np.uint8)
+        doubtful = hidden & ~dilate(person, SURE_MARGIN * GRID) & (cv2.dilate(body.view(np.uint8), square) == 0)
+        head = person & ~dilate(~person | body, SURE_MARGIN * GRID)
+        return np.asarray(hidden * np.uint8(HIDDEN) | doubtful * np.uint8(DOUBTFUL) | head * np.uint8(HEAD), np.uint8)
+
+    def _parts(self, frame: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Boolean [256, 256] each: any of the person, any of the hair, any of what is not head."""
         labels = self._of[frame].read(frame)
-        person, hair = (
-            cv2.resize(mask.astype(np.uint8), (GRID, GRID), interpolation=cv2.INTER_AREA) > 0
-            for mask in (labels != BACKGROUND, labels == HAIR)
-        )
-        grown = dilate(person, PERSON_MARGIN * GRID) | dilate(hair, HAIR_MARGIN * GRID)
-        if rgb is None:
-            return grown
-        missed = residue(rgb, person) | strands(rgb, hair, person)
-        return grown | dilate(missed, MISSED_MARGIN * GRID)
+        background, hair, face = (labels == label for label in (BACKGROUND, HAIR, FACE))
+        return _any(~background), _any(hair), _any(~(background | hair | face))
+
+    @staticmethod
+    def _grown(person: np.ndarray, hair: np.ndarray) -> np.ndarray:
+        return dilate(person, PERSON_MARGIN * GRID) | dilate(hair, HAIR_MARGIN * GRID)
+
+
+def _any(mask: np.ndarray) -> np.ndarray:
+    """Boolean [256, 256], whether any pixel of a crop's mask is set there."""
+    return np.asarray(cv2.resize(mask.astype(np.uint8), (GRID, GRID), interpolation=cv2.INTER_AREA) > 0)
 
 
 class _PlateMaker:
@@ -276,7 +313,7 @@ class _PlateMaker:
             yield from self._halves(rows, transforms)
             return
         plate = self._build(rows, transforms, box)
-        if divide and len(rows) > SHORTEST and float(np.median(plate.difference)) > POOR:
+        if divide and len(rows) > SHORTEST and plate.poor > POOR:
             yield from self._halves(rows, transforms)
             return
         yield plate
@@ -292,20 +329,20 @@ class _PlateMaker:
         width, height = int(box[2] - box[0]), int(box[3] - box[1])
         builder = PlateBuilder(width, height)
         chosen = _samples(len(rows), width, height)
-        hidden = []
         for position, (row, view) in zip(chosen, self._samples(rows[chosen]), strict=True):
             picture, crop = view.rgb(), self.shot.crops[row]
-            shown = self.labels.person(int(self.shot.frames[row]), small_crop(*crop_part(view, crop)))
-            person, inside = crop_to_frame(shown, crop, self.width, self.height)
-            builder.add(picture, inside & ~person, transforms[position])
-            hidden.append(builder.place(person, transforms[position]))
+            found = self.labels.kinds(int(self.shot.frames[row]), small_crop(*crop_part(view, crop)))
+            kinds, inside = crop_to_frame(found, crop, self.width, self.height)
+            builder.add(picture, inside & (kinds & HIDDEN == 0), transforms[position], kinds)
         plate, count = builder.finish()
         # What a single frame of many shows is often a strand of hair that its labels missed.
-        known = count >= (2 if len(chosen) >= 8 else 1)
+        known = count >= (2 if sum(builder.used) >= 8 else 1)
+        hidden = (kinds & HIDDEN > 0 for kinds in builder.kinds)
         seen = [float(known[mask].mean()) if mask.any() else 1.0 for mask in hidden]
-        difference = builder.differences(plate)
+        difference, departure, used = (np.asarray(values) for values in (builder.differences, builder.departures, builder.used))
         nearest = np.searchsorted((chosen[:-1] + chosen[1:]) / 2, np.arange(len(rows)))  # of the sampled frames
-        return _Plate(self.fill(plate, known), rows, transforms, np.asarray(seen)[nearest], np.asarray(difference)[nearest])
+        poor = float(np.median(departure[nearest][used[nearest]]))
+        return _Plate(self.fill(plate, known), rows, transforms, np.asarray(seen)[nearest], difference[nearest], poor)
 
 
 def _samples(count: int, width: int, height: int) -> np.ndarray:

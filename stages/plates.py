@@ -7,7 +7,7 @@ coordinates of the plate, and what most of them agree on is kept. All transforms
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -20,6 +20,7 @@ from stages.video.view import FrameView, as_view
 
 __all__ = [
     "Camera",
+    "Light",
     "PlateBuilder",
     "Reference",
     "background_crop",
@@ -27,6 +28,8 @@ __all__ = [
     "covered_box",
     "identity",
     "invert",
+    "light_behind",
+    "light_between",
     "register",
     "warp_to_plate",
 ]
@@ -396,47 +399,280 @@ def warp_to_plate(picture: np.ndarray, transform: np.ndarray, width: int, height
     return np.asarray(cv2.warpAffine(picture, opencv_matrix(transform), (width, height), flags=method))
 
 
+LITTLE = 2.0
+"""Difference (0..255, mean) that is not worth a change of light."""
+
+FEWEST_TOLD = 64
+"""Pixels, neither black nor white, that it takes to tell a light."""
+
+SURE = 0.6
+"""Share of the pixels, those most alike, by which it is told: labels may be wrong, most of all in the dark, or things move."""
+
+OFFSET_PRICE = (0.002, 0.0002)
+"""What an offset costs in frames that are darker, and in brighter ones: most of what darkens fades to black, where coding leaves
+less contrast than the fade does; what brightens may fade to white, which is an offset for the most part."""
+
+HIDDEN, DOUBTFUL, HEAD = 1, 2, 4
+"""Kinds of pixels: what hides the background, or looks as if it did; which part of that is background where it stands still while
+the head moves; the head for sure."""
+
+DARKEST = 1 / 40
+"""A light with less contrast than this tells nothing of what it shows."""
+
+
+@dataclass(frozen=True)
+class Light:
+    """How a fade, a flash or an exposure shows what another picture shows: colour times gain plus offset."""
+
+    gain: float = 1.0
+    offset: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """RGB, 0..255."""
+
+    def shown(self, picture: np.ndarray) -> np.ndarray:
+        """A picture, uint8 [h, w, 3], in this light."""
+        return self._toned(picture, self.gain, np.asarray(self.offset))
+
+    def taken_from(self, picture: np.ndarray) -> np.ndarray:
+        """A picture, uint8 [h, w, 3], that was taken in this light, as it would be without."""
+        gain = max(self.gain, DARKEST)
+        return self._toned(picture, 1 / gain, -np.asarray(self.offset) / gain)
+
+    def beside(self, other: Light) -> Light:
+        """What this light is to what was taken in the ``other``."""
+        gain = self.gain / max(other.gain, DARKEST)
+        return Light(gain, tuple(float(a - gain * b) for a, b in zip(self.offset, other.offset, strict=True)))  # type: ignore[arg-type]
+
+    def partly(self, share: float) -> Light:
+        """So much of it, 0..1."""
+        return Light(1 + share * (self.gain - 1), tuple(share * value for value in self.offset))  # type: ignore[arg-type]
+
+    @staticmethod
+    def _toned(picture: np.ndarray, gain: float, offset: np.ndarray) -> np.ndarray:
+        tones = np.clip(np.rint(np.arange(256)[:, None] * gain + offset), 0, 255).astype(np.uint8)
+        return np.asarray(cv2.LUT(picture, np.ascontiguousarray(tones[None])), np.uint8)
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """How a picture shows what another shows."""
+
+    light: Light
+    without: float
+    with_it: float
+    """Mean absolute difference, 0..255, of both without and with the light, over the pixels by which that was told."""
+    share: float
+    """0..1, how far the light explains their difference: not at all, where it only finds another picture's mean."""
+
+
+def light_between(picture: np.ndarray, plain: np.ndarray, visible: np.ndarray) -> Likeness:
+    """The light in which ``picture`` shows what ``plain`` shows; none where too little is visible.
+
+    Args:
+        picture, plain: uint8 [h, w, 3], one upon the other. visible: boolean [h, w], where both show the same.
+    """
+    step = max(1, int(np.sqrt(visible.size / 16384)))
+    places = visible[::step, ::step]
+    shown, plain = picture[::step, ::step][places].astype(np.float64), plain[::step, ::step][places].astype(np.float64)
+    if len(shown) < FEWEST_TOLD:
+        return Likeness(Light(), 0.0, 0.0, 0.0)
+    # What is cut off at black or white tells neither gain nor offset.
+    whole = (shown > 1) & (shown < 254)
+    if np.count_nonzero(whole.any(1)) >= FEWEST_TOLD:
+        told = whole.any(1)
+        shown, plain, whole = shown[told], plain[told], whole[told]
+    else:
+        whole = np.ones_like(whole)
+    weight = whole / whole.sum(1, keepdims=True)
+    light, kept = Light(), np.ones(len(shown), bool)
+    for _ in range(5):
+        light = _least_squares(shown[kept], plain[kept], whole[kept])
+        error = (np.abs(plain * light.gain + light.offset - shown) * weight).sum(1)
+        kept = error <= np.quantile(error, SURE)
+    without, with_it = float((np.abs(plain - shown) * weight).sum(1)[kept].mean()), float(error[kept].mean())
+    contrast = float(np.abs(shown[kept] - shown[kept].mean(0)).mean())
+    unexplained = max(with_it - LITTLE, 0) / max(contrast, 1e-6)
+    smaller = (0.9 - with_it / max(without, 1e-6)) / 0.3
+    return Likeness(light, without, with_it, float(np.clip(min(smaller, (0.6 - unexplained) / 0.3), 0, 1)))
+
+
+def _least_squares(shown: np.ndarray, plain: np.ndarray, whole: np.ndarray) -> Light:
+    """The light by which ``plain``, float [n, 3], comes nearest to ``shown``, where that is ``whole``, boolean [n, 3].
+
+    Where there is hardly any contrast a gain cannot be told from an offset: then nothing is added, as in a fade from black.
+    """
+    weight = np.where(whole.sum(0) >= FEWEST_TOLD / 4, whole, True).astype(np.float64)
+    weight /= weight.sum(0)
+    middle, there = (weight * plain).sum(0), (weight * shown).sum(0)
+    # An offset has a small price: as that of so many of the pixels which the light should show as black.
+    price = OFFSET_PRICE[int(there.mean() > middle.mean())]
+    spread = float((weight * (plain - middle) ** 2).sum()) + price * float(middle @ middle)
+    common = float((weight * (plain - middle) * (shown - there)).sum()) + price * float(middle @ there)
+    gain = float(np.clip(common / max(spread, 1e-6), 0, 4))
+    return Light(gain, tuple(float(value) for value in there - gain * middle))  # type: ignore[arg-type]
+
+
 class PlateBuilder:
-    """Lays registered frames over each other. Memory: about 4 bytes a pixel and frame added, so add a bounded number."""
+    """Lays registered frames over each other. Memory: about 4 bytes a pixel and frame added, so add a bounded number.
+
+    Frames of a fade or a flash are brought to the light of the others; frames that show something else than most do (black, a
+    title, another scene that is faded to) are left out.
+    """
 
     DISAGREEMENT = 24
     """Where the frames differ by more than this (0..255), the median is taken instead of the mean."""
+
+    OFF = 12.0
+    """Frames differ by less than this (0..255, mean) from a plate that shows what they show, unless most frames do not."""
+
+    RICH = 0.5
+    """Frames with less of the contrast than this share of that of the richest may be the dark end of a fade."""
+
+    DIMMEST = 0.4
+    """Frames with less than this share of the contrast of others are not brought to their light: they are coded too coarsely for
+    that, or flat."""
+
+    FEWEST, MOST = 8, 12
+    """Frames that it takes to tell what moves, and about so many suffice."""
+
+    SLOPE, EDGES = 6.0, 50
+    """Grey levels a pixel from which an edge of the head tells how it moves, and how many pixels of edges that takes."""
+
+    MOVES, MUCH = 0.7, 2.0
+    """Pixels (standard deviation) from which a head moves enough to tell what moves with it, and from which on it is much."""
+
+    STILL = 0.12
+    """Share of the head's motion below which something stands still."""
+
+    COARSE = 100
+    """Pixels across a head that suffice to tell how it moves: of larger ones only so many are looked at."""
+
+    NEAR = 0.06
+    """Side of the window in which motion is looked at, share of the head's."""
 
     def __init__(self, width: int, height: int) -> None:
         self.width, self.height = width, height
         self._pictures: list[np.ndarray] = []
         self._visible: list[np.ndarray] = []
+        self._contrasts: list[float] = []
+        self.kinds: list[np.ndarray] = []
+        """Of each frame added, uint8 [height, width]."""
+        self.used: list[bool] = []
+        """Of each frame added, whether the plate is made of it; known when that is finished."""
+        self.differences: list[float] = []
+        """Mean absolute difference (0..255) of each frame, as it was added, to the finished plate, where it shows background."""
+        self.departures: list[float] = []
+        """The same, of the frames as the plate was made of them: in its light."""
 
-    def add(self, rgb: np.ndarray, visible: np.ndarray, transform: np.ndarray) -> None:
+    def add(
+        self,
+        rgb: np.ndarray,
+        visible: np.ndarray,
+        transform: np.ndarray,
+        kinds: np.ndarray | None = None,
+    ) -> None:
         """Add a frame.
 
         Args:
             rgb: uint8 [h, w, 3]; visible: boolean [h, w], surely background.
             transform: float64 [2, 3], frame -> plate.
+            kinds: uint8 [h, w], sums of ``HIDDEN``, ``DOUBTFUL``, ``HEAD``; or none of them anywhere.
         """
         there = warp_to_plate(visible.astype(np.uint8) * 255, transform, self.width, self.height)
         self._pictures.append(warp_to_plate(rgb, transform, self.width, self.height))
         self._visible.append(there == 255)
+        self._contrasts.append(float(np.sqrt(rgb[::8, ::8].astype(np.float32).var(axis=(0, 1)).mean())))
+        self.used.append(True)
+        if kinds is None:
+            kinds = np.zeros(rgb.shape[:2], np.uint8)
+        self.kinds.append(warp_to_plate(kinds, transform, self.width, self.height, nearest=True))
 
-    def place(self, mask: np.ndarray, transform: np.ndarray) -> np.ndarray:
-        """A frame's boolean mask [h, w] in the plate, boolean [height, width]."""
-        return warp_to_plate(mask.astype(np.uint8), transform, self.width, self.height, nearest=True) > 0
+    def finish(self) -> tuple[np.ndarray, np.ndarray]:
+        """The plate uint8 [height, width, 3] and in how many of the frames used each pixel was visible, int32 [height, width]."""
+        self._settle(self._pictures)
+        plate, count = self._laid_over(self._pictures)
+        self.differences = self.departures = self._differences(plate, self._visible)
+        if max(self.differences, default=0.0) > self.OFF:
+            plate, count = self._of_one_light(plate, count)
+        return plate, count
 
-    def differences(self, plate: np.ndarray) -> list[float]:
-        """Mean absolute difference (0..255) of each frame added to ``plate``, where the frame shows background."""
+    def _differences(self, plate: np.ndarray, visible: list[np.ndarray]) -> list[float]:
         result = []
-        for picture, visible in zip(self._pictures, self._visible, strict=True):
-            total = cv2.mean(cv2.absdiff(picture, plate), visible.view(np.uint8))
+        for picture, there in zip(self._pictures, visible, strict=True):
+            total = cv2.mean(cv2.absdiff(picture, plate), there.view(np.uint8))
             result.append(float(sum(total[:3]) / 3))
         return result
 
-    def finish(self) -> tuple[np.ndarray, np.ndarray]:
-        """The plate uint8 [height, width, 3] and in how many frames each pixel was visible, int32 [height, width]."""
+    def _of_one_light(self, plate: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What :meth:`finish` returns where frames depart from the ``plate`` of all of them."""
+        contrasts = np.asarray(self._contrasts)
+        rich = contrasts >= self.RICH * contrasts.max()
+        if not rich.all():
+            # Where a fade is long, or a shot ends in a title, most of what is laid over each other may be dark.
+            self.used = rich.tolist()
+            plate, count = self._laid_over(self._pictures)
+        found = [
+            light_between(picture, plate, visible & (count > 0))
+            for picture, visible in zip(self._pictures, self._visible, strict=True)
+        ]
+        usual = _usual_light([one.light for one in found], contrasts)
+        lit = (contrasts >= self.DIMMEST * contrasts.max()) & [one.light.gain >= self.DIMMEST * usual.gain for one in found]
+        pictures, self.departures = [], []
+        for picture, one, bright in zip(self._pictures, found, lit, strict=True):
+            helps = bright and one.share > 0.5 and one.without > one.with_it + LITTLE
+            pictures.append(usual.beside(one.light).shown(picture) if helps else picture)
+            self.departures.append(one.with_it if helps else one.without)
+        limit = max(self.OFF, 3 * float(np.median(np.asarray(self.departures)[lit if lit.any() else rich])))
+        self.used = [value <= limit for value in self.departures]
+        self._settle(pictures)
+        plate, count = self._laid_over(pictures)
+        self.differences = self._differences(plate, [visible & (count > 0) for visible in self._visible])
+        return plate, count
+
+    def _settle(self, pictures: list[np.ndarray]) -> None:
+        """Make visible what is doubtful but stands still while the head moves: a line on the wall near hair is no strand."""
+        chosen = [
+            (picture, kinds, there)
+            for picture, kinds, there, used in zip(pictures, self.kinds, self._visible, self.used, strict=True)
+            if used
+        ]
+        if len(chosen) < self.FEWEST:
+            return
+        looked_at = chosen[:: max(1, len(chosen) // self.MOST)]
+        anywhere = np.bitwise_or.reduce([kinds for _, kinds, _ in looked_at]) & DOUBTFUL > 0
+        heads = [kinds for _, kinds, _ in looked_at if (kinds & HEAD).any()]
+        if not heads or not anywhere.any():
+            return
+        head = np.bitwise_and.reduce(heads) & HEAD > 0
+        if not head.any():
+            return
+        across = float(np.sqrt(head.sum()))
+        step = max(1, int(across / self.COARSE))
+        box = _box(head, 0, step)
+        motion = _motion(*_changes([(picture[box], None) for picture, _, _ in looked_at])[:3], head[box], self.MOVES / step)
+        if motion is None:
+            return
+        side = int(across * self.NEAR / step) | 1
+        box = _box(anywhere, side * step, step)
+        shown = [(picture[box], there[box] | (kinds[box] & DOUBTFUL > 0)) for picture, kinds, there in looked_at]
+        change, to_right, downwards, known = _changes(shown)
+        (xx, xy), (_, yy) = (motion * min(1.0, (self.MUCH / step) ** 2 / float(np.linalg.eigvalsh(motion)[-1]))).tolist()
+        with_head = cv2.sqrt(np.maximum(xx * to_right**2 + 2 * xy * to_right * downwards + yy * downwards**2, 0))
+        change, with_head = (cv2.blur(np.where(known, plane, 0), (side, side)) for plane in (change, with_head))
+        still = (known & (change < self.STILL * with_head)).repeat(step, 0).repeat(step, 1)
+        rows, columns = box[0].start, box[1].start
+        for _, kinds, there in chosen:
+            part = there[rows : rows + still.shape[0], columns : columns + still.shape[1]]
+            height, width = part.shape
+            part |= still[:height, :width] & (kinds[rows : rows + height, columns : columns + width] & DOUBTFUL > 0)
+
+    def _laid_over(self, pictures: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """The plate made of those of the ``pictures`` that are used, and in how many of them each pixel was visible."""
+        chosen = [(picture, visible) for picture, visible, used in zip(pictures, self._visible, self.used, strict=True) if used]
         shape = (self.height, self.width)
         count = np.zeros(shape, np.int32)
         total = np.zeros((*shape, 3), np.float32)
         low, high = np.full((*shape, 3), 255, np.uint8), np.zeros((*shape, 3), np.uint8)
-        for picture, visible in zip(self._pictures, self._visible, strict=True):
+        for picture, visible in chosen:
             count += visible
             mask = visible.view(np.uint8)
             cv2.accumulate(picture, total, mask)
@@ -446,12 +682,80 @@ class PlateBuilder:
         rows, columns = np.nonzero(((high.astype(np.int16) - low).max(-1) > self.DISAGREEMENT) & (count > 2))
         for start in range(0, len(rows), 1 << 16):
             r, c = rows[start : start + (1 << 16)], columns[start : start + (1 << 16)]
-            values = np.stack([picture[r, c] for picture in self._pictures]).astype(np.int16)
-            values[~np.stack([visible[r, c] for visible in self._visible])] = 256  # sorts behind what is visible
+            values = np.stack([picture[r, c] for picture, _ in chosen]).astype(np.int16)
+            values[~np.stack([visible[r, c] for _, visible in chosen])] = 256  # sorts behind what is visible
             values.sort(axis=0)
             middle = (count[r, c] - 1) // 2
             plate[r, c] = np.take_along_axis(values, middle[None, :, None], axis=0)[0]
         return plate, count
+
+
+def _changes(
+    pictures: Sequence[tuple[np.ndarray, np.ndarray | None]],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """How much pictures uint8 [h, w, 3] change over time, and how steep their mean is.
+
+    Args:
+        pictures: each with boolean [h, w], where it is shown; None is everywhere.
+
+    Returns:
+        Standard deviation, grey levels; slope to the right and downwards, grey levels per pixel; float32 [h, w]; and where enough
+        pictures tell them, boolean [h, w].
+    """
+    total, squares, count = (np.zeros(pictures[0][0].shape[:2], np.float32) for _ in range(3))
+    for picture, shown in pictures:
+        gray = cv2.cvtColor(np.ascontiguousarray(picture), cv2.COLOR_RGB2GRAY)
+        mask = None if shown is None else np.ascontiguousarray(shown).view(np.uint8)
+        cv2.accumulate(gray, total, mask)
+        cv2.accumulateSquare(gray, squares, mask)
+        cv2.accumulate(np.ones_like(gray) if mask is None else mask, count)
+    mean = total / np.maximum(count, 1)
+    change = cv2.sqrt(np.maximum(squares / np.maximum(count, 1) - mean * mean, 0))
+    across, down = (cv2.Sobel(mean, cv2.CV_32F, *order, scale=1 / 8) for order in ((1, 0), (0, 1)))
+    enough = (count >= max(2, len(pictures) // 4)).astype(np.uint8)
+    return change, across, down, cv2.erode(enough, np.ones((3, 3), np.uint8)) > 0
+
+
+def _motion(change: np.ndarray, across: np.ndarray, down: np.ndarray, where: np.ndarray, least: float) -> np.ndarray | None:
+    """Covariance [2, 2] of the motion, pixels, that explains how much edges of all directions change; see :func:`_changes`.
+
+    An edge changes with what it moves across itself only: a line may move along itself unseen.
+
+    Args:
+        where: boolean [h, w], what moves.
+        least: standard deviation.
+
+    Returns:
+        None where that has too few edges to tell, or moves by less than the least in every direction.
+    """
+    slope = cv2.magnitude(across, down)
+    strong = where & (slope > PlateBuilder.SLOPE)
+    if strong.sum() < PlateBuilder.EDGES:
+        return None
+    x, y = across[strong] / slope[strong], down[strong] / slope[strong]
+    directions = np.stack([x * x, 2 * x * y, y * y], 1).astype(np.float64)
+    squares = (change[strong] / slope[strong]).astype(np.float64) ** 2
+    kept, values = np.ones(len(squares), bool), np.zeros(3)
+    for _ in range(3):  # what changes otherwise, as eyes and mouth do, is left out
+        values = np.linalg.lstsq(directions[kept], squares[kept], rcond=None)[0]
+        error = np.abs(directions @ values - squares)
+        kept = error <= np.quantile(error, 0.7)
+    covariance = np.array([[values[0], values[1]], [values[1], values[2]]])
+    return covariance if np.linalg.eigvalsh(covariance)[-1] >= least**2 else None
+
+
+def _box(mask: np.ndarray, margin: int, step: int) -> tuple[slice, slice]:
+    """Rows and columns around what is set, and so many pixels more; every ``step``-th of them."""
+    left, top, width, height = cv2.boundingRect(mask.view(np.uint8))
+    rows = slice(max(top - margin, 0), min(top + height + margin, mask.shape[0]), step)
+    return rows, slice(max(left - margin, 0), min(left + width + margin, mask.shape[1]), step)
+
+
+def _usual_light(lights: list[Light], contrasts: np.ndarray) -> Light:
+    """That of most frames that are neither dark nor faded: ``contrasts`` float [frames]."""
+    rich = contrasts[contrasts >= PlateBuilder.RICH * contrasts.max()]
+    chosen = sorted(np.flatnonzero(contrasts >= 0.9 * np.quantile(rich, 0.75)), key=lambda k: lights[k].gain)
+    return lights[int(chosen[len(chosen) // 2])]
 
 
 def background_crop(plate: np.ndarray, transform: ArrayLike, crop: ArrayLike, size: int) -> np.ndarray:
@@ -479,11 +783,23 @@ def background_crop(plate: np.ndarray, transform: ArrayLike, crop: ArrayLike, si
     return np.asarray(picture, np.uint8)
 
 
+def light_behind(picture: np.ndarray, background: np.ndarray, open_to_view: np.ndarray) -> Light:
+    """The light in which a frame's crop shows its background: none, where the plate resembles the frame, or nothing explains how
+    they differ. From the one to the other it rises smoothly, so that nothing jumps from frame to frame.
+
+    Args:
+        picture, background: uint8 [size, size, 3]. open_to_view: boolean [size, size], surely not the person.
+    """
+    found = light_between(picture, background, open_to_view)
+    share = found.share * float(np.clip((found.without - LITTLE) / (2 * LITTLE), 0, 1))
+    return found.light.partly(share * share * (3 - 2 * share)) if share > 0 else Light()
+
+
 def crop_to_frame(mask: np.ndarray, crop: ArrayLike, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
-    """A crop's boolean mask [size, size] in the frame: (mask, inside the crop), boolean [height, width] each."""
+    """A crop's mask [size, size], boolean or of kinds, in the frame: (mask, inside the crop), [height, width] each."""
     size = mask.shape[0]
     x, y, side = (float(value) for value in np.asarray(crop, np.float64))
-    there, inside = np.zeros((height, width), bool), np.zeros((height, width), bool)
+    there, inside = np.zeros((height, width), mask.dtype), np.zeros((height, width), bool)
     columns, rows = (
         np.floor((np.arange(length) + 0.5 - centre + side / 2) * (size / side)).astype(np.int64)
         for length, centre in ((width, x), (height, y))

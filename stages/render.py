@@ -21,7 +21,7 @@ from stages.contract import Input, Scope, Stage, Work
 from stages.packages import MEDIAPIPE
 from stages.portrait import read_portrait
 from stages.renderer import Generated, Portrait, Renderer, Scene
-from stages.scenes import Target
+from stages.scenes import LitScene, Target
 from stages.segmentation import FACE, HAIR
 from stages.video.crops import extract_crop, to_crop
 from stages.video.decode import open_clip
@@ -55,7 +55,7 @@ class Render(Stage):
     """The generated crops of a chunk."""
 
     name = "render"
-    version = 18
+    version = 19
     scope = Scope.JOB_CHUNK
     parameters = RenderParameters
     inputs = (
@@ -109,6 +109,8 @@ class Render(Stage):
                         # Networks that compute ahead end before the renderer does, also where writing fails.
                         with contextlib.closing(renderer.render(section)) as drawn:
                             for scene, result in drawn:
+                                if isinstance(scene, LitScene):
+                                    scene, result = scene.in_its_light(result)
                                 crops.write(scene.frame, result.picture)
                                 rows[scene.frame] = _row(scene, result)
                                 if work.parameters.renderer == "warp":

@@ -3,20 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
 from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from schemas.tables import LANDMARKS
+from stages.blocks import dilate
 from stages.contract import Chunk, Work
-from stages.plates import background_crop
-from stages.renderer import Scene, Section
+from stages.plates import Light, background_crop, light_behind
+from stages.renderer import Generated, Scene, Section
+from stages.segmentation import BACKGROUND
 from stages.video.crops import extract_crop, to_crop
 from stages.video.decode import open_clip
 from stages.warp.geometry import Pose
 from storage.artifacts import PictureReader
 from storage.tables import array
+
+COARSE = 4
+"""The light of a frame is told at a quarter of the crop's size."""
+
+OPEN_MARGIN = 0.04
+"""What lies nearer to the person than this share of the crop's side does not tell the light of a frame: hair ends softly."""
+
+
+@dataclass(frozen=True)
+class LitScene(Scene):
+    """A frame of a fade or a flash, as the rest of its shot would show it.
+
+    Attributes:
+        light: of the frame.
+        own: the frame as it is.
+    """
+
+    light: Light = field(default_factory=Light)
+    own: Scene | None = None
+
+    def in_its_light(self, result: Generated) -> tuple[Scene, Generated]:
+        """The frame as it is, and what was generated in the frame's own light."""
+        assert self.own is not None
+        same = (result.picture == self.picture).all(axis=2, keepdims=True)
+        picture = np.where(same, self.own.picture, self.light.shown(result.picture))
+        return self.own, Generated(result.frame, np.asarray(picture, np.uint8), result.head)
 
 
 class Target:
@@ -90,7 +119,7 @@ class Target:
                     plate = self._plate_pictures.read(held)
                 shoulders = self._shoulders[row].copy()
                 shoulders[:, :2] = to_crop(shoulders[:, :2], crop, self.size)
-                yield Scene(
+                scene = Scene(
                     frame,
                     extract_crop(clip.read(frame), crop, self.size),
                     background_crop(plate, self._transforms[row], crop, self.size),
@@ -100,9 +129,35 @@ class Target:
                     self._poses[row],
                     shoulders,
                 )
+                yield _lit(scene, _inside(crop, self.size // COARSE, clip.width, clip.height))
 
     def _label_map(self, frame: int) -> NDArray[np.uint8]:
         return next(reader.read(frame) for reader in self._labels if frame in reader)
+
+
+def _lit(scene: Scene, inside: NDArray[np.bool_]) -> Scene:
+    """A scene as it is or, where its light is not that of the plate, as it would be in that light: a head is generated there as
+    in the rest of the shot, and fades with what is behind it (:meth:`LitScene.in_its_light`).
+
+    Args:
+        inside: bool [size / 4, size / 4], of the picture.
+    """
+    step = scene.labels.shape[0] // inside.shape[0]
+    person = np.ascontiguousarray(scene.labels[::step, ::step] != BACKGROUND)
+    visible = inside & ~dilate(person, OPEN_MARGIN * len(inside))
+    light = light_behind(scene.picture[::step, ::step], scene.background[::step, ::step], visible)
+    if light == Light():
+        return scene
+    values = {one.name: getattr(scene, one.name) for one in fields(scene)}
+    values["picture"] = light.taken_from(scene.picture)
+    return LitScene(**values, light=light, own=scene)
+
+
+def _inside(crop: NDArray[np.floating], side: int, width: int, height: int) -> NDArray[np.bool_]:
+    """Where a crop, seen at ``side`` pixels, shows the picture rather than its border repeated: bool [side, side]."""
+    steps = ((np.arange(side) + 0.5) / side - 0.5) * float(crop[2])
+    x, y = float(crop[0]) + steps, float(crop[1]) + steps
+    return np.asarray(((y > 0) & (y < height))[:, None] & ((x > 0) & (x < width))[None, :])
 
 
 def _shot(work: Work, shot: int) -> range:

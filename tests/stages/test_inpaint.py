@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,8 @@ from tests.media import write_video
 from tests.stages.painting import paint_person, textured
 
 FRAMES, WIDTH, HEIGHT = 20, 320, 240
+LINE = slice(150, 155)
+"""Columns of a line on the wall."""
 
 
 class _Clip:
@@ -35,17 +38,26 @@ class _Clip:
         side: float = 210.0,
         gains: np.ndarray | None = None,
         wall: bool = False,
+        line: bool = False,
+        walk: Callable[[int], float] = lambda frame: 5.0 * frame,
+        card: tuple[int, int] | None = None,
     ) -> None:
-        """``gains``: how bright each frame is, 0 to 1; ``wall``: of one colour."""
+        """``gains``: how bright each frame is, 0 to 1; ``wall``: of one colour; ``line``: a dark one hangs beside the hair;
+        ``walk``: how far the person is to the right; ``card``: frame from which the picture is flat, and its grey."""
         self.scene = [textured(HEIGHT + 20, WIDTH + 250, seed=seed) for seed in range(shots)]
         if wall:
             self.scene = [np.full_like(scene, 150) for scene in self.scene]
         self.positions = [int(pan * frame) for frame in range(FRAMES)]
         self.shots = np.array([frame * shots // FRAMES for frame in range(FRAMES)], np.int32)
-        self.crops = np.array([(110.0 + 5 * frame, 125.0, side) for frame in range(FRAMES)])
+        if line:
+            for scene in self.scene:
+                scene[60:130, LINE] = (50, 40, 35)
+        self.crops = np.array([(110.0 + walk(frame), 125.0, side) for frame in range(FRAMES)])
         pictures, self.labels = [], []
         for frame in range(FRAMES):
-            picture, labels, _ = paint_person(self.truth(frame), (110 + 5 * frame, 100), 56, seed=frame)
+            picture, labels, _ = paint_person(self.truth(frame), (110 + walk(frame), 100), 56, seed=frame)
+            if card is not None and frame >= card[0]:
+                picture, labels = np.full_like(picture, card[1]), np.zeros_like(labels)
             pictures.append(picture if gains is None else np.rint(picture * gains[frame]).astype(np.uint8))
             self.labels.append(extract_labels(labels, self.crops[frame]))
         self.path = write_video(folder / "clip.mp4", pictures, options={"crf": "6"})
@@ -169,6 +181,41 @@ def test_frames_that_were_kept_give_the_plate_that_frames_read_again_give(
     kept = clip.run("kept")
     monkeypatch.setattr(inpaint._PlateMaker, "_samples", inpaint._PlateMaker._read)
     assert clip.run("read").digest == kept.digest
+
+
+@pytest.mark.parametrize("walk", [0.0, 5.0])
+@pytest.mark.parametrize("grey", [0, 235])
+@pytest.mark.parametrize("start", [14, 6])
+def test_a_shot_that_ends_in_flat_pictures_has_the_plate_of_what_it_showed(
+    tmp_path: Path, start: int, grey: int, walk: float
+) -> None:
+    """Nobody is found in a flat picture: where the person was, it would show its own colour as the background."""
+    clip = _Clip(tmp_path, card=(start, grey), walk=lambda frame: walk * frame)
+    made = clip.run()
+    assert made.pictures("plates").frames == [0]
+    table, plate = made.table("plates"), made.pictures("plates").read(0)
+    found = background_crop(plate, array(table, "transform")[0], clip.crops[0], 256).astype(int)
+    truth = extract_crop(clip.truth(0), clip.crops[0], 256)
+    assert np.abs(found - truth)[clip.labels[0] == 0].mean() < 8  # the margin beside the person is filled
+    hidden = found[clip.labels[0] > 0]
+    assert np.percentile(np.abs(hidden - truth.reshape(-1, 3).mean(0)).mean(1), 98) < 90  # as the wall is, and no card
+    difference = array(table, "difference")
+    assert difference[:start].max() < 6
+    assert difference[start:].min() > 30
+
+
+@pytest.mark.parametrize("sways", [True, False])
+def test_a_line_on_the_wall_beside_the_hair_stays_where_the_head_sways(tmp_path: Path, sways: bool) -> None:
+    """It looks like a strand of hair, but stands still; beside a head that does as well nothing can tell."""
+    clip = _Clip(tmp_path, wall=True, line=True, walk=lambda frame: 4 * np.sin(frame) if sways else 0.0)
+    made = clip.run()
+    plate = made.pictures("plates").read(0)
+    transform = array(made.table("plates"), "transform")[0].reshape(2, 3)
+    left, top = (round(float(value)) for value in transform[:, 2])
+    shown = plate[80 + top : 110 + top, LINE.start + left + 1 : LINE.stop + left - 1].mean()
+    assert (shown < 60) == sways
+    if not sways:
+        assert shown > 100
 
 
 def test_asking_for_lama_without_its_weights_says_how_to_register_them(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,13 @@ from stages.contract import Chunk, Scope
 from stages.portrait import rounded_top
 from stages.render import CHANGE, Render, changed_region, ring_mask, ring_statistics
 from stages.renderer import Generated
+from stages.scenes import LitScene, _inside, _lit
 from stages.video.crops import extract_crop
 from stages.video.decode import open_clip
 from storage.tables import array
+from tests.media import write_video
 from tests.stages.painted_heads import FACE_LABEL, HAIR_LABEL, SIZE, scene
-from tests.stages.swap_artifacts import CROP, painted_job
+from tests.stages.swap_artifacts import CROP, Job, frame_of, painted_job
 
 WHOLE = Chunk(0, 0, 0, 6)
 
@@ -56,6 +59,52 @@ def test_chunks_do_not_change_the_pictures(tmp_path: Path) -> None:
         np.testing.assert_array_equal(first.read(frame), second.read(frame))
     joined = np.concatenate([array(part.table("rendered"), "region") for part in parts])
     np.testing.assert_array_equal(joined, array(whole.table("rendered"), "region"))
+
+
+def _faded(job: Job, gains: list[float]) -> Job:
+    """The job with a target whose frames are as bright as that."""
+    pictures = [np.rint(frame_of(one.picture) * gain).astype(np.uint8) for one, gain in zip(job.scenes, gains, strict=True)]
+    write_video(job.target, pictures, options={"crf": "4"}, pixel_format="yuv420p")
+    return job
+
+
+def test_in_a_dark_frame_head_and_background_are_as_dark(tmp_path: Path) -> None:
+    gains = [1.0] * 12
+    gains[3], gains[8] = 0.7, 0.3  # not among the frames whose faces the source's colours are matched to
+    whole = Chunk(0, 0, 0, 12)
+    plain, dimmed = painted_job(tmp_path / "plain", 12), _faded(painted_job(tmp_path / "dimmed", 12), gains)
+    bright, dark = plain.render(whole).pictures("crops"), dimmed.render(whole).pictures("crops")
+    for frame in (3, 8):
+        labels = dimmed.scenes[frame].labels
+        error = np.abs(dark.read(frame) - bright.read(frame) * gains[frame]).mean(2)
+        assert error[np.isin(labels, (HAIR_LABEL, FACE_LABEL))].mean() < 3
+        assert np.percentile(error[labels == 0], 99) < 8
+        with open_clip(dimmed.target) as clip:
+            own = extract_crop(clip.read(frame), CROP, SIZE)
+        assert (dark.read(frame)[-40:, :40] == own[-40:, :40]).all()  # what is not generated stays bit for bit
+    assert np.abs(dark.read(5).astype(int) - bright.read(5)).mean() < 2
+
+
+def test_chunks_do_not_change_the_pictures_of_a_fade(tmp_path: Path) -> None:
+    job = _faded(painted_job(tmp_path), [1.0, 1.0, 1.0, 0.9, 0.6, 0.3])
+    whole, last = job.render(WHOLE), job.render(Chunk(1, 0, 3, 6), "parts")
+    for frame in range(3, 6):
+        np.testing.assert_array_equal(whole.pictures("crops").read(frame), last.pictures("crops").read(frame))
+
+
+def test_what_is_beyond_the_picture_does_not_tell_its_light() -> None:
+    """A crop that reaches beyond it repeats its border, which the plate does with another."""
+    inside = _inside(np.array([100.0, 40.0, 100.0]), 50, 160, 120)
+    assert not inside[:5].any()
+    assert inside[5:].all()
+    target = scene()
+    beyond = replace(target, picture=target.picture.copy())
+    beyond.picture[:200] = beyond.picture[:200] // 3
+    below = np.zeros((SIZE // 4, SIZE // 4), bool)
+    below[52:] = True
+    assert _lit(beyond, below) is beyond
+    assert _lit(target, np.ones_like(below)) is target
+    assert isinstance(_lit(beyond, ~below), LitScene)
 
 
 def test_a_frame_without_a_face_is_the_targets_own(tmp_path: Path) -> None:
