@@ -44,7 +44,7 @@ _FEW_FRAMES = 3
 """Headers may state that much more than a whole file holds: they round, or count what the last packet of another stream lasts."""
 
 ANIMATIONS = frozenset({"gif", "apng"})
-"""Codecs of pictures that move. Each frame is drawn onto the one before, whatever the decoder says of key frames."""
+"""Codecs, and containers, of pictures that move. Each is drawn onto the one before, whatever the decoder says of key frames."""
 
 _ONE_IN = 20
 """At most one picture in so many may be left out for want of a time stamp of its own; where it is more, the video is refused."""
@@ -134,6 +134,32 @@ def _lacks_its_index(path: Path) -> bool:
         except struct.error:
             return False  # the boxes end in the middle of a header: no such file
     return kinds[:1] == [b"ftyp"] and b"moov" not in kinds
+
+
+def _lost_of_its_index(path: Path) -> bool:
+    """Whether an MP4 or QuickTime file ends inside a box that says where frames are: FFmpeg then knows of the others alone."""
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        try:
+            return any(kind in (b"moov", b"moof") and stop > size for kind, _, stop in boxes(file, 0, size))
+        except struct.error:
+            return False  # something else is behind the last box
+
+
+def _ends_inside_riff(path: Path) -> bool:
+    """Whether an AVI file is shorter than it says itself; large ones say it piece by piece."""
+    size = path.stat().st_size
+    start = 0
+    with open(path, "rb") as file:
+        while start + 8 <= size:
+            file.seek(start)
+            kind, length = struct.unpack("<4sI", file.read(8))
+            if kind != b"RIFF":
+                break
+            if start + 8 + length > size:
+                return True
+            start += 8 + length + length % 2
+    return False
 
 
 def picture_stream(container: InputContainer, path: Path) -> VideoStream:
@@ -279,8 +305,10 @@ def _scan(path: Path, container: InputContainer, stream: VideoStream) -> _Scan:
     """Read every packet's header once: no decoding."""
     time_base = stream.time_base
     assert time_base is not None  # a stream that was opened has one
-    # Subtitles may last longer than all the rest: then Matroska's duration is theirs.
-    streams = [stream, *container.streams.audio, *container.streams.subtitles]
+    names = set(container.format.name.split(","))
+    streams = [stream, *container.streams.audio]
+    if names & _MATROSKA:  # its duration is that of whatever lasts longest: subtitles, or other pictures, but no cover
+        streams = [other for other in container.streams if not other.disposition & av.stream.Disposition.attached_pic]
     pts: list[int] = []
     durations: list[int] = []
     keys: list[int] = []
@@ -328,13 +356,18 @@ def _scan(path: Path, container: InputContainer, stream: VideoStream) -> _Scan:
             if packet.is_keyframe:
                 leading = leading or (bool(keys) and not _starts_afresh(packet, stream.codec_context))
                 keys.append(packet.pts)
-    names = set(container.format.name.split(","))
     codec = stream.codec_context.name
     frame_rate = Fraction(stream.average_rate or stream.guessed_rate or 25)
-    stated = _stated_end(container, stream, video_packets)
+    stated = _stated_end(container, stream)
     allowed = max(_FEW_FRAMES / float(frame_rate), untold)
-    short = (end if names & _MATROSKA else pictures_end) < stated - allowed
-    truncated = broken or bool(corrupt) or short or (codec in ANIMATIONS and not ends_properly(path))
+    lost = (end if names & _MATROSKA else pictures_end) < stated - allowed
+    if "avi" in names:  # chunks that repeat the last picture are in the file, but give no packets
+        lost = lost and _ends_inside_riff(path)
+    elif "mov" in names:
+        lost = video_packets < _samples(stream) or _lost_of_its_index(path)
+    elif names & ANIMATIONS:
+        lost = not ends_properly(path)
+    truncated = broken or bool(corrupt) or lost
     plain = (
         bool(names & _PACKET_CONTAINERS)
         and codec in _PACKET_CODECS
@@ -369,13 +402,16 @@ def _scan(path: Path, container: InputContainer, stream: VideoStream) -> _Scan:
     )
 
 
-def _stated_end(container: InputContainer, stream: VideoStream, packets: int) -> float:
+def _samples(stream: VideoStream) -> int:
+    """Samples that the index of an MP4 has for what its edit list shows, each as often as FFmpeg gives it; but empty ones."""
+    return sum(entry.size > 0 for entry in stream.index_entries)
+
+
+def _stated_end(container: InputContainer, stream: VideoStream) -> float:
     """When the pictures end by the file's header, in Matroska all there is, in seconds; zero where a header does not say it.
 
-    Elsewhere FFmpeg makes a duration of the last time stamp it finds or of bit rates, which a file that is cut off changes too.
-
-    Args:
-        packets: found of the stream.
+    Elsewhere FFmpeg makes a duration of the last time stamp it finds or of bit rates, which a file that is cut off changes too;
+    MP4 has an index instead.
     """
     names = set(container.format.name.split(","))
     if names & _MATROSKA:  # neither says how many frames there are, and the duration is that of the longest stream
@@ -383,8 +419,7 @@ def _stated_end(container: InputContainer, stream: VideoStream, packets: int) ->
     base = float(stream.time_base or 0)
     if "avi" in names:  # also counts pictures that only repeat the one before, which give no packet
         return stream.frames * base
-    # An edit list leaves pictures out of what is shown, so that there are fewer packets than samples: then time tells.
-    if "mxf" in names or ("mov" in names and packets < stream.frames):
+    if "mxf" in names:
         return ((stream.start_time or 0) + (stream.duration or 0)) * base
     return 0.0
 

@@ -1,12 +1,15 @@
 """Still pictures: every kind that Pillow reads becomes 8-bit RGB in the orientation in which it is meant to be seen.
 
-A GIF or PNG that moves is no still picture but a video.
+A GIF or PNG that moves is no still picture but a video, where FFmpeg decodes it.
 """
 
 from __future__ import annotations
 
+import os
+import struct
 import warnings
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -18,14 +21,16 @@ from stages.video.facts import Limits, check_file, check_pixels
 _SUFFIXES = frozenset(
     [".png", ".jpg", ".jpeg", ".jpe", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm", ".tga", ".jp2", ".avif"],
 )
-_MAY_MOVE = (b"\x89PNG", b"GIF8")
+_PNG, _GIF = _MAY_MOVE = (b"\x89PNG", b"GIF8")
 _SIGNATURES = (b"\xff\xd8\xff", b"BM", b"II*\x00", b"MM\x00*", b"P5", b"P6")
 _OF_AVIF = (b"ftypavif", b"ftypavis")
 _MOVING = frozenset({"GIF", "PNG"})
 """Kinds that FFmpeg decodes as videos, by Pillow's names."""
 _READ_AS_ONE = frozenset({"WEBP", "AVIF", "TIFF"})
 """Kinds that may hold more than one picture, of which FFmpeg gives the first at best."""
-_TAIL_BYTES = 4096
+_GREY_OF_ONE_BIT = b"\1\0"
+"""Bits of a sample and kind of colour in a PNG's header of which FFmpeg decodes still pictures only."""
+_COLOUR_AT = slice(24, 26)
 
 
 def is_picture(path: Path) -> bool:
@@ -33,7 +38,8 @@ def is_picture(path: Path) -> bool:
     with path.open("rb") as file:
         head = file.read(32)
     if head.startswith(_MAY_MOVE):
-        return not _holds_more(path, _MOVING)
+        still = head.startswith(_PNG) and head[_COLOUR_AT] == _GREY_OF_ONE_BIT
+        return still or not _holds_more(path, _MOVING)
     if head.startswith(_SIGNATURES) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP") or head[4:12] in _OF_AVIF:
         return True
     return path.suffix.lower() in _SUFFIXES
@@ -41,18 +47,50 @@ def is_picture(path: Path) -> bool:
 
 def leaves_out(path: Path) -> str | None:
     """What to say of a file that is read as a still picture and holds more than that; None where it does not."""
-    if not _holds_more(path, _READ_AS_ONE):
+    if not _holds_more(path, _READ_AS_ONE | _MOVING):
         return None
     return "The file holds more than one picture, and its first one is used: for all of them convert it to a video, such as MP4."
 
 
 def ends_properly(path: Path) -> bool:
-    """Whether a GIF or PNG has the end that it must have; one that was cut off has not."""
+    """Whether a GIF or PNG has the end that it must have, whatever is behind that; one that was cut off has not."""
     with path.open("rb") as file:
-        gif = file.read(4) == b"GIF8"
-        file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
-        tail = file.read()
-    return tail.rstrip(b"\0\r\n").endswith(b";") if gif else b"IEND" in tail
+        try:
+            return _gif_ends(file) if file.read(4) == _GIF else _png_ends(file)
+        except (IndexError, struct.error):  # the file ends before what it says is there
+            return False
+
+
+def _gif_ends(file: BinaryIO) -> bool:
+    file.seek(10)
+    file.seek(2 + _colours(file.read(1)[0]), os.SEEK_CUR)
+    while (kind := file.read(1)) != b";":
+        if kind == b"!":
+            file.seek(1, os.SEEK_CUR)
+        elif kind == b",":
+            file.seek(8, os.SEEK_CUR)
+            file.seek(_colours(file.read(1)[0]) + 1, os.SEEK_CUR)
+        elif kind:  # of no block: decoders pass over it
+            continue
+        else:
+            return False
+        while size := file.read(1)[0]:
+            file.seek(size, os.SEEK_CUR)
+    return True
+
+
+def _colours(flags: int) -> int:
+    """Bytes of the table of colours that follows in a GIF."""
+    return 3 * 2 ** (flags % 8 + 1) if flags & 0x80 else 0
+
+
+def _png_ends(file: BinaryIO) -> bool:
+    file.seek(8)
+    while True:
+        size, kind = struct.unpack(">I4s", file.read(8))
+        if kind == b"IEND":
+            return True
+        file.seek(size + 4, os.SEEK_CUR)  # and its checksum
 
 
 def _holds_more(path: Path, kinds: frozenset[str]) -> bool:

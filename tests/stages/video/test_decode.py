@@ -6,10 +6,12 @@ import re
 import struct
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
@@ -175,6 +177,115 @@ def test_what_an_edit_list_leaves_out_is_not_missed(tmp_path: Path, first: int, 
     assert probe(cut_off(shortened, tmp_path / "cut.mp4", share)).truncated
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".mov"])
+@pytest.mark.parametrize("groups", [{"g": "10", "bf": "2"}, {"g": "1"}, {"g": "50", "bf": "0"}])
+@pytest.mark.parametrize(
+    ("edits", "shown"),
+    [
+        ([(2.0, None), (1.0, 0.48)], 25),
+        ([(0.2, None), (5.0, 1.0)], 25),
+        ([(5.0, 1.0)], 25),
+    ],
+    ids=["late", "late and longer", "longer"],
+)
+def test_what_an_edit_list_leaves_out_is_not_missed_however_it_shifts_the_rest(
+    tmp_path: Path, edits: list[tuple[float, float | None]], shown: int, groups: dict[str, str], suffix: str
+) -> None:
+    path = write_video(tmp_path / f"whole{suffix}", moving_pictures(50), options=groups)
+    facts = probe(with_edits(path, tmp_path / f"part{suffix}", edits))
+    assert (facts.frames, facts.truncated, facts.notes) == (shown, False, ())
+
+
+def with_edits(path: Path, output: Path, edits: Sequence[tuple[float, float | None]]) -> Path:
+    """A copy of an MP4 without sound, its index at the end, that shows so many seconds from such a time on, or nothing (None)."""
+    data = bytearray(path.read_bytes())
+    at = data.index(b"elst")
+    _, start = struct.unpack(">Ii", data[at + 12 : at + 20])
+    added = b"".join(
+        struct.pack(">Iii", round(1000 * seconds), -1 if first is None else start + round(25 * first), 1 << 16)
+        for seconds, first in edits
+    )
+    (size,) = struct.unpack(">I", data[at - 4 : at])
+    data[at + 4 : at - 4 + size] = struct.pack(">II", 0, len(edits)) + added
+    for kind in (b"moov", b"trak", b"edts", b"elst"):
+        box = data.rindex(kind, 0, at + 4) - 4
+        (length,) = struct.unpack(">I", data[box : box + 4])
+        data[box : box + 4] = struct.pack(">I", length + 16 + len(added) - size)
+    output.write_bytes(data)
+    return output
+
+
+@pytest.mark.parametrize("settings", ["bframes=0", "bframes=2"])
+@pytest.mark.parametrize("movflags", ["faststart", "frag_keyframe+empty_moov"])
+@pytest.mark.parametrize("lost", [1, 2, 3])
+def test_an_mp4_that_lost_only_its_last_frames_is_cut_off(tmp_path: Path, lost: int, movflags: str, settings: str) -> None:
+    whole = write_video(
+        tmp_path / "whole.mp4",
+        moving_pictures(50),
+        options={"x264-params": settings},
+        container_options={"movflags": movflags},
+    )
+    assert not probe(whole).truncated
+    with av.open(str(whole)) as container:
+        starts = sorted(packet.pos for packet in container.demux(video=0) if packet.size and packet.pos is not None)
+    (tmp_path / "part.mp4").write_bytes(whole.read_bytes()[: starts[-lost]])
+    facts = probe(tmp_path / "part.mp4")
+    assert (facts.frames, facts.truncated) == (50 - lost, True)
+    assert facts.notes == (f"The file is cut off: its first {50 - lost} frames are used.",)
+
+
+@pytest.mark.parametrize("lost", [1, 5])
+def test_an_mp4_whose_index_is_cut_off_is_cut_off(tmp_path: Path, lost: int) -> None:
+    whole = write_video(tmp_path / "whole.mp4", moving_pictures(50), audio=True)
+    data = whole.read_bytes()
+    at = data.index(b"stco")  # says where the pictures are; what says so of the sound comes after it
+    (pieces,) = struct.unpack(">I", data[at + 8 : at + 12])
+    (tmp_path / "part.mp4").write_bytes(data[: at + 12 + 4 * (pieces - lost)])
+    facts = probe(tmp_path / "part.mp4")
+    assert facts.frames < 50
+    assert facts.notes == (f"The file is cut off: its first {facts.frames} frames are used.",)
+
+
+def test_an_empty_sample_is_not_missed(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "clip.mp4", moving_pictures(50), options={"bf": "0"})
+    data = bytearray(path.read_bytes())
+    at = data.index(b"stsz") + 16 + 4 * 20
+    data[at : at + 4] = bytes(4)
+    path.write_bytes(data)
+    assert (probe(path).frames, probe(path).truncated) == (49, False)
+
+
+def test_a_matroska_file_with_a_longer_second_picture_track_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "two.mkv"
+    with av.open(str(path), "w") as container:
+        streams = [container.add_stream("libx264", rate=25) for _ in range(2)]
+        for stream in streams:
+            stream.width, stream.height, stream.pix_fmt = 160, 120, "yuv420p"
+        for stream, count in zip(streams, (24, 72), strict=True):
+            for k in range(count):
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(moving_picture(k), format="rgb24")))
+            container.mux(stream.encode(None))
+    assert (probe(path).frames, probe(path).truncated, probe(path).notes) == (24, False, ())
+    facts = probe(cut_off(path, tmp_path / "part.mkv", 0.8))
+    assert facts.truncated
+
+
+def test_an_avi_file_that_ends_with_repeats_of_its_last_picture_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "held.avi"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 160, 120, "yuv420p"
+        for k in range(50):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(moving_picture(k), format="rgb24")))
+        container.mux(stream.encode(None))
+        for k in range(50, 75):
+            packet = av.Packet(0)
+            packet.stream, packet.pts, packet.dts, packet.time_base = stream, k, k, Fraction(1, 25)
+            container.mux(packet)
+    assert (probe(path).frames, probe(path).truncated, probe(path).notes) == (50, False, ())
+    assert probe(cut_off(path, tmp_path / "part.avi", 0.8)).truncated
+
+
 def edited(path: Path, output: Path, first: int, seconds: float) -> Path:
     """A copy of an MP4 without sound that shows ``seconds`` from frame ``first`` on, and keeps all of its samples."""
     data = bytearray(path.read_bytes())
@@ -277,8 +388,6 @@ def test_a_missing_file_a_folder_and_sound_alone_are_refused(tmp_path: Path) -> 
         open_clip(tmp_path / "nothing.mp4")
     with pytest.raises(MediaError, match="not a file"):
         open_clip(tmp_path)
-    import av
-
     sound = tmp_path / "sound.m4a"
     with av.open(str(sound), "w") as container:
         stream = container.add_stream("aac", rate=44100, layout="mono")

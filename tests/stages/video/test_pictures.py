@@ -11,6 +11,7 @@ from PIL import Image
 
 from schemas.problems import MediaError
 from stages.video.decode import Limits, open_clip, probe, read_picture, timestamps
+from stages.video.pictures import ends_properly
 from tests.media import cut_off, moving_picture
 
 PICTURE = moving_picture(0, 60, 40)
@@ -133,6 +134,40 @@ def test_a_picture_that_moves_and_is_cut_off_says_so(tmp_path: Path, suffix: str
     assert facts.truncated
     assert 3 < facts.frames < 8
     assert facts.notes == (f"The file is cut off: its first {facts.frames} frames are used.",)
+
+
+@pytest.mark.parametrize("behind", [b"\n\x1a", b"\0\r\n", b";!,", b"Made with a tool; see its page.\n" * 300])
+@pytest.mark.parametrize("suffix", [".gif", ".png"])
+def test_what_a_tool_adds_behind_a_picture_that_moves_does_not_cut_it_off(tmp_path: Path, suffix: str, behind: bytes) -> None:
+    path = tmp_path / f"a{suffix}"
+    animation(path)
+    with path.open("ab") as file:
+        file.write(behind)
+    facts = probe(path)
+    assert (facts.kind, facts.frames, facts.truncated, facts.notes) == ("video", 8, False, ())
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".png"])
+def test_a_picture_that_moves_ends_nowhere_but_at_its_end(tmp_path: Path, suffix: str) -> None:
+    animation(tmp_path / f"a{suffix}", count=3)
+    data = (tmp_path / f"a{suffix}").read_bytes()
+    assert ends_properly(tmp_path / f"a{suffix}")
+    for length in range(
+        len(data) - (8 if suffix == ".png" else 0)
+    ):  # the last eight bytes of a PNG say no more than that it ends
+        (tmp_path / "part").write_bytes(data[:length])
+        assert not ends_properly(tmp_path / "part"), length
+
+
+def test_a_png_that_moves_and_that_ffmpeg_does_not_decode_is_read_as_its_first_picture(tmp_path: Path) -> None:
+    frames = [Image.fromarray(moving_picture(k, 60, 40)).convert("1") for k in range(5)]
+    frames[0].save(tmp_path / "a.png", save_all=True, append_images=frames[1:], duration=80)
+    facts = probe(tmp_path / "a.png")
+    assert (facts.kind, facts.frames) == ("picture", 1)
+    (note,) = facts.notes
+    assert "its first one is used" in note
+    with open_clip(tmp_path / "a.png") as clip:
+        assert np.array_equal(clip.read(0), np.asarray(frames[0].convert("RGB")))
 
 
 @pytest.mark.parametrize("name", ["a.gif", "a.png"])
