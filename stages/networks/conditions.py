@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
@@ -83,24 +84,29 @@ class FrameInputs:
         self._has_background = denoising_net.config.in_channels != self._channels
         # A network of diffusers walks all its modules to say these.
         self._device, self._dtype = denoising_net.device, denoising_net.dtype
-        self._kept: dict[int, FrameConditions] = {}
+        # Of each frame its drawing, packed (lines on black: a hundredth of it), and its background until that is encoded.
+        # Windows that are under way are many, and their pictures would take more memory than all else that is kept of them.
+        self._drawings: dict[int, bytes] = {}
+        self._pictures: dict[int, NDArray[np.uint8]] = {}
         self._backgrounds: dict[int, Tensor] = {}
+        self._shape: tuple[int, ...] = ()
         self._last = -1
 
     @property
     def first(self) -> int:
         """The earliest frame that is still there."""
-        return min(self._kept)
+        return min(self._drawings)
 
     def latent_shape(self, frame: int) -> tuple[int, int, int]:
         """Shape of a frame's latents."""
-        height, width = self._frame(frame).drawing.shape[:2]
+        self._read(frame)
+        height, width = self._shape[:2]
         factor = autoencoder.scale_factor(self._vae)
         return self._channels, height // factor, width // factor
 
     def drawings(self, window: Window) -> Tensor:
         """float32 [1, 3, frames, size, size] in 0..1."""
-        pictures = np.stack([self._frame(frame).drawing for frame in window])
+        pictures = np.stack([self._drawing(frame) for frame in window])
         return to_unit_range(pictures, self._device).transpose(0, 1)[None]
 
     def backgrounds(self, window: Window) -> Tensor | None:
@@ -109,18 +115,27 @@ class FrameInputs:
             return None
         missing = [frame for frame in window if frame not in self._backgrounds]
         if missing:
-            pixels = to_unit_range(np.stack([self._frame(frame).background for frame in missing]), self._device)
+            for frame in missing:
+                self._read(frame)
+            pixels = to_unit_range(np.stack([self._pictures[frame] for frame in missing]), self._device)
             latents = autoencoder.encode(self._vae, pixels, self.at_once).to(self._dtype)
             self._backgrounds.update(zip(missing, latents, strict=True))
+            for frame in missing:
+                del self._pictures[frame]
         return torch.stack([self._backgrounds[frame] for frame in window], 1)
 
     def forget_before(self, frame: int) -> None:
         """Drop what belongs to earlier frames."""
-        for old in [number for number in self._kept if number < frame]:
-            del self._kept[old]
+        for old in [number for number in self._drawings if number < frame]:
+            del self._drawings[old]
+            self._pictures.pop(old, None)
             self._backgrounds.pop(old, None)
 
-    def _frame(self, frame: int) -> FrameConditions:
+    def _drawing(self, frame: int) -> NDArray[np.uint8]:
+        self._read(frame)
+        return np.frombuffer(zlib.decompress(self._drawings[frame]), np.uint8).reshape(self._shape)
+
+    def _read(self, frame: int) -> None:
         while self._last < frame:
             new = next(self._conditions, None)
             if new is None:
@@ -131,16 +146,17 @@ class FrameInputs:
                 raise UsageError([f"The conditions of frame {new.frame} come after those of frame {self._last}."])
             for picture, what in ((new.drawing, "drawing"), (new.background, "background")):
                 check_picture(picture, f"The {what} of frame {new.frame}", autoencoder.scale_factor(self._vae))
-                size = next(iter(self._kept.values()), new).drawing.shape
-                if picture.shape != size:
+                self._shape = self._shape or new.drawing.shape
+                if picture.shape != self._shape:
                     raise UsageError([f"The {what} of frame {new.frame} has another size than the frames before it."])
-            self._kept[new.frame] = new
+            self._drawings[new.frame] = zlib.compress(new.drawing.tobytes(), 1)
+            if self._has_background:
+                self._pictures[new.frame] = new.background
             self._last = new.frame
-        if frame not in self._kept:
+        if frame not in self._drawings:
             raise UsageError(
                 [f"The conditions of frame {frame} are missing."], "Give all frames that the plan of the chunk names."
             )
-        return self._kept[frame]
 
 
 class Networks(Protocol):

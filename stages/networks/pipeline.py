@@ -22,7 +22,7 @@ from stages.networks.denoising_net import DenoisingNet
 from stages.networks.image_encoder import reference_tokens, to_unit_range
 from stages.networks.pose_guider import PoseGuider, SingleScalePoseGuider
 from stages.networks.runtime import is_out_of_memory
-from stages.networks.sampling import OnStep, SamplingOptions, denoise
+from stages.networks.sampling import WINDOWS_KEPT, OnStep, SamplingOptions, denoise
 from stages.networks.schedulers import require_deterministic, set_steps
 from stages.networks.windows import frame_noise
 
@@ -133,7 +133,7 @@ class HeadSwapPipeline(DiffusionPipeline):
 
         Raises:
             UsageError: wrong options, pictures or frames.
-            ModelError: ``out_of_memory`` even with the smallest windows.
+            ModelError: ``out_of_memory`` even with the smallest windows; ``pictures_not_finite``.
         """
         options = options or SamplingOptions()
         options.check()
@@ -156,8 +156,9 @@ class HeadSwapPipeline(DiffusionPipeline):
                 noise,
                 overlap=options.overlap,
                 blend=options.blend,
+                kept=WINDOWS_KEPT,
                 on_step=on_step,
-                on_window_done=predictor.forget,
+                on_window_left=predictor.forget,
             )
             try:
                 for generated in self._decoded(finished, chunk, options.vae_slice, whole_batch):
@@ -226,18 +227,46 @@ class HeadSwapPipeline(DiffusionPipeline):
             waiting.append((frame, done))
             last = frame == chunk[-1]
             if len(waiting) == at_once or last:
-                latents = torch.stack([item for _, item in waiting])
-                pictures = autoencoder.decode(self.vae, latents, at_once, compiled=compiled)
-                pixels = (pictures * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-                for (number, _), picture in zip(waiting, pixels, strict=True):
-                    yield GeneratedFrame(number, picture)
+                numbers = [number for number, _ in waiting]
+                pixels, broken = self._pixels(torch.stack([item for _, item in waiting]), at_once, compiled)
                 waiting.clear()
+                for number, picture, is_broken in zip(numbers, pixels, broken, strict=True):
+                    if is_broken:
+                        raise _not_finite(number, self.denoising_net.dtype)
+                    yield GeneratedFrame(number, picture)
             if last:
                 return
+
+    def _pixels(self, latents: Tensor, at_once: int, compiled: bool) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+        """uint8 [n, height, width, 3] of latents, and which of these pictures are not finite."""
+        pictures = autoencoder.decode(self.vae, latents, at_once, compiled=compiled)
+        pixels = (pictures * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
+        broken = ~(_finite(latents) & _finite(pictures))
+        # Both in one copy: every copy from a GPU waits for it.
+        told = torch.cat([pixels.flatten(1), broken[:, None].to(torch.uint8)], 1).cpu().numpy()
+        return told[:, :-1].reshape(pixels.shape), told[:, -1] > 0
 
 
 def _noise(options: SamplingOptions, shape: tuple[int, ...], device: torch.device, frame: int) -> Tensor:
     return frame_noise(options.seed, frame, shape, options.shared_noise).to(device)
+
+
+def _finite(values: Tensor) -> Tensor:
+    """Of each item of a batch, whether all its numbers are."""
+    return values.isfinite().flatten(1).all(1)
+
+
+def _not_finite(frame: int, dtype: torch.dtype) -> ModelError:
+    precision = str(dtype).removeprefix("torch.")
+    others = {"float16": "float32 or bfloat16", "bfloat16": "float32"}.get(precision)
+    check = "check the pipeline's weights (`headswap models verify`), or use others."
+    return ModelError(
+        "pictures_not_finite",
+        f"Frame {frame} came out as NaN or infinity where the pipeline computed in {precision}.",
+        f"Compute in {others} (`--set stages.render.diffusion.precision=float32`); or {check}"
+        if others
+        else f"{check[0].upper()}{check[1:]}",
+    )
 
 
 def _smaller(options: SamplingOptions, note: Note) -> SamplingOptions:

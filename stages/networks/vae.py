@@ -39,7 +39,7 @@ def encode(vae: VAE, pictures: Tensor, at_once: int = 4) -> Tensor:
 
 
 def decode(vae: VAE, latents: Tensor, at_once: int = 4, *, compiled: bool = True) -> Tensor:
-    """Pictures [n, 3, height, width] in 0..1 (clipped) of latents [n, 4, height / 8, width / 8].
+    """Pictures [n, 3, height, width] in 0..1 (clipped, infinity as NaN) of latents [n, 4, height / 8, width / 8].
 
     Args:
         vae: the autoencoder.
@@ -52,4 +52,6 @@ def decode(vae: VAE, latents: Tensor, at_once: int = 4, *, compiled: bool = True
     for part in scaled.split(at_once):
         with compiled_where(compiled and len(part) == at_once, vae.decoder):
             pictures.append(vae.decode(part).sample)
-    return (torch.cat(pictures).float() / 2 + 0.5).clamp(0, 1)
+    decoded = torch.cat(pictures).float() / 2 + 0.5
+    # Clipped, infinity would pass for white or black.
+    return decoded.masked_fill_(decoded.isinf(), torch.nan).clamp(0, 1)

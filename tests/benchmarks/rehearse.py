@@ -83,6 +83,9 @@ def main(identity: Path) -> None:
     tell("each window", sampling, "tiny", 28, replace(options, blend="end"))
     for frames in (64, 112):
         tell(f"{frames} frames", sampling, "tiny", frames, options)
+    tell("64 frames, each network once", sampling, "tiny", 64, options, once=True)
+    for frames in (100, 196):
+        tell(f"{frames} frames, many steps", sampling, "demo", frames, replace(SETTINGS, steps=16), once=True)
     for share in (0.75, 0.4):
         tell(f"{share} of the memory", sampling, "tiny", 28, options, memory=int(found["two steps"]["peak"] * share))
     write_identity_network(identity)

@@ -63,6 +63,18 @@ def test_memory_of_the_gpu_does_not_grow_with_the_length(found: dict[str, Any]) 
     assert found["112 frames"]["notes"] == []
 
 
+def test_networks_that_are_gone_through_once_take_as_much_memory(found: dict[str, Any]) -> None:
+    assert found["64 frames, each network once"]["peak"] == found["64 frames"]["peak"]
+
+
+def test_many_steps_keep_no_more_of_a_long_video(found: dict[str, Any]) -> None:
+    few, many = (found[f"{frames} frames, many steps"] for frames in (100, 196))
+    assert many["notes"] == []
+    # Of what belongs to the windows under way latents and backgrounds alone become more. Pose features of twice as many windows
+    # would be a sixth of all.
+    assert many["peak"] < 1.04 * few["peak"]
+
+
 def test_a_gpu_with_less_memory_generates_in_smaller_windows_and_says_so(found: dict[str, Any]) -> None:
     less = found["0.75 of the memory"]
     assert less["peak"] <= 0.75 * found["two steps"]["peak"]

@@ -24,7 +24,7 @@ from stages.networks.conditions import FrameConditions, Predictor, SourceFeature
 from stages.networks.loading import load_pipeline
 from stages.networks.pipeline import HeadSwapPipeline
 from stages.networks.runtime import choose_precision, find_device, gpu_count, place, served_gpus
-from stages.networks.sampling import SamplingOptions
+from stages.networks.sampling import WINDOWS_KEPT, SamplingOptions
 from stages.networks.schedulers import Solver, make_scheduler
 from stages.networks.unet import Flow
 
@@ -304,6 +304,68 @@ def test_out_of_memory_with_the_smallest_windows_is_an_error(
 def test_pose_features_that_do_not_fit_are_computed_again(pipeline: HeadSwapPipeline, source: SourceFeatures) -> None:
     kept = generate(pipeline, source, range(12))
     assert np.array_equal(kept, generate(pipeline, source, range(12), replace(OPTIONS, pose_cache_bytes=0)))
+
+
+def test_pose_features_are_kept_for_as_many_windows_whatever_the_length(
+    pipeline: HeadSwapPipeline, source: SourceFeatures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[int] = []
+    guide = Predictor._pose
+
+    def poses(self: Predictor, window: tuple[int, ...]) -> tuple[torch.Tensor, ...]:
+        features = guide(self, window)
+        kept.append(len(self._poses))
+        return features
+
+    monkeypatch.setattr(Predictor, "_pose", poses)
+    options, shot = replace(OPTIONS, window=4, overlap=1, steps=10), range(34)
+    made = {}
+    for most in (WINDOWS_KEPT, None):
+        kept.clear()
+        monkeypatch.setattr("stages.networks.pipeline.WINDOWS_KEPT", most)
+        made[most] = [frame.picture for frame in pipeline.stream(source, conditions(shot), shot, options=options)]
+        assert max(kept) <= (most or options.steps)
+    assert max(kept) == options.steps
+    assert np.array_equal(*made.values()), "to the bit"
+
+
+def overflowing(pipeline: HeadSwapPipeline, part: str) -> HeadSwapPipeline:
+    """In half precision, with weights whose products it cannot hold."""
+    other = copy.deepcopy(pipeline).to(torch.float16)
+    with torch.no_grad():
+        other.components[part].get_submodule("conv_out" if part == "denoising_net" else "decoder.conv_out").weight.fill_(6e4)
+    return other
+
+
+@pytest.mark.parametrize("part", ["denoising_net", "vae"])
+def test_pictures_that_are_not_finite_are_an_error_that_names_the_precision(pipeline: HeadSwapPipeline, part: str) -> None:
+    other = overflowing(pipeline, part)
+    with pytest.raises(ModelError, match=r"Frame 0 came out as NaN or infinity .* float16") as caught:
+        generate(other, other.prepare_source(pictures(1, seed=9)[0]), range(9))
+    assert caught.value.code == "pictures_not_finite"
+    assert "--set stages.render.diffusion.precision=float32" in caught.value.remedy
+    assert "float32 or bfloat16" in caught.value.remedy
+    assert "weights" in caught.value.remedy
+    assert not caught.value.retryable
+
+
+def test_frames_before_one_that_is_not_finite_are_handed_on(
+    pipeline: HeadSwapPipeline, source: SourceFeatures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward, calls = pipeline.denoising_net.forward, 0
+
+    def broken(*given: Any, **more: Any) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        return forward(*given, **more) * (torch.nan if calls == 2 * OPTIONS.steps else 1)
+
+    monkeypatch.setattr(pipeline.denoising_net, "forward", broken)
+    frames = pipeline.stream(source, conditions(range(SHOT)), range(SHOT), options=replace(OPTIONS, blend="end"))
+    # Of the second window, which begins with frame 6.
+    assert [next(frames).frame for _ in range(6)] == [0, 1, 2, 3, 4, 5]
+    with pytest.raises(ModelError, match=r"Frame 6 .* float32") as caught:
+        next(frames)
+    assert "precision" not in caught.value.remedy, "there is no higher one"
 
 
 def test_wrong_conditions_are_named(pipeline: HeadSwapPipeline, source: SourceFeatures) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -179,6 +182,79 @@ def test_frames_are_handed_on_before_later_windows_begin(blend: str) -> None:
     assert max(lead[400]) == max(lead[100]) <= 16 + 12 * steps
     if blend == "end":
         assert max(lead[400]) < 16
+
+
+@dataclass
+class Kept:
+    """What a predictor that keeps something of each window has kept.
+
+    Attributes:
+        made: how often something was made for each window.
+        now: the windows it is there for.
+        most: of which there were at a time.
+        ahead: frames from the first that is not finished to the last that has begun, at the most.
+    """
+
+    made: Counter[Window] = field(default_factory=Counter)
+    now: set[Window] = field(default_factory=set)
+    most: int = 0
+    ahead: int = 0
+
+
+def in_turns(windows: tuple[Window, ...], steps: int, kept: int | None, solver: Solver = "ddim") -> tuple[Tensor, Kept]:
+    """The latents of a video, and what was kept on the way."""
+    told, begun = Kept(), 0
+
+    def keeping(window: Window, latents: Tensor, step: int) -> Tensor:
+        nonlocal begun
+        if window not in told.now:
+            told.made[window] += 1
+            told.now.add(window)
+        told.most, begun = max(told.most, len(told.now)), max(begun, window[-1])
+        return predict(window, latents, step)
+
+    scheduler = make_scheduler(solver)
+    scheduler.set_timesteps(steps)
+    made = []
+    for frame, latents in denoise(windows, keeping, scheduler, noise, kept=kept, on_window_left=told.now.remove):
+        told.ahead = max(told.ahead, begun - frame)
+        made.append(latents)
+    return torch.stack(made), told
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(1, 150), st.integers(1, 9), st.integers(1, 5), st.sampled_from(SOLVERS), st.data())
+def test_waves_that_take_turns_give_the_numbers_of_one_to_the_bit(
+    count: int, steps: int, kept: int, solver: Solver, data: st.DataObject
+) -> None:
+    windows = windows_of(range(count), 8, data.draw(st.integers(0, 7)))
+    at_once, _ = in_turns(windows, steps, None, solver)
+    with patch.object(sampling, "_TURN", data.draw(st.integers(1, 6))):
+        made, told = in_turns(windows, steps, kept, solver)
+    assert torch.equal(made, at_once)
+    assert not told.now, "every window was left"
+
+
+def test_a_predictor_keeps_no_more_of_a_long_video_than_it_is_to_keep() -> None:
+    kept = sampling.WINDOWS_KEPT
+    ahead = set()
+    for count in (700, 1000):
+        windows = windows_of(range(count))
+        _, one_wave = in_turns(windows, 25, None)
+        assert (one_wave.most, set(one_wave.made.values())) == (25, {1})
+        _, told = in_turns(windows, 25, kept)
+        assert told.most == kept
+        # Of 25 times that it is asked for a window, it makes again what it was not to keep in less than one in seven.
+        assert sum(told.made.values()) < (1 + 25 / 7) * len(windows)
+        ahead.add(told.ahead)
+    assert max(ahead) <= 16 + 12 * (25 + sampling._TURN), "and the frames under way are as many, whatever the length"
+
+
+def test_what_fits_is_made_once_and_as_many_turns_are_taken_as_that_needs() -> None:
+    for count, steps, waves in ((112, 25, 1), (1000, 9, 1), (124, 25, 3), (160, 18, 2)):
+        windows = windows_of(range(count))
+        _, told = in_turns(windows, steps, 9)
+        assert set(told.made.values()) == {waves}, "windows that one turn holds are made once in each wave"
 
 
 def chunk_difference(blend: str, context: int) -> float:
