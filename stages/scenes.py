@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from schemas.tables import LANDMARKS
 from stages.blocks import dilate
 from stages.contract import Chunk, Work
-from stages.plates import Light, background_crop, light_behind
+from stages.light import Light, light_behind
+from stages.plates import background_crop
 from stages.renderer import Generated, Scene, Section
 from stages.segmentation import BACKGROUND
 from stages.video.crops import extract_crop, to_crop

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 
 from schemas.problems import ModelError
 from stages.filling import Lama, add_grain, fill_smooth, grain_level, membrane
+from stages.light import Light, light_behind, light_between
 from stages.plates import (
     DOUBTFUL,
     HEAD,
     HIDDEN,
     Camera,
-    Light,
     PlateBuilder,
     background_crop,
     chain,
@@ -27,8 +27,6 @@ from stages.plates import (
     greatest_motion,
     identity,
     invert,
-    light_behind,
-    light_between,
     register,
     warp_to_plate,
 )
