@@ -38,7 +38,7 @@ class Piece:
 
 
 def frame_facts(artifacts: Artifacts) -> FrameFacts:
-    """What decides whether frames are used, from the tables of track, fit3dmm and masks."""
+    """What decides whether frames are used, from the tables of track, fit3dmm, masks and inpaint."""
     subject = artifacts["track"][0].table("subject", columns=["frame", "shot", "detected", "interpolated", "crop"])
     fit = artifacts["fit3dmm"][0].table("fit", columns=["frame", "residual"])
     stream = artifacts["ingest"][0].facts["stream"]
@@ -47,6 +47,9 @@ def frame_facts(artifacts: Artifacts) -> FrameFacts:
     residuals = np.full(len(frames), np.nan)
     residuals[np.searchsorted(frames, array(fit, "frame"))] = array(fit, "residual")
     shares = np.concatenate([array(one.table("masks", columns=["shares"]), "shares") for one in artifacts["masks"]])
+    plates = artifacts["inpaint"][0].table("plates", columns=["frame", "difference"])
+    differences = np.full(len(frames), np.nan)
+    differences[np.searchsorted(frames, array(plates, "frame"))] = array(plates, "difference")
     return FrameFacts(
         shots=array(subject, "shot"),
         detected=array(subject, "detected").astype(bool),
@@ -55,6 +58,7 @@ def frame_facts(artifacts: Artifacts) -> FrameFacts:
         picture=(int(stream["width"]), int(stream["height"])),
         residuals=residuals,
         shares=shares,
+        differences=differences,
     )
 
 

@@ -95,6 +95,11 @@ class DatasetParameters(BaseModel):
     largest_cover: float = Field(0.02, ge=0, le=1, description="share of the crop that a hand or an object before the head takes")
     largest_outside: float = Field(0.45, ge=0, le=1, description="share of the crop that lies outside the picture")
     largest_below: float = Field(0.08, ge=0, le=1, description="share of the crop below the picture, where the body is cut")
+    largest_difference: float = Field(
+        12.0,
+        gt=0,
+        description="difference of a frame's background from that of its shot (0..255): more in fades, flashes, titles",
+    )
     largest_residual: float = Field(0.12, gt=0, description="distance of landmarks to the face model, in distances of the eyes")
 
 
@@ -104,6 +109,7 @@ DECIDED_BY = {
     "outside": "largest_outside",
     "cut_off": "largest_below",
     "covered": "largest_cover",
+    "other_light": "largest_difference",
     "poor_fit": "largest_residual",
     "short": "shortest_segment",
 }

@@ -10,6 +10,10 @@ import numpy as np
 LITTLE = 2.0
 """Difference (0..255, mean) that is not worth a change of light."""
 
+OTHER_LIGHT = 12.0
+"""Difference (0..255, mean) between a frame and its plate from which it is a fade, a flash or another picture: 20 to 160 there,
+and 5 at the most in all others of the clips that were looked at."""
+
 FEWEST_TOLD = 64
 """Pixels, neither black nor white, that it takes to tell a light."""
 

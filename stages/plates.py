@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike
 
-from stages.light import LITTLE, Light, light_between
+from stages.light import LITTLE, OTHER_LIGHT, Light, light_between
 from stages.segmentation import shrunk
 from stages.video.crops import frame_matrix, opencv_matrix
 from stages.video.view import FrameView, as_view
@@ -412,7 +412,7 @@ class PlateBuilder:
     DISAGREEMENT = 24
     """Where the frames differ by more than this (0..255), the median is taken instead of the mean."""
 
-    OFF = 12.0
+    OFF = OTHER_LIGHT
     """Frames differ by less than this (0..255, mean) from a plate that shows what they show, unless most frames do not."""
 
     RICH = 0.5

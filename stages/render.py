@@ -18,6 +18,7 @@ from schemas.parameters import DiffusionParameters, RenderParameters, StageParam
 from schemas.tables import FOREGROUND_BLOCKS, LANDMARKS, RENDERED
 from stages.blocks import block_grid, dilate, expand_grid
 from stages.contract import Input, Scope, Stage, Work
+from stages.light import OTHER_LIGHT
 from stages.packages import MEDIAPIPE
 from stages.portrait import read_portrait
 from stages.renderer import Generated, Portrait, Renderer, Scene
@@ -150,6 +151,7 @@ def shot_faces(work: Work, shot: int, size: int) -> TargetFaces:
     usable = np.flatnonzero((array(subject, "shot") == shot) & array(subject, "detected").astype(bool))
     if not len(usable):
         return TargetFaces()
+    usable = usable[_in_usual_light(work, array(subject, "frame")[usable])]
     rows = usable[np.unique(np.linspace(0, len(usable) - 1, SHOT_SAMPLES).round().astype(int))]
     frames, crops = array(subject, "frame")[rows], array(subject, "crop")[rows].astype(np.float64)
     skin, focus = [], []
@@ -162,6 +164,13 @@ def shot_faces(work: Work, shot: int, size: int) -> TargetFaces:
             skin.append(skin_statistics(picture, landmarks))
             focus.append(focus_of(picture, landmarks, float(crop[2]) / size))
     return TargetFaces([one for one in skin if one is not None], [one for one in focus if one is not None])
+
+
+def _in_usual_light(work: Work, frames: NDArray[np.integer]) -> NDArray[np.bool_]:
+    """Which frames of a shot resemble its plate as most do: faces of a fade are as dark as the fade."""
+    plates = work.inputs.table("inpaint", "plates", "target", columns=["frame", "difference"])
+    difference = np.nan_to_num(array(plates, "difference")[np.searchsorted(array(plates, "frame"), frames)])
+    return np.asarray(difference <= max(OTHER_LIGHT, 3 * float(np.median(difference))))
 
 
 def changed_region(scene: Scene, result: Generated) -> NDArray[np.bool_]:

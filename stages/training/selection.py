@@ -18,6 +18,7 @@ REASONS = {
     "outside": "too much of the crop lies outside the picture",
     "cut_off": "the picture ends too far above the crop's lower border, and the body with it",
     "covered": "a hand or an object is before the head",
+    "other_light": "the background is not that of the rest of the shot, or in other light (a fade, a flash, a title)",
     "poor_fit": "the landmarks do not look like a face",
     "no_mask": "no person was found in the crop",
     "short": "the run of usable frames is too short",
@@ -33,6 +34,7 @@ class FrameFacts:
         shots: int [n]. detected, interpolated: bool [n]. crops: float [n, 3], centre x, centre y, side in frame pixels.
         picture: width and height of the frame. residuals: float [n], of the face model's fit, in distances of the eyes.
         shares: float [n, 6], of the crop that each label covers (``schemas.tables.LABELS``).
+        differences: float [n], of the frame from the plate of its shot where that shows it, 0..255; NaN where nothing is told.
     """
 
     shots: npt.NDArray[np.integer]
@@ -42,6 +44,7 @@ class FrameFacts:
     picture: tuple[int, int]
     residuals: npt.NDArray[np.floating]
     shares: npt.NDArray[np.floating]
+    differences: npt.NDArray[np.floating]
 
 
 def exclusions(facts: FrameFacts, parameters: DatasetParameters) -> npt.NDArray[np.str_]:
@@ -59,6 +62,7 @@ def exclusions(facts: FrameFacts, parameters: DatasetParameters) -> npt.NDArray[
     below = facts.crops[:, 1] + facts.crops[:, 2] / 2 - facts.picture[1]
     exclude("cut_off", below > parameters.largest_below * facts.crops[:, 2])
     exclude("covered", facts.shares[:, 5] > parameters.largest_cover)
+    exclude("other_light", facts.differences > parameters.largest_difference)
     exclude("poor_fit", ~(facts.residuals <= parameters.largest_residual))
     exclude("no_mask", facts.shares[:, 1:4].sum(1) <= 0)
     for start, stop in _runs(found == "", facts.shots):

@@ -66,8 +66,8 @@ def frame_of(picture: np.ndarray) -> np.ndarray:
     return frame
 
 
-def painted_job(folder: Path, count: int = 6, missing: tuple[int, ...] = ()) -> Job:
-    """A job of ``count`` frames in one shot; in the frames ``missing`` no face was found."""
+def painted_job(folder: Path, count: int = 6, missing: tuple[int, ...] = (), faded: tuple[int, ...] = ()) -> Job:
+    """A job of ``count`` frames in one shot; in the frames ``missing`` no face was found, ``faded`` differ from their plate."""
     folder.mkdir(parents=True, exist_ok=True)
     scenes = [scene(frame, pose(turn=2 * frame), jawOpen=0.2 * frame) for frame in range(count)]
     target = write_video(
@@ -82,7 +82,7 @@ def painted_job(folder: Path, count: int = 6, missing: tuple[int, ...] = ()) -> 
         ("track", "target"): [_track(folder, scenes, generated)],
         ("masks", "target"): [_labels(folder / "target_masks", {one.frame: one.labels for one in scenes})],
         ("masks", "source"): [_labels(folder / "source_masks", {0: person.labels})],
-        ("inpaint", "target"): [_plates(folder, count)],
+        ("inpaint", "target"): [_plates(folder, count, faded)],
         ("retarget", "job"): [_retarget(folder, scenes, generated)],
     }
     return Job(folder, scenes, generated, source, target, artifacts)
@@ -111,7 +111,7 @@ def _labels(folder: Path, maps: dict[int, np.ndarray]) -> Artifact:
     return writer.local()
 
 
-def _plates(folder: Path, count: int) -> Artifact:
+def _plates(folder: Path, count: int, faded: tuple[int, ...]) -> Artifact:
     writer = ArtifactWriter(folder / "inpaint")
     with writer.pictures("plates") as pictures:
         pictures.write(0, frame_of(np.full((SIZE, SIZE, 3), WALL, np.uint8)))
@@ -122,7 +122,7 @@ def _plates(folder: Path, count: int) -> Artifact:
             "plate": np.zeros(count, np.int32),
             "transform": np.tile(np.array([1, 0, 0, 0, 1, 0], np.float32), (count, 1)),
             "seen": np.ones(count, np.float32),
-            "difference": np.zeros(count, np.float32),
+            "difference": np.where(np.isin(np.arange(count), faded), 40, 1).astype(np.float32),
         },
     )
     return writer.local()

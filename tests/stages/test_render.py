@@ -70,9 +70,10 @@ def _faded(job: Job, gains: list[float]) -> Job:
 
 def test_in_a_dark_frame_head_and_background_are_as_dark(tmp_path: Path) -> None:
     gains = [1.0] * 12
-    gains[3], gains[8] = 0.7, 0.3  # not among the frames whose faces the source's colours are matched to
-    whole = Chunk(0, 0, 0, 12)
-    plain, dimmed = painted_job(tmp_path / "plain", 12), _faded(painted_job(tmp_path / "dimmed", 12), gains)
+    gains[3], gains[8], gains[10], gains[11] = 0.7, 0.3, 0.2, 0.1  # the source's colours are matched to none of these
+    whole, faded = Chunk(0, 0, 0, 12), (3, 8, 10, 11)
+    plain, dimmed = (painted_job(tmp_path / name, 12, faded=faded) for name in ("plain", "dimmed"))
+    _faded(dimmed, gains)
     bright, dark = plain.render(whole).pictures("crops"), dimmed.render(whole).pictures("crops")
     for frame in (3, 8):
         labels = dimmed.scenes[frame].labels

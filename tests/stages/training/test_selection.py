@@ -25,6 +25,7 @@ def facts(frames: int = 30) -> FrameFacts:
         picture=(1000, 800),
         residuals=np.full(frames, 0.03),
         shares=shares,
+        differences=np.full(frames, 1.0),
     )
 
 
@@ -41,6 +42,7 @@ def test_good_frames_are_all_used() -> None:
         ("outside", lambda one: one.crops.__setitem__((slice(10, 14), 0), -50.0)),
         ("cut_off", lambda one: one.crops.__setitem__((slice(10, 14), 1), 650.0)),
         ("covered", lambda one: one.shares.__setitem__((slice(10, 14), 5), 0.1)),
+        ("other_light", lambda one: one.differences.__setitem__(slice(10, 14), 40.0)),
         ("poor_fit", lambda one: one.residuals.__setitem__(slice(10, 14), 0.5)),
         ("poor_fit", lambda one: one.residuals.__setitem__(slice(10, 14), np.nan)),
         ("no_mask", lambda one: one.shares.__setitem__((slice(10, 14), slice(1, 4)), 0.0)),
