@@ -94,7 +94,7 @@ def require_places(planner: Planner, output_url: str) -> None:
             problems.append(f"{_would_replace(address, read)} (the result of {plan.job.id})")
         path = sources.local_path(address)
         if path is not None and not os.path.lexists(path):
-            there = next((folder for folder in path.absolute().parents if folder.exists()), Path("/"))
+            there = next((folder for folder in path.absolute().parents if os.path.lexists(folder)), Path("/"))
             if not os.access(there, os.W_OK | os.X_OK):
                 denied.add(there)
     if problems:
@@ -209,7 +209,8 @@ def _place(planner: Planner, plan: JobPlan, video: Artifact, name: str, address:
         filesystem, path = sources.file_system(address, planner.settings.storage_options_of(address))
         if _is_there(filesystem, path, record):
             return []
-        if (read := planner.inputs.get(place_of(address))) is not None:
+        read = planner.inputs.get(place_of(address))
+        if read is not None and not (read[1] != plan.job.id and _made_before(planner, plan, address)):
             remedy = f"{ELSEWHERE} The result is kept in the store."
             raise StoreError("output_failed", f"The result {_would_replace(address, read)}.", remedy)
         beside = path + PROVENANCE_SUFFIX

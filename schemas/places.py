@@ -107,13 +107,14 @@ _VALUE = re.compile(r"([?&;][\w.%$-]+=)[^&\s'\"]+")
 def _told(text: str) -> str:
     """A text that begins with an address."""
     scheme, _, rest = text.partition("://")
-    authority = re.match(r"[^/?#]*", rest)[0]  # type: ignore[index]
-    if scheme.lower() not in _HOSTLESS and ":" in authority and "@" in authority:  # a password may hold blanks and quotes
+    authority = re.match(r"[^/?#\n]*", rest)[0]  # type: ignore[index]
+    # A password may hold blanks and quotes; a colon and a blank, or a port, is none.
+    if scheme.lower() not in _HOSTLESS and re.match(r"[^\s:@]*:(?!\s|\d+(?:\s|$))[^\n]*@", authority):
         rest = rest[authority.rindex("@") + 1 :]
     run = re.match(r"[^\s'\"]*", rest)[0]  # type: ignore[index]
     behind = rest[len(run) :]
     if _is_of_web(scheme):
-        behind = without_values(re.sub(r"([?#])[^\s'\"=&]+(?=[\s'\"]|$)", r"\1…", behind))
+        behind = without_values(re.sub(r"([?#])[^\s'\"=&?#]+(?=[?#\s'\"]|$)", r"\1…", behind))
     return without_credentials(f"{scheme}://{run}") + behind
 
 
@@ -184,8 +185,13 @@ def place_of(url: str) -> str:
         return "::".join(links)
     if scheme.lower() in ("", "file", "local"):
         return os.path.realpath(expanded_path(rest))
-    host, slash, path = _without_user(scheme, rest.lstrip("/")).partition("/")
-    return f"{scheme.lower()}://{host.lower() if scheme not in _BUCKETS else host}{slash}{path.lstrip('/')}"
+    if scheme.lower() in _HOSTLESS:
+        return f"{scheme.lower()}://{rest.lstrip('/')}"
+    container = re.match(r"[^/@]*@[^/]*", rest) if scheme == "abfs" else None  # abfs://container@account.dfs.core.windows.net/...
+    if container is not None:
+        rest = container[0].partition("@")[0] + rest[container.end() :]
+    host, slash, path = _without_user(scheme, rest).partition("/")
+    return f"{scheme.lower()}://{host if scheme in _BUCKETS else host.lower()}{slash}{path}"
 
 
 def is_remote(url: str) -> bool:
@@ -202,7 +208,7 @@ def _lies_in(url: str, place: str) -> bool:
 def _split(url: str) -> tuple[str, str]:
     """The scheme, by one name where fsspec knows several, and what follows; no scheme for a path."""
     scheme, remote, rest = url.partition("://")
-    return (_ALIASES.get(scheme, scheme), rest) if remote else ("", url)
+    return (_ALIASES.get(scheme.lower(), scheme), rest) if remote else ("", url)
 
 
 def _machine(url: str) -> tuple[str, str] | None:

@@ -100,7 +100,18 @@ def light_between(picture: np.ndarray, plain: np.ndarray, visible: np.ndarray) -
     contrast = float(np.abs(shown[kept] - shown[kept].mean(0)).mean())
     unexplained = max(with_it - LITTLE, 0) / max(contrast, 1e-6)
     smaller = (0.9 - with_it / max(without, 1e-6)) / 0.3
-    return Likeness(light, without, with_it, float(np.clip(min(smaller, (0.6 - unexplained) / 0.3), 0, 1)))
+    share = min(smaller, (0.6 - unexplained) / 0.3, _alike(shown[kept], plain[kept]))
+    return Likeness(light, without, with_it, float(np.clip(share, 0, 1)))
+
+
+def _alike(shown: np.ndarray, plain: np.ndarray) -> float:
+    """From 1, where both float [n, 3] show the same, to 0 and less, where each shows something of its own; 1 where one of them
+    is too flat to tell."""
+    one, other = shown.mean(1), plain.mean(1)
+    spread = min(float(one.std()), float(other.std()))
+    if spread < 2 * LITTLE:
+        return 1.0
+    return (float(np.corrcoef(one, other)[0, 1]) - 0.3) / 0.4
 
 
 def _least_squares(shown: np.ndarray, plain: np.ndarray, whole: np.ndarray) -> Light:
@@ -119,13 +130,21 @@ def _least_squares(shown: np.ndarray, plain: np.ndarray, whole: np.ndarray) -> L
     return Light(gain, tuple(float(value) for value in there - gain * middle))  # type: ignore[arg-type]
 
 
-def light_behind(picture: np.ndarray, background: np.ndarray, open_to_view: np.ndarray) -> Light:
+def light_behind(picture: np.ndarray, background: np.ndarray, open_to_view: np.ndarray, person: np.ndarray) -> Light:
     """The light in which a frame's crop shows its background: none, where the plate resembles the frame, or nothing explains how
     they differ. From the one to the other it rises smoothly, so that nothing jumps from frame to frame.
 
+    The person stands in the same light: where no person could look as this one does, what is behind is another thing in its
+    usual light (a screen that turns white, a tunnel behind a car's window).
+
     Args:
-        picture, background: uint8 [size, size, 3]. open_to_view: boolean [size, size], surely not the person.
+        picture, background: uint8 [size, size, 3]. open_to_view: boolean [size, size], surely not the person. person: likewise,
+            most likely the person.
     """
     found = light_between(picture, background, open_to_view)
     share = found.share * float(np.clip((found.without - LITTLE) / (2 * LITTLE), 0, 1))
+    if share > 0 and person.any():
+        colours, darkest = picture[person].astype(np.float64), np.asarray(found.light.offset)
+        beyond = ((colours < darkest - 4 * LITTLE) | (colours > darkest + 255 * found.light.gain + 4 * LITTLE)).any(1).mean()
+        share *= float(np.clip((0.1 - beyond) / 0.08, 0, 1))
     return found.light.partly(share * share * (3 - 2 * share)) if share > 0 else Light()

@@ -416,7 +416,10 @@ class PlateBuilder:
     """Frames differ by less than this (0..255, mean) from a plate that shows what they show, unless most frames do not."""
 
     RICH = 0.5
-    """Frames with less of the contrast than this share of that of the richest may be the dark end of a fade."""
+    """Frames with less than this share of the contrast of the shot's own may be the dark end of a fade."""
+
+    FLAT = 4.0
+    """Contrast (0..255, standard deviation) of pictures that show nothing."""
 
     DIMMEST = 0.4
     """Frames with less than this share of the contrast of others are not brought to their light: they are coded too coarsely for
@@ -427,6 +430,9 @@ class PlateBuilder:
 
     SLOPE, EDGES = 6.0, 50
     """Grey levels a pixel from which an edge of the head tells how it moves, and how many pixels of edges that takes."""
+
+    DIRECTIONS = 0.1
+    """Share of the edges, by the square of their cosine, that it takes in every direction: of 0.5 where there are all alike."""
 
     MOVES, MUCH = 0.7, 2.0
     """Pixels (standard deviation) from which a head moves enough to tell what moves with it, and from which on it is much."""
@@ -445,6 +451,7 @@ class PlateBuilder:
         self._pictures: list[np.ndarray] = []
         self._visible: list[np.ndarray] = []
         self._contrasts: list[float] = []
+        self._peopled: list[bool] = []
         self.kinds: list[np.ndarray] = []
         """Of each frame added, uint8 [height, width]."""
         self.used: list[bool] = []
@@ -472,6 +479,7 @@ class PlateBuilder:
         self._pictures.append(warp_to_plate(rgb, transform, self.width, self.height))
         self._visible.append(there == 255)
         self._contrasts.append(float(np.sqrt(rgb[::8, ::8].astype(np.float32).var(axis=(0, 1)).mean())))
+        self._peopled.append(not visible.all())
         self.used.append(True)
         if kinds is None:
             kinds = np.zeros(rgb.shape[:2], np.uint8)
@@ -496,7 +504,11 @@ class PlateBuilder:
     def _of_one_light(self, plate: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """What :meth:`finish` returns where frames depart from the ``plate`` of all of them."""
         contrasts = np.asarray(self._contrasts)
-        rich = contrasts >= self.RICH * contrasts.max()
+        # Those with the person are what is rendered; a title, a flash or what passes by may have more contrast than they.
+        own = np.asarray(self._peopled) & (contrasts > self.FLAT)
+        own = own if own.any() else np.ones(len(contrasts), bool)
+        richest = float(np.quantile(contrasts[own], 0.75))
+        rich = own & (contrasts >= self.RICH * richest)
         if not rich.all():
             # Where a fade is long, or a shot ends in a title, most of what is laid over each other may be dark.
             self.used = rich.tolist()
@@ -505,14 +517,14 @@ class PlateBuilder:
             light_between(picture, plate, visible & (count > 0))
             for picture, visible in zip(self._pictures, self._visible, strict=True)
         ]
-        usual = _usual_light([one.light for one in found], contrasts)
-        lit = (contrasts >= self.DIMMEST * contrasts.max()) & [one.light.gain >= self.DIMMEST * usual.gain for one in found]
+        usual = _usual_light([one.light for one in found], contrasts, rich)
+        lit = (contrasts >= self.DIMMEST * richest) & [one.light.gain >= self.DIMMEST * usual.gain for one in found]
         pictures, self.departures = [], []
         for picture, one, bright in zip(self._pictures, found, lit, strict=True):
             helps = bright and one.share > 0.5 and one.without > one.with_it + LITTLE
             pictures.append(usual.beside(one.light).shown(picture) if helps else picture)
             self.departures.append(one.with_it if helps else one.without)
-        limit = max(self.OFF, 3 * float(np.median(np.asarray(self.departures)[lit if lit.any() else rich])))
+        limit = max(self.OFF, 3 * float(np.median(np.asarray(self.departures)[lit & own if (lit & own).any() else rich])))
         self.used = [value <= limit for value in self.departures]
         self._settle(pictures)
         plate, count = self._laid_over(pictures)
@@ -539,7 +551,8 @@ class PlateBuilder:
         across = float(np.sqrt(head.sum()))
         step = max(1, int(across / self.COARSE))
         box = _box(head, 0, step)
-        motion = _motion(*_changes([(picture[box], None) for picture, _, _ in looked_at])[:3], head[box], self.MOVES / step)
+        outline = _outline(head, across)
+        motion = _motion(*_changes([(picture[box], None) for picture, _, _ in looked_at])[:3], outline[box], self.MOVES / step)
         if motion is None:
             return
         side = int(across * self.NEAR / step) | 1
@@ -617,13 +630,16 @@ def _motion(change: np.ndarray, across: np.ndarray, down: np.ndarray, where: np.
         least: standard deviation.
 
     Returns:
-        None where that has too few edges to tell, or moves by less than the least in every direction.
+        None where that has too few edges to tell, or all in one direction, or moves by less than the least in every direction.
     """
     slope = cv2.magnitude(across, down)
     strong = where & (slope > PlateBuilder.SLOPE)
     if strong.sum() < PlateBuilder.EDGES:
         return None
     x, y = across[strong] / slope[strong], down[strong] / slope[strong]
+    across_them = np.stack([x, y])
+    if np.linalg.eigvalsh(across_them @ across_them.T / len(x))[0] < PlateBuilder.DIRECTIONS:
+        return None
     directions = np.stack([x * x, 2 * x * y, y * y], 1).astype(np.float64)
     squares = (change[strong] / slope[strong]).astype(np.float64) ** 2
     kept, values = np.ones(len(squares), bool), np.zeros(3)
@@ -635,6 +651,16 @@ def _motion(change: np.ndarray, across: np.ndarray, down: np.ndarray, where: np.
     return covariance if np.linalg.eigvalsh(covariance)[-1] >= least**2 else None
 
 
+def _outline(head: np.ndarray, across: float) -> np.ndarray:
+    """The rim of a head above the brows, boolean [h, w]: what moves as the head does, whatever the face does."""
+    side = 2 * round(0.2 * across) + 1
+    inner = cv2.erode(head.astype(np.uint8), cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)), borderValue=0) > 0
+    _, top, _, height = cv2.boundingRect(head.view(np.uint8))
+    rim = head & ~inner
+    rim[top + round(0.35 * height) :] = False
+    return rim
+
+
 def _box(mask: np.ndarray, margin: int, step: int) -> tuple[slice, slice]:
     """Rows and columns around what is set, and so many pixels more; every ``step``-th of them."""
     left, top, width, height = cv2.boundingRect(mask.view(np.uint8))
@@ -642,11 +668,10 @@ def _box(mask: np.ndarray, margin: int, step: int) -> tuple[slice, slice]:
     return rows, slice(max(left - margin, 0), min(left + width + margin, mask.shape[1]), step)
 
 
-def _usual_light(lights: list[Light], contrasts: np.ndarray) -> Light:
-    """That of most frames that are neither dark nor faded: ``contrasts`` float [frames]."""
-    rich = contrasts[contrasts >= PlateBuilder.RICH * contrasts.max()]
-    chosen = sorted(np.flatnonzero(contrasts >= 0.9 * np.quantile(rich, 0.75)), key=lambda k: lights[k].gain)
-    return lights[int(chosen[len(chosen) // 2])]
+def _usual_light(lights: list[Light], contrasts: np.ndarray, rich: np.ndarray) -> Light:
+    """That of most frames that are neither dark nor faded. ``contrasts`` float [frames], ``rich`` boolean [frames]."""
+    chosen = np.flatnonzero(rich & (contrasts >= 0.9 * np.quantile(contrasts[rich], 0.75)))
+    return lights[int(sorted(chosen, key=lambda k: lights[k].gain)[len(chosen) // 2])]
 
 
 def background_crop(plate: np.ndarray, transform: ArrayLike, crop: ArrayLike, size: int) -> np.ndarray:

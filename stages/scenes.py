@@ -146,7 +146,7 @@ def _lit(scene: Scene, inside: NDArray[np.bool_]) -> Scene:
     step = scene.labels.shape[0] // inside.shape[0]
     person = np.ascontiguousarray(scene.labels[::step, ::step] != BACKGROUND)
     visible = inside & ~dilate(person, OPEN_MARGIN * len(inside))
-    light = light_behind(scene.picture[::step, ::step], scene.background[::step, ::step], visible)
+    light = light_behind(scene.picture[::step, ::step], scene.background[::step, ::step], visible, person & inside)
     if light == Light():
         return scene
     values = {one.name: getattr(scene, one.name) for one in fields(scene)}

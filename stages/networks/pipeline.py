@@ -156,7 +156,7 @@ class HeadSwapPipeline(DiffusionPipeline):
                 noise,
                 overlap=options.overlap,
                 blend=options.blend,
-                kept=WINDOWS_KEPT,
+                kept=WINDOWS_KEPT if options.overlap else None,  # windows alone follow each other, two at a time
                 on_step=on_step,
                 on_window_left=predictor.forget,
             )

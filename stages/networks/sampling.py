@@ -46,8 +46,9 @@ OnStep = Callable[[tuple[int, ...], int, Tensor], None]
 """Told frames, how many steps they have taken, and their latents [channels, frames, height, width]."""
 
 WINDOWS_KEPT = 9
-"""For how many windows a predictor should have to keep something at a time, however long the video. With 25 steps of guidance
-this many cost three turns: what the PoseGuider computes again is 0.7 % of the arithmetic of ``full`` and 1.1 % of ``demo``."""
+"""For how many windows a predictor should have to keep something at a time, or one more, however long the video. With 25 steps
+of guidance this many cost three turns: what the PoseGuider computes again is 0.7 % of the arithmetic of ``full`` and 1.1 % of
+``demo``."""
 
 _TURN = 16
 """Windows by which each of several waves moves on in its turn. Fewer, and more is computed again at their edges; more, and more
@@ -72,8 +73,8 @@ class SamplingOptions:
         seed: of the noise.
         shared_noise: share of it, 0 to 1, that all frames have in common.
         vae_slice: pictures that the VAE takes at a time.
-        pose_cache_bytes: pose features kept between steps, of ``WINDOWS_KEPT`` windows at the most; beyond this they are
-            computed again.
+        pose_cache_bytes: pose features kept between steps; beyond this they are computed again. Where windows overlap by half at
+            the most they are kept of ``WINDOWS_KEPT`` windows, or one more, anyway.
     """
 
     steps: int = 25

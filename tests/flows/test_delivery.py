@@ -297,6 +297,11 @@ def test_a_job_may_go_on_from_another_one_s_result(night: Night, clips: Clips, m
     require_places(night.planner([first, second]), str(night.out))
     assert night.run([first, second]).outcomes["a"].status == "cached"
     assert result.stat().st_mtime_ns == before
+    # Also where the first is made anew, of the same pair.
+    target = night.folder / "media" / "target"
+    target.write_text(target.read_text().replace("12", "13"))
+    assert night.run([first, second]).outcomes["a"].status == "done"
+    assert result.stat().st_mtime_ns != before
     result.with_name("a.mp4.provenance.json").unlink()
     with pytest.raises(UsageError, match="would replace the target of b"):
         require_places(night.planner([first, second]), str(night.out))

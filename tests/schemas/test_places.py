@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from schemas.places import expanded_path, name_of, options_for, told_without_credentials, without_credentials
+from schemas.places import expanded_path, name_of, options_for, place_of, told_without_credentials, without_credentials
 from schemas.problems import HeadswapError, StoreError, UsageError
 from storage.errors import store_error
 
@@ -168,3 +168,40 @@ def test_errors_of_remote_places_say_no_signature_that_stands_without_its_addres
     assert "SECRET" not in store_error(error, "reading", "webhdfs://nas/x").message
     local = store_error(OSError(5, "broken", "/media/take?no=3.mp4"), "reading", "/media")
     assert "/media/take?no=3.mp4" in local.message
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "sftp://host: no route, ask admin@corp.example or wait",
+        "https://host:8080 refused, ask admin@corp.example",
+        "https://h\nTraceback: foo@bar",
+        "Cannot open s3://bucket: denied for me@here",
+    ],
+)
+def test_what_is_said_of_a_place_is_no_password(text: str) -> None:
+    assert told_without_credentials(text) == text
+
+
+@pytest.mark.parametrize(
+    "text", ["https://h/'" + "?" * 200_000 + "=", "https://h/'" + "#" * 200_000, "a://" * 50_000, "::" * 100_000]
+)
+def test_long_texts_take_no_long_time(text: str) -> None:
+    told_without_credentials(text)
+    name_of(text)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("memory://Out/x", "memory://out/x", False),
+        ("memory:///out/x", "memory://out/x", True),
+        ("s3://b//k", "s3://b/k", False),
+        ("S3A://b/k", "s3://b/k", True),
+        ("abfs://c@account.dfs.core.windows.net/k", "abfs://c/k", True),
+        ("abfs://c@account.dfs.core.windows.net/k", "abfs://d/k", False),
+        ("sftp://NAS/k", "sftp://nas/k", True),
+    ],
+)
+def test_a_place_is_the_same_however_it_is_written_and_no_other(one: str, other: str, same: bool) -> None:
+    assert (place_of(one) == place_of(other)) == same

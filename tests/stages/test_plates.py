@@ -284,12 +284,74 @@ def test_a_plain_wall_gets_darker_rather_than_another_wall() -> None:
 def test_the_light_of_a_frame_rises_smoothly_from_none() -> None:
     scene, everywhere = textured(128, 128), np.ones((128, 128), bool)
     noise = np.random.default_rng(0).normal(0, 2, scene.shape)
-    gains = np.linspace(1, 0.7, 61)
-    found = [light_behind(np.clip(scene * gain + noise, 0, 255).astype(np.uint8), scene, everywhere).gain for gain in gains]
+    gains, nobody = np.linspace(1, 0.7, 61), ~everywhere
+    found = [
+        light_behind(np.clip(scene * gain + noise, 0, 255).astype(np.uint8), scene, everywhere, nobody).gain for gain in gains
+    ]
     assert found[0] == 1.0
     assert found[-1] == pytest.approx(0.7, abs=0.01)
     assert np.abs(np.diff(found)).max() < 0.03
-    assert light_behind(textured(128, 128, seed=4), scene, everywhere) == Light()  # nothing that light explains
+    assert light_behind(textured(128, 128, seed=4), scene, everywhere, nobody) == Light()  # nothing that light explains
+
+
+_PERSON = np.zeros((128, 128), bool)
+_PERSON[38:, 38:90] = True
+
+
+def _with_a_head(background: np.ndarray, light: Light | None = None) -> np.ndarray:
+    """A picture of someone in usual light before a background, all of it in a light of its own."""
+    picture = background.copy()
+    waves = 25 * np.sin(np.mgrid[:128, :128][1] / 6)[..., None]
+    picture[_PERSON] = (np.array([205, 165, 145]) + waves)[_PERSON]
+    return picture if light is None else light.shown(picture)
+
+
+def _soft(level: float, contrast: float, blur: float, seed: int) -> np.ndarray:
+    noise = cv2.GaussianBlur(np.random.default_rng(seed).normal(0, 1, (128, 128)), (0, 0), blur)
+    return np.clip(level + contrast * (noise / noise.std())[..., None] * np.ones(3), 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("behind", "plate"),
+    [
+        (_soft(225, 3, 8, 1), _soft(90, 35, 1, 2)),  # sky, then trees, in a car's window
+        (_soft(15, 3, 8, 1), _soft(225, 6, 8, 2)),  # a tunnel
+        (_soft(35, 5, 2, 1), _soft(170, 12, 5, 2)),  # a dark jacket that comes close behind
+        (_soft(245, 2, 5, 1), _soft(60, 30, 2, 2)),  # a screen that turns white
+        (_soft(60, 8, 10, 1), _soft(110, 12, 10, 2)),  # another place, out of focus
+    ],
+)
+def test_another_background_behind_a_person_in_usual_light_is_no_light(behind: np.ndarray, plate: np.ndarray) -> None:
+    assert light_behind(_with_a_head(behind), plate, ~_PERSON, _PERSON) == Light()
+
+
+@pytest.mark.parametrize(
+    "light", [Light(0.8), Light(0.5), Light(0.1), Light(0.5, (127, 127, 127)), Light(0.1, (229,) * 3), Light(1.3)]
+)
+def test_a_fade_of_person_and_background_is_a_light(light: Light) -> None:
+    plate = _soft(110, 30, 2, 2)
+    found = light_behind(_with_a_head(plate, light), plate, ~_PERSON, _PERSON)
+    assert found.gain == pytest.approx(light.gain, abs=0.03)
+    assert found.offset == pytest.approx(light.offset, abs=4)
+
+
+@pytest.mark.parametrize("others", [1, 4])
+@pytest.mark.parametrize("peopled", [True, False])
+def test_few_frames_with_more_contrast_do_not_take_a_plate_over(others: int, peopled: bool) -> None:
+    wall = _soft(120, 12, 20, 3).repeat(2, 0).repeat(2, 1)[:240, :240]
+    card = np.zeros_like(wall)
+    card[60:110, ::14] = card[60:110, 1::14] = card[60:110, 2::14] = 255
+    visible = np.ones(wall.shape[:2], bool)
+    visible[80:, 80:160] = False
+    builder = PlateBuilder(240, 240)
+    for _ in range(30):
+        builder.add(wall, visible, identity())
+    for _ in range(others):
+        builder.add(card, visible if peopled else np.ones_like(visible), identity())
+    plate, count = builder.finish()
+    assert builder.used == [True] * 30 + [False] * others
+    assert np.abs(plate.astype(int) - wall)[visible].max() <= 1
+    assert (count[~visible] == 0).all()
 
 
 def _beside_the_head(moves: float, line_moves: bool) -> PlateBuilder:
@@ -326,6 +388,29 @@ def test_what_stands_still_beside_a_head_that_moves_is_background() -> None:
 def test_what_moves_with_the_head_is_not_background_nor_what_nothing_tells(moves: float, line_moves: bool) -> None:
     _, count = _beside_the_head(moves, line_moves).finish()
     assert (count[40:80, 110:117] == 0).all()
+
+
+def test_a_head_that_talks_and_stands_still_gives_no_hair_to_the_background() -> None:
+    builder = PlateBuilder(200, 200)
+    for frame in range(24):
+        picture, head = np.full((200, 200, 3), 200, np.uint8), np.zeros((200, 200), np.uint8)
+        cv2.ellipse(head, (100, 110), (45, 60), 0, 0, 360, 1, -1)
+        picture[head > 0] = (150, 110, 90)
+        cv2.ellipse(picture, (100, 70), (47, 35), 0, 180, 360, (40, 30, 25), -1)
+        cv2.ellipse(picture, (100, 145), (18, round(3 + 5 * abs(np.sin(1.3 * frame)))), 0, 0, 360, (60, 20, 20), -1)
+        for x in (80, 120):
+            lift = round(3 * abs(np.sin(0.9 * frame)))
+            cv2.line(picture, (x - 10, 95 - lift), (x + 10, 95 - lift), (50, 40, 35), 3)
+        for strand in range(6):
+            cv2.line(picture, (145 + strand % 3, 75 + 8 * strand), (158, 72 + 8 * strand), (60, 45, 40), 1)
+        near = cv2.dilate(head, np.ones((31, 31), np.uint8)) > 0
+        kinds = near * HIDDEN + (near & (cv2.dilate(head, np.ones((5, 5))) == 0)) * DOUBTFUL
+        kinds = kinds + (cv2.erode(head, np.ones((7, 7))) > 0) * HEAD
+        noise = np.random.default_rng(frame).normal(0, 1, picture.shape)
+        picture = np.clip(cv2.GaussianBlur(picture, (0, 0), 1) + noise, 0, 255).astype(np.uint8)
+        builder.add(picture, ~near, identity(), kinds.astype(np.uint8))
+    plate, count = builder.finish()
+    assert plate[near & (count > 0)].min(initial=255) > 190, "nothing but the wall"
 
 
 def test_the_background_of_a_crop_lies_where_the_crop_of_the_frame_does() -> None:
