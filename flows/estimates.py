@@ -1,4 +1,4 @@
-"""What a plan will cost: seconds and bytes for each stage and frame, measured (docs/benchmarks.md names the machine)."""
+"""What a plan will cost: seconds and bytes for each stage and frame, measured on an Intel Xeon at 2.8 GHz."""
 
 from __future__ import annotations
 
