@@ -89,9 +89,8 @@ def require_places(planner: Planner, output_url: str) -> None:
     for plan in planner.jobs.values():
         asked = cast(AssembleParameters, planner.parameters(Node(plan.job.id, "assemble")))
         address = _address(plan.job, f"video.{asked.container}", output_url)
-        read = planner.inputs.get(place_of(address))
-        if read is not None and not (read[1] != plan.job.id and _made_before(planner, plan, address)):
-            problems.append(f"{_would_replace(address, read)} (the result of {plan.job.id})")
+        if (what := _input_lost(planner, plan, address)) is not None:
+            problems.append(f"{address} would replace {what} (the result of {plan.job.id})")
         path = sources.local_path(address)
         if path is not None and not os.path.lexists(path):
             there = next((folder for folder in path.absolute().parents if os.path.lexists(folder)), Path("/"))
@@ -105,9 +104,13 @@ def require_places(planner: Planner, output_url: str) -> None:
         raise StoreError("store_denied", f"Results cannot be put where they are wanted: {told} may not be written.", ELSEWHERE)
 
 
-def _would_replace(address: str, read: tuple[str, str]) -> str:
+def _input_lost(planner: Planner, plan: JobPlan, address: str) -> str | None:
+    """What a job reads that a result at ``address`` would take the place of, in words; None where nothing is lost."""
+    read = planner.inputs.get(place_of(address))
+    if read is None:
+        return None
     role, job = read
-    return f"{address} would replace the {role} of {job}"
+    return None if job != plan.job.id and _made_before(planner, plan, address) else f"the {role} of {job}"
 
 
 def _made_before(planner: Planner, plan: JobPlan, address: str) -> bool:
@@ -209,10 +212,9 @@ def _place(planner: Planner, plan: JobPlan, video: Artifact, name: str, address:
         filesystem, path = sources.file_system(address, planner.settings.storage_options_of(address))
         if _is_there(filesystem, path, record):
             return []
-        read = planner.inputs.get(place_of(address))
-        if read is not None and not (read[1] != plan.job.id and _made_before(planner, plan, address)):
+        if (what := _input_lost(planner, plan, address)) is not None:
             remedy = f"{ELSEWHERE} The result is kept in the store."
-            raise StoreError("output_failed", f"The result {_would_replace(address, read)}.", remedy)
+            raise StoreError("output_failed", f"The result {address} would replace {what}.", remedy)
         beside = path + PROVENANCE_SUFFIX
         before = _written(filesystem, beside) or {}
         folder = posixpath.dirname(path)

@@ -514,11 +514,11 @@ def test_what_else_lies_in_a_folder_and_configuration_is_no_misfit(tmp_path: Pat
     shutil.copy(file, file.with_name(f"{file.stem}.fp16.safetensors"))
     file.with_suffix(".bin").write_bytes(b"never read")
     configured(tmp_path / "vae", field_of_a_later_version=5)
-    load_component(AutoencoderKL, tmp_path / "vae", None)
-    a_component(tmp_path / "clip", "image_encoder")
+    assert load_component(AutoencoderKL, tmp_path / "vae", None).state_dict().keys() == load_file(file).keys()
+    clip = a_component(tmp_path / "clip", "image_encoder")
     config = json.loads((tmp_path / "clip" / "config.json").read_text())
     (tmp_path / "clip" / "config.json").write_text(json.dumps({"model_type": "clip", "text_config": {}, "vision_config": config}))
-    load_component(ImageEncoder, tmp_path / "clip", None)
+    assert load_component(ImageEncoder, tmp_path / "clip", None).state_dict().keys() == load_file(clip).keys()
 
 
 @pytest.mark.parametrize("part", KINDS)
