@@ -13,21 +13,10 @@ from schemas.parameters import InpaintParameters
 from schemas.problems import ModelError
 from schemas.tables import PLATES
 from stages.blocks import dilate
+from stages.camera import Camera, chain, identity
 from stages.contract import Input, Scope, Stage, Work
 from stages.filling import Lama, fill_smooth
-from stages.plates import (
-    DOUBTFUL,
-    HEAD,
-    HIDDEN,
-    Camera,
-    PlateBuilder,
-    background_crop,
-    chain,
-    covered_box,
-    crop_to_frame,
-    greatest_motion,
-    identity,
-)
+from stages.plates import DOUBTFUL, HEAD, HIDDEN, PlateBuilder, background_crop, covered_box, crop_to_frame, greatest_motion
 from stages.residue import residue, strands
 from stages.segmentation import BACKGROUND, FACE, GRID, HAIR, small_crop
 from stages.video.decode import ClipReader, open_clip

@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 import psutil
 
+from stages.camera import identity
 from stages.condition_image import reference_picture
 from stages.crop_path import DROP, crop_path, head_anchor
 from stages.durable import flush, flush_folder
@@ -37,7 +38,7 @@ from stages.performers.casting import LARGEST_TURN, Person
 from stages.performers.head import HeadModel, loaded_head_model
 from stages.performers.performance import Performance, perform
 from stages.performers.scene import Performer, Shot, shown_on_screen
-from stages.plates import background_crop, identity
+from stages.plates import background_crop
 from stages.processes import process_pool
 from stages.segmentation import BACKGROUND, FACE, HAIR, NECK
 from stages.training.augmentation import COMPOSITION, Augmentation, Draw, Window, compose, draw, foreground_layer, inpainted, over

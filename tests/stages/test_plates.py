@@ -12,22 +12,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.problems import ModelError
+from stages.camera import Camera, chain, identity, invert, register
 from stages.filling import Lama, add_grain, fill_smooth, grain_level, membrane
 from stages.light import Light, light_behind, light_between
 from stages.plates import (
     DOUBTFUL,
     HEAD,
     HIDDEN,
-    Camera,
     PlateBuilder,
     background_crop,
-    chain,
     covered_box,
     crop_to_frame,
     greatest_motion,
-    identity,
-    invert,
-    register,
     warp_to_plate,
 )
 from stages.video.crops import extract_crop, opencv_matrix
